@@ -1,0 +1,320 @@
+"""The one schema of a trial: every field of a training run is documented, bounded and defaulted here.
+
+>>> config = from_mapping({"warmup.epochs": 3, "loss": {"align_weight": 0.2}})
+>>> config.warmup.epochs, config.loss.align_weight
+(3, 0.2)
+"""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from raygap.errors import UserError
+
+SCHEMA_VERSION = 1
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Prepare(Section):
+    """How media become the packed store; a change here means another store."""
+
+    frames: int = Field(1, ge=1, le=64)
+    """Frames kept of each clip, from the middles of as many equal stretches."""
+    frame_size: int = Field(32, ge=8, le=512)
+    """Height and width of a frame in pixels; the picture is squeezed to a square, as the published recipes do."""
+    sample_rate: int = Field(16_000, ge=1_000, le=96_000)
+    """Audio is resampled to this rate, in Hz, and mixed to mono."""
+    seconds: float = Field(2.0, gt=0, le=60)
+    """Length of audio a clip; shorter sound is padded with silence, longer sound is cut."""
+    spectrogram: Literal["mel", "stft"] = "mel"
+    """Log-mel bands, or the log-magnitude short-time Fourier transform."""
+    n_mels: int = Field(64, ge=8, le=512)
+    """Mel bands (only with spectrogram mel)."""
+    n_fft: int = Field(1024, ge=16, le=8192)
+    """Window and Fourier length in samples."""
+    hop_length: int = Field(512, ge=8, le=8192)
+    """Samples between two windows."""
+
+
+class Augment(Section):
+    """Random changes of a training clip's frames, drawn by clip and epoch, the same for all frames of the clip."""
+
+    crop: float = Field(0.8, gt=0, le=1)
+    """Smallest side of the random crop as a share of the frame's side; 1 keeps the whole frame."""
+    flip: bool = True
+    """Mirror half of the clips left to right."""
+
+
+class Model(Section):
+    """The two encoders and what joins them."""
+
+    encoder: Literal["small_cnn", "resnet18"] = "small_cnn"
+    """Network of each modality; resnet18 starts from random weights."""
+    width: int = Field(16, ge=4, le=256)
+    """Channels of the first layer of small_cnn."""
+    fusion: Literal["concat", "sum", "film", "gated"] = "concat"
+    """How the two feature vectors become fused logits."""
+    readout: Literal["split", "heads"] = "split"
+    """Unimodal logits: the fused linear head cut in two (concat and sum), or one linear head a modality."""
+    norm: Literal["batch", "group"] = "batch"
+    """Normalisation; group does not depend on the batch, hence not on the number of workers."""
+
+    @model_validator(mode="after")
+    def _split_needs_a_linear_head(self) -> Self:
+        if self.readout == "split" and self.fusion in ("film", "gated"):
+            raise ValueError(f"readout split needs fusion concat or sum; with {self.fusion} set model.readout=heads")
+        return self
+
+
+class Optimizer(Section):
+    """Optimiser and learning-rate schedule; the rate depends on the epoch alone."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum, or AdamW."""
+    lr: float = Field(0.05, gt=0, le=10)
+    """Learning rate at the start."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of SGD."""
+    weight_decay: float = Field(1e-4, ge=0, le=1)
+    """Weight decay (decoupled with adamw)."""
+    batch_size: int = Field(64, ge=1, le=4096)
+    """Clips a step, over all workers."""
+    schedule: Literal["constant", "step", "cosine"] = "constant"
+    """constant; step: times gamma every step_size epochs; cosine: to 0 over all epochs of the trial."""
+    step_size: int = Field(70, ge=1, le=10_000)
+    """Epochs between two drops of schedule step."""
+    gamma: float = Field(0.1, gt=0, le=1)
+    """Factor of one drop of schedule step."""
+
+
+class Warmup(Section):
+    """The first stage: CE(fused) + unimodal_weight * (CE(audio) + CE(visual)), the same for every clip."""
+
+    epochs: int = Field(4, ge=0, le=1000)
+    """Epochs before the adaptive stage."""
+    unimodal_weight: float = Field(1.0, ge=0, le=100)
+    """Weight of the unimodal losses during warm-up (its own field, so that loss.* never changes the warm-up)."""
+
+
+class Gap(Section):
+    """What the mixture of gmm_adaptive, and of purification, is fitted to."""
+
+    score: Literal["absolute", "signed", "min_score"] = "absolute"
+    """|gap|, the gap, or 1 - min(score audio, score visual)."""
+    source: Literal["training", "fresh"] = "training"
+    """Scores from the epoch's own forward passes, or from an extra pass without augmentation before each refit."""
+
+
+class Mixture(Section):
+    """Fitting of the mixture, for gmm_adaptive and gmm_scores."""
+
+    refit_every: int = Field(1, ge=1, le=1000)
+    """Adaptive epochs between two fits."""
+    n_init: int = Field(4, ge=1, le=50)
+    """Random starts of the first fit; later fits start from the last one too."""
+    posterior: Literal["fitted", "shuffled", "inverted", "constant"] = "fitted"
+    """fitted, or a control: shuffled within each class (one fixed permutation), inverted (1 - p), constant (mean)."""
+
+
+class Loss(Section):
+    """Weights of the adaptive stage's loss (DESIGN: the method)."""
+
+    fusion_weight: float = Field(1.0, ge=0, le=100)
+    """Weight of the fused cross-entropy."""
+    unimodal_weight: float = Field(1.0, ge=0, le=100)
+    """Weight of the sum of both unimodal cross-entropies."""
+    align_weight: float = Field(0.5, ge=0, le=100)
+    """Weight of the alignment term."""
+    shift_weight: float = Field(0.0, ge=0, le=100)
+    """Weight, inside the alignment term, of pulling imbalanced clips to the balanced mean (gmm_adaptive)."""
+    focus: float = Field(3.0, ge=0, le=100)
+    """How much more a balanced clip weighs than an imbalanced one: weights 1 + focus * P(balanced)."""
+    focus_scope: Literal["all", "fusion"] = "all"
+    """Focus the fused and unimodal losses, or the fused loss alone (gmm_adaptive)."""
+
+
+class Align(Section):
+    """The alignment term."""
+
+    kind: Literal["kl", "gap_weak", "gap_both"] = "kl"
+    """KL from the stronger modality to the weaker; |stronger - weaker| moving only the weaker; |gap| moving both."""
+    focus: Literal["imbalanced", "balanced", "uniform"] = "imbalanced"
+    """Clips on which gmm_adaptive aligns more."""
+    mask: Literal["balanced", "all"] = "balanced"
+    """Clips on which gmm_scores aligns."""
+
+
+class Scores(Section):
+    """The two-dimensional separator of gmm_scores."""
+
+    beta: float = Field(0.8, ge=0, lt=1)
+    """Memory of the averaged scores: 0 keeps the last epoch alone."""
+    components: int = Field(4, ge=2, le=16)
+    """Components of the mixture over the pair of scores."""
+    reg_covar: float = Field(1e-3, gt=0, le=1)
+    """Added to the diagonal of each covariance."""
+    separator: Literal["scores2d", "scores1d", "min_score", "raw"] = "scores2d"
+    """One mixture over the pair, one a modality, one over the smaller score, or the averaged scores themselves."""
+    weights: Literal["per_modality", "all"] = "per_modality"
+    """Weigh each modality's loss by its own reliability, or all terms by the joint one."""
+
+
+class Purify(Section):
+    """The last stage: plain fine-tuning on the balanced subset."""
+
+    epochs: int = Field(0, ge=0, le=1000)
+    """Epochs of fine-tuning at the end; 0 leaves the stage out."""
+    threshold: float = Field(0.5, ge=0, le=1)
+    """A clip is kept if P(balanced) reaches this."""
+    class_floor: float = Field(0.25, ge=0, le=1)
+    """Share of each class that is kept at least (the clips with the highest P(balanced))."""
+    subset: Literal["filtered", "random"] = "filtered"
+    """filtered, or a control: a random subset with the same number of clips in each class."""
+
+
+class Compute(Section):
+    """How the arithmetic is done."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 autocast, or single precision."""
+    threads: int = Field(1, ge=1, le=256)
+    """CPU threads of a worker; in the configuration because the last bits of a sum depend on it."""
+
+
+class TrialConfig(Section):
+    """One training run."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    """Version of this schema, written with every saved configuration."""
+    method: str = "gmm_scores"
+    """Training method; raygap.methods.METHODS lists them."""
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+    """Every random draw follows from it, the epoch, the clip or step, and the purpose."""
+    epochs: int = Field(12, ge=1, le=10_000)
+    """All epochs: warm-up + adaptive + purification."""
+    select_epoch: Literal["best", "last"] = "best"
+    """Weights that are kept and tested: the epoch with the best validation accuracy after warm-up, or the last."""
+    prepare: Prepare = Prepare()
+    augment: Augment = Augment()
+    model: Model = Model()
+    optimizer: Optimizer = Optimizer()
+    warmup: Warmup = Warmup()
+    gap: Gap = Gap()
+    mixture: Mixture = Mixture()
+    loss: Loss = Loss()
+    align: Align = Align()
+    scores: Scores = Scores()
+    purify: Purify = Purify()
+    compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def _stages_fit_into_epochs(self) -> Self:
+        if self.warmup.epochs + self.purify.epochs > self.epochs:
+            raise ValueError(
+                f"warmup.epochs ({self.warmup.epochs}) + purify.epochs ({self.purify.epochs}) exceed "
+                f"epochs ({self.epochs}); raise epochs or shorten a stage"
+            )
+        return self
+
+
+def field_paths(section: type[Section] = TrialConfig, prefix: str = "") -> dict[str, Any]:
+    """Every leaf field of the schema as dotted path -> pydantic FieldInfo."""
+    paths: dict[str, Any] = {}
+    for name, info in section.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+            paths |= field_paths(info.annotation, f"{prefix}{name}.")
+        else:
+            paths[prefix + name] = info
+    return paths
+
+
+def check_path(path: str, source: str) -> None:
+    """Raise UserError, with the nearest valid name, if the schema has no field at this dotted path."""
+    paths = field_paths()
+    if path not in paths:
+        # A bare leaf name ("align_weigth") should find its dotted path too.
+        leaves = {p.rsplit(".", 1)[-1]: p for p in paths}
+        near = difflib.get_close_matches(path, paths, n=1, cutoff=0.6)
+        near = near or [leaves[n] for n in difflib.get_close_matches(path.rsplit(".", 1)[-1], leaves, n=1)]
+        hint = f"did you mean {near[0]}?" if near else "the fields are listed in raygap/config.py"
+        raise UserError(f"{source}: unknown field {path!r}; {hint}")
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested and dotted keys alike, as one flat dict of dotted paths."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def from_mapping(mapping: Mapping[str, Any], source: str = "configuration") -> TrialConfig:
+    """Build a checked TrialConfig from nested and/or dotted keys; `source` names the file in errors.
+
+    Raises UserError (one line) for an unknown field, a wrong type, a value out of bounds, or stages longer than epochs.
+    """
+    flat = flatten(mapping)
+    nested: dict[str, Any] = {}
+    for path, value in flat.items():
+        check_path(path, source)
+        *sections, leaf = path.split(".")
+        node = nested
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[leaf] = value
+    try:
+        return TrialConfig.model_validate(nested)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        if path not in flat:  # raised by a section as a whole
+            raise UserError(f"{source}: {message}") from None
+        raise UserError(f"{source}: {path} = {flat[path]!r}: {message}") from None
+
+
+def to_mapping(config: TrialConfig) -> dict[str, Any]:
+    """Nested plain dict, as written to YAML; from_mapping reads it back."""
+    return config.model_dump(mode="python")
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping, safely. Raises UserError if it is missing, not YAML or not a mapping."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a mapping of fields to values")
+    return content
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """`["loss.focus=2", ...]` as a flat dict; values are read as YAML. Raises UserError without an '='."""
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise UserError(f"--set {assignment}: expected field=value")
+        check_path(path.strip(), "--set")
+        try:
+            values[path.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"--set {assignment}: the value is not valid YAML") from None
+    return values

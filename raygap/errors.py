@@ -1,0 +1,9 @@
+"""The errors a user meets, each a single line that says what is wrong and how to mend it."""
+
+
+class UserError(Exception):
+    """Bad input. The message is one line naming the file or field and the mend; the commands print it and exit 2."""
+
+
+class TrainingDiverged(Exception):
+    """The training loss became NaN or infinite: this trial has failed, the sweep goes on."""
