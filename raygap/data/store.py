@@ -1,0 +1,234 @@
+"""The packed store: decoded clips as memory-mapped arrays in one folder.
+
+frames.npy          uint8 (N, T, H, W, 3), RGB
+spectrograms.npy    float16 (N, F, S), natural logarithms
+clips.parquet       id, label (class index), split, video, audio (relative to the root), start, end (seconds)
+header.json         version, key, settings, classes, counts, statistics, quarantined clips, file sizes
+quarantined.csv     the clips left out, with reasons
+"""
+
+import contextlib
+import csv
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+
+from raygap.config import Prepare
+from raygap.data.clips import SPLITS, Clip, ClipList, Split
+from raygap.data.media import frames_shape
+from raygap.data.spectrogram import spectrogram_shape
+from raygap.errors import UserError
+
+# Part of the key: raise it whenever decoding or the layout changes, and old stores are made anew.
+STORE_VERSION = 1
+
+FRAMES, SPECTROGRAMS, CLIPS = "frames.npy", "spectrograms.npy", "clips.parquet"
+HEADER, QUARANTINED = "header.json", "quarantined.csv"
+
+
+class Store:
+    """A finished store, open for reading. The arrays are memory-mapped: only rows that are read take memory."""
+
+    def __init__(
+        self, path: Path, header: dict[str, Any], frames: np.memmap, spectrograms: np.memmap, clips: pyarrow.Table
+    ) -> None:
+        self.path = path
+        self.header = header
+        """`statistics` holds spectrogram_mean, spectrogram_std and, in units of 0..255 a channel, frame_mean,
+        frame_std, over the training clips."""
+        self.frames = frames
+        """uint8 (N, T, H, W, 3)."""
+        self.spectrograms = spectrograms
+        """float16 (N, F, S)."""
+        self.clips = clips
+        """Table of N rows: id, label, split, video, audio, start, end."""
+        self.clip_ids: list[str] = clips["id"].to_pylist()
+        self.labels: np.ndarray = clips["label"].to_numpy().astype(np.int64)
+        """int64 (N,), indices into class_names."""
+        self.class_names: tuple[str, ...] = tuple(header["class_names"])
+        self._splits = np.array(clips["split"].to_pylist())
+
+    @classmethod
+    def open(cls, path: Path) -> "Store":
+        """Open the store in this folder. Raises UserError if it is missing, of another version, or damaged."""
+        mend = "delete the folder and run launch/prepare.py again"
+        try:
+            header = json.loads((path / HEADER).read_text())
+            version = header["version"]
+        except FileNotFoundError:
+            raise UserError(f"{path}: no store here; make one with launch/prepare.py") from None
+        except (OSError, ValueError, TypeError, KeyError):
+            raise UserError(f"{path / HEADER}: cannot be read; {mend}") from None
+        if version != STORE_VERSION:
+            raise UserError(f"{path}: store version {version}, this raygap reads {STORE_VERSION}; {mend}")
+        for name, size in header["files"].items():
+            found = (path / name).stat().st_size if (path / name).is_file() else None
+            if found != size:
+                problem = "is missing" if found is None else f"has {found} bytes instead of {size}"
+                raise UserError(f"{path}: {name} {problem}; {mend}")
+        return cls(
+            path,
+            header,
+            np.load(path / FRAMES, mmap_mode="r"),
+            np.load(path / SPECTROGRAMS, mmap_mode="r"),
+            pyarrow.parquet.read_table(path / CLIPS),
+        )
+
+    def rows(self, split: Split) -> np.ndarray:
+        """Rows of a split, ascending, int64 (n,)."""
+        return np.flatnonzero(self._splits == split).astype(np.int64)
+
+
+def store_key(clip_list: ClipList, settings: Prepare) -> str:
+    """sha256 over all that a store's content follows from: settings, and the clips with their file sizes."""
+    sizes: dict[Path, int] = {}
+
+    def media(path: Path | None) -> tuple[str, int] | None:
+        if path is None:
+            return None
+        if path not in sizes:
+            sizes[path] = path.stat().st_size
+        return relative(path, clip_list.root), sizes[path]
+
+    content = {
+        "version": STORE_VERSION,
+        "settings": settings.model_dump(),
+        "classes": clip_list.class_names,
+        "clips": [
+            (clip.id, media(clip.video), media(clip.audio), clip.label, clip.split, clip.start, clip.end)
+            for clip in clip_list.clips
+        ],
+    }
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def relative(path: Path, root: Path) -> str:
+    """The path as it is written into stores: a data set that was moved as a whole keeps its store."""
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file at `path`; waits while another process holds it. A killed process lets go of it."""
+    # flock, not lockf: it also keeps two threads of one process apart.
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logging.getLogger("raygap").warning("another process is preparing this store; waiting for it (%s)", path)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class StoreWriter:
+    """A store in the making. Several processes may hold one for the same folder and write different rows."""
+
+    def __init__(self, folder: Path, count: int, settings: Prepare) -> None:
+        """Open the arrays for `count` clips in this folder, making the files if they are not there yet."""
+        self.folder, self.settings = folder, settings
+        self._frames = _RowFile(folder / FRAMES, (count, *frames_shape(settings)), np.uint8)
+        self._spectrograms = _RowFile(folder / SPECTROGRAMS, (count, *spectrogram_shape(settings)), np.float16)
+
+    def write(self, row: int, frames: np.ndarray, spectrogram: np.ndarray) -> None:
+        """Write uint8 (T, H, W, 3) and float16 (F, S) of one clip. Raises OSError, for one when the disk is full."""
+        self._frames.write(row, frames)
+        self._spectrograms.write(row, spectrogram)
+
+    def finish(self, clip_list: ClipList, key: str, statistics: dict[str, Any], quarantined: dict[int, str]) -> None:
+        """Leave out the quarantined rows (row -> reason) and write the tables; the folder then is a store."""
+        keep = np.ones(len(clip_list.clips), bool)
+        keep[list(quarantined)] = False
+        # The last rows move into the gaps: no more rows are copied than are left out.
+        order = np.arange(keep.sum())
+        order[~keep[: len(order)]] = len(order) + np.flatnonzero(keep[len(order) :])
+        self._frames.finish(order)
+        self._spectrograms.finish(order)
+        clips = [clip_list.clips[row] for row in order]
+        pyarrow.parquet.write_table(_clips_table(clips, clip_list), self.folder / CLIPS)
+        left_out = [{"id": clip_list.clips[row].id, "reason": quarantined[row]} for row in sorted(quarantined)]
+        with (self.folder / QUARANTINED).open("w", newline="") as file:
+            table = csv.DictWriter(file, ("id", "reason"))
+            table.writeheader()
+            table.writerows(left_out)
+        header = {
+            "version": STORE_VERSION,
+            "key": key,
+            "dataset": clip_list.name,
+            "root": str(clip_list.root.resolve()),
+            "settings": self.settings.model_dump(),
+            "class_names": clip_list.class_names,
+            "counts": {split: sum(clip.split == split for clip in clips) for split in SPLITS},
+            "statistics": statistics,
+            "quarantined": left_out,
+            "files": {name: (self.folder / name).stat().st_size for name in (FRAMES, SPECTROGRAMS, CLIPS)},
+        }
+        (self.folder / HEADER).write_text(json.dumps(header, indent=1))
+
+
+def _clips_table(clips: list[Clip], clip_list: ClipList) -> pyarrow.Table:
+    index = {name: i for i, name in enumerate(clip_list.class_names)}
+    return pyarrow.table(
+        {
+            "id": pyarrow.array([clip.id for clip in clips], pyarrow.string()),
+            "label": pyarrow.array([index[clip.label] for clip in clips], pyarrow.int64()),
+            "split": pyarrow.array([clip.split for clip in clips], pyarrow.string()),
+            "video": pyarrow.array([relative(clip.video, clip_list.root) for clip in clips], pyarrow.string()),
+            "audio": pyarrow.array(
+                [clip.audio and relative(clip.audio, clip_list.root) for clip in clips], pyarrow.string()
+            ),
+            "start": pyarrow.array([clip.start for clip in clips], pyarrow.float64()),
+            "end": pyarrow.array([clip.end for clip in clips], pyarrow.float64()),
+        }
+    )
+
+
+class _RowFile:
+    """An .npy file that is filled row by row, in any order.
+
+    Rows are written with pwrite, not through a memory map: a full disk is then an OSError instead of a killed
+    process, and several machines may write to one network file system.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+        """`shape` is that of the whole array, rows first."""
+        self._shape, self._dtype = shape, np.dtype(dtype)
+        self._row_bytes = math.prod(shape[1:]) * self._dtype.itemsize
+        self._offset = len(self._header(shape[0]))  # numpy pads headers, so that the count of rows may change
+        self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
+
+    def write(self, row: int, values: np.ndarray) -> None:
+        if values.shape != self._shape[1:] or values.dtype != self._dtype:
+            raise ValueError(f"row of {values.dtype} {values.shape} for {self._dtype} {self._shape}")
+        self._write(row, values.tobytes())
+
+    def finish(self, order: np.ndarray) -> None:
+        """Keep the rows `order`, in that order (a row moves towards the front or stays), and close the file."""
+        for row in np.flatnonzero(order != np.arange(len(order))).tolist():
+            position = self._offset + int(order[row]) * self._row_bytes
+            self._write(row, os.pread(self._file.fileno(), self._row_bytes, position))
+        os.pwrite(self._file.fileno(), self._header(len(order)), 0)
+        self._file.truncate(self._offset + len(order) * self._row_bytes)
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def _write(self, row: int, content: bytes) -> None:
+        written = os.pwrite(self._file.fileno(), content, self._offset + row * self._row_bytes)
+        if written != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _header(self, rows: int) -> bytes:
+        buffer = io.BytesIO()
+        fields = {"descr": self._dtype.str, "fortran_order": False, "shape": (rows, *self._shape[1:])}
+        np.lib.format.write_array_header_1_0(buffer, fields)
+        return buffer.getvalue()
