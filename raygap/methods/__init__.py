@@ -1,0 +1,26 @@
+"""The training methods by the name a configuration gives."""
+
+import difflib
+
+from raygap.errors import UserError
+from raygap.methods.base import Method
+from raygap.methods.gmm_adaptive import GmmAdaptive
+from raygap.methods.gmm_scores import GmmScores
+from raygap.methods.joint import Joint
+from raygap.methods.unimodal_losses import UnimodalLosses
+
+METHODS: dict[str, type[Method]] = {
+    "joint": Joint,
+    "unimodal_losses": UnimodalLosses,
+    "gmm_adaptive": GmmAdaptive,
+    "gmm_scores": GmmScores,
+}
+
+
+def find_method(name: str) -> type[Method]:
+    """The class of a method. Raises UserError with the nearest name."""
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the methods are {', '.join(METHODS)}"
+        raise UserError(f"unknown method {name!r}; {hint}")
+    return METHODS[name]

@@ -1,0 +1,51 @@
+"""The paper's method: losses weighted by the posterior of the mixture over the modality gap.
+
+L_i = fusion_weight * w_f(r_i) * CE(fused) + unimodal_weight * w_u(r_i) * (CE(audio) + CE(visual))
+      + align_weight * w_a(r_i) * A_i, with w_f = 1 + focus * (1 - r), w_a = 1 + focus * r (or its inverse, or 1),
+w_u = w_f or 1, each of mean 1 over the ledger, and r_i = P(imbalanced given the gap). The paper does not publish its
+formulas; these are ours.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raygap.imbalance.ledger import Ledger
+from raygap.methods.base import Method, Terms
+from raygap.methods.losses import alignment, cross_entropy, excess_gap
+from raygap.models.network import Outputs
+
+
+class GmmAdaptive(Method):
+    """Weights fusion towards balanced clips and alignment towards imbalanced ones."""
+
+    guided = True
+
+    def separate(self, ledger: Ledger) -> dict[str, float]:
+        """The mixture over the gaps, and the weights that follow from it."""
+        metrics = super().separate(ledger)
+        focus, balanced = self.config.loss.focus, ledger.balanced.astype(np.float64)
+        focused = {"imbalanced": 1 - balanced, "balanced": balanced, "uniform": np.zeros_like(balanced)}
+        self.set_weight("fusion", 1 + focus * balanced)
+        self.set_weight("unimodal", 1 + focus * balanced * (self.config.loss.focus_scope == "all"))
+        self.set_weight("align", 1 + focus * focused[self.config.align.focus])
+        # The balanced component's mean on the scale of |gap|, whichever score the mixture was fitted to.
+        balanced_gap = float((balanced * np.abs(ledger.gap)).sum() / max(balanced.sum(), 1e-12))
+        self.weights["imbalanced"] = torch.as_tensor(1 - balanced, dtype=torch.float32, device=self.device)
+        self.weights["balanced_gap"] = torch.tensor(balanced_gap, device=self.device)
+        return metrics
+
+    def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
+        """The weighted losses of the batch."""
+        loss = self.config.loss
+        align = alignment(outputs, labels, self.config.align.kind)
+        if loss.shift_weight and self.weights:
+            excess = excess_gap(outputs, labels, self.weights["balanced_gap"])
+            align = align + loss.shift_weight * self.weights["imbalanced"][index] * excess
+        audio, visual = cross_entropy(outputs.audio, labels), cross_entropy(outputs.visual, labels)
+        return {
+            "fusion": loss.fusion_weight * self.weighted("fusion", cross_entropy(outputs.fused, labels), index),
+            "audio": loss.unimodal_weight * self.weighted("unimodal", audio, index),
+            "visual": loss.unimodal_weight * self.weighted("unimodal", visual, index),
+            "align": loss.align_weight * self.weighted("align", align, index),
+        }

@@ -1,0 +1,82 @@
+"""raygap's own method: each modality's loss weighted by how reliable that modality is on the clip.
+
+A mixture over the pair of averaged scores says how probably a clip is good in each modality (q_a, q_v) and in both
+(q_j). L_i = fusion_weight * w_f CE(fused) + unimodal_weight * (w_a CE(audio) + w_v CE(visual))
+      + align_weight * (q_j / mean q_j) * KL(stopgrad stronger || weaker), with w_m = 1 + focus * q_m and
+w_f = 1 + focus * q_a * q_v, each of mean 1 over the ledger. A spoiled modality's own term weighs less; the good one's
+keeps its weight.
+"""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from raygap.imbalance.ledger import Ledger
+from raygap.imbalance.scores_mixture import Reliability, fit_reliability
+from raygap.methods.base import Method, Terms
+from raygap.methods.losses import alignment, cross_entropy
+from raygap.models.network import Outputs
+
+
+class GmmScores(Method):
+    """Weights every term by the reliability of the modalities it uses."""
+
+    guided = True
+    separator_state: Any = None
+
+    def separate(self, ledger: Ledger) -> dict[str, float]:
+        """Reliabilities of every clip and the weights that follow from them."""
+        reliability = self.reliability(ledger)
+        audio, visual, joint = (self.control(q) for q in (reliability.audio, reliability.visual, reliability.joint))
+        ledger.good_audio[:], ledger.good_visual[:], ledger.balanced[:] = audio, visual, joint
+        focus = self.config.loss.focus
+        if self.config.scores.weights == "all":
+            for name in ("fusion", "audio", "visual"):
+                self.set_weight(name, 1 + focus * joint)
+        else:
+            self.set_weight("audio", 1 + focus * audio)
+            self.set_weight("visual", 1 + focus * visual)
+            self.set_weight("fusion", 1 + focus * audio * visual)
+        self.set_weight("align", joint if self.config.align.mask == "balanced" else np.ones_like(joint))
+        return {
+            "good_audio_share": float((reliability.audio > 0.5).mean()),
+            "good_visual_share": float((reliability.visual > 0.5).mean()),
+            "imbalanced_share": float((reliability.joint < 0.5).mean()),
+        }
+
+    def reliability(self, ledger: Ledger) -> Reliability:
+        """Fitted to the averaged scores. Raises DegenerateMixture."""
+        scores = self.config.scores
+        reliability, self.separator_state = fit_reliability(
+            ledger.audio_average,
+            ledger.visual_average,
+            separator=scores.separator,
+            components=scores.components,
+            reg_covar=scores.reg_covar,
+            n_init=self.config.mixture.n_init,
+            seed=self.config.seed,
+            start=self.separator_state,
+        )
+        return reliability
+
+    def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
+        """The weighted losses of the batch."""
+        loss = self.config.loss
+        audio, visual = cross_entropy(outputs.audio, labels), cross_entropy(outputs.visual, labels)
+        align = alignment(outputs, labels, self.config.align.kind)
+        return {
+            "fusion": loss.fusion_weight * self.weighted("fusion", cross_entropy(outputs.fused, labels), index),
+            "audio": loss.unimodal_weight * self.weighted("audio", audio, index),
+            "visual": loss.unimodal_weight * self.weighted("visual", visual, index),
+            "align": loss.align_weight * self.weighted("align", align, index),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adds what the next fit starts from."""
+        return {**super().state_dict(), "separator": self.separator_state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of state_dict."""
+        super().load_state_dict(state)
+        self.separator_state = state["separator"]

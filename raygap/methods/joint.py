@@ -1,0 +1,25 @@
+"""Joint training: the fused cross-entropy alone. Separate heads, if any, are probes."""
+
+from torch import Tensor
+
+from raygap.methods.base import Method, Terms
+from raygap.methods.losses import cross_entropy
+from raygap.models.network import Outputs
+
+
+class Joint(Method):
+    """CE(fused) in every stage."""
+
+    probe_heads = True
+
+    def plain_terms(self, outputs: Outputs, labels: Tensor) -> Terms:
+        """CE(fused), and the probes' own losses where there are separate heads."""
+        terms = {"fusion": cross_entropy(outputs.fused, labels).mean()}
+        if self.config.model.readout == "heads":
+            terms["audio"] = cross_entropy(outputs.audio, labels).mean()
+            terms["visual"] = cross_entropy(outputs.visual, labels).mean()
+        return terms
+
+    def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
+        """The same."""
+        return self.plain_terms(outputs, labels)

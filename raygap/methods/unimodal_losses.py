@@ -1,0 +1,20 @@
+"""Uniform sum of the fused and both unimodal cross-entropies: the fair baseline for anything with unimodal read-outs."""
+
+from torch import Tensor
+
+from raygap.methods.base import Method, Terms
+from raygap.methods.losses import cross_entropy
+from raygap.models.network import Outputs
+
+
+class UnimodalLosses(Method):
+    """loss.fusion_weight * CE(fused) + loss.unimodal_weight * (CE(audio) + CE(visual)) after the warm-up."""
+
+    def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
+        """The same weights for every clip."""
+        loss = self.config.loss
+        return {
+            "fusion": loss.fusion_weight * cross_entropy(outputs.fused, labels).mean(),
+            "audio": loss.unimodal_weight * cross_entropy(outputs.audio, labels).mean(),
+            "visual": loss.unimodal_weight * cross_entropy(outputs.visual, labels).mean(),
+        }

@@ -1,0 +1,66 @@
+"""Encoders: one modality's picture-like input to one feature vector."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+from raygap.config import Model
+
+
+def _normalisation(kind: str) -> Callable[[int], nn.Module]:
+    """batch, or group: at most 32 groups of at least two channels, so no statistic depends on the batch."""
+    if kind == "batch":
+        return nn.BatchNorm2d
+    return lambda channels: nn.GroupNorm(min(32, channels // 2), channels)
+
+
+class SmallCNN(nn.Module):
+    """Four 3x3 convolutions, each followed by normalisation, ReLU and 2x2 pooling; then the mean over the map."""
+
+    def __init__(self, channels: int, width: int, norm: str) -> None:
+        super().__init__()
+        make_norm = _normalisation(norm)
+        layers: list[nn.Module] = []
+        for wide in (width, 2 * width, 4 * width, 4 * width):
+            layers += [nn.Conv2d(channels, wide, 3, padding=1, bias=False), make_norm(wide), nn.ReLU(inplace=True)]
+            layers += [nn.MaxPool2d(2, ceil_mode=True)]
+            channels = wide
+        self.layers = nn.Sequential(*layers)
+        self.out_features = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, out_features)."""
+        return self.layers(x).mean((2, 3))
+
+
+class ResNet18(nn.Module):
+    """torchvision's ResNet-18 from random weights, its stem widened or narrowed to `channels`, without its classifier."""
+
+    out_features = 512
+
+    def __init__(self, channels: int, width: int, norm: str) -> None:
+        super().__init__()
+        self.net = resnet18(weights=None, norm_layer=_normalisation(norm))
+        self.net.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(self.net.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.net.fc = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, 512)."""
+        return self.net(x)
+
+
+ENCODERS: dict[str, Callable[[int, int, str], nn.Module]] = {"small_cnn": SmallCNN, "resnet18": ResNet18}
+
+
+def make_encoder(model: Model, channels: int) -> nn.Module:
+    """An encoder with attribute `out_features` for inputs of `channels` channels."""
+    return ENCODERS[model.encoder](channels, model.width, model.norm)
+
+
+def encode_frames(encoder: nn.Module, frames: Tensor) -> Tensor:
+    """(B, T, C, H, W) -> (B, features): every frame through the encoder, then the mean over time."""
+    features = encoder(torch.flatten(frames, 0, 1))
+    return features.unflatten(0, frames.shape[:2]).mean(1)

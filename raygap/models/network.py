@@ -1,0 +1,57 @@
+"""The two-modality network: an encoder a modality, the fusion, the unimodal read-out."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from raygap.config import Model
+from raygap.models.encoders import encode_frames, make_encoder
+from raygap.models.fusion import FUSIONS
+
+
+@dataclass
+class Outputs:
+    """Logits of a batch, each (B, classes), and the features they came from, each (B, features)."""
+
+    fused: Tensor
+    audio: Tensor
+    visual: Tensor
+    audio_features: Tensor
+    visual_features: Tensor
+
+
+class Network(nn.Module):
+    """Audio (B, 1, F, S) and visual (B, T, 3, H, W) to fused and unimodal logits."""
+
+    def __init__(self, model: Model, classes: int) -> None:
+        super().__init__()
+        self.audio_encoder = make_encoder(model, channels=1)
+        self.visual_encoder = make_encoder(model, channels=3)
+        features = self.audio_encoder.out_features
+        self.fusion = FUSIONS[model.fusion](features, classes)
+        self.heads = None
+        if model.readout == "heads":
+            self.heads = nn.ModuleDict({m: nn.Linear(features, classes) for m in ("audio", "visual")})
+        for module in self.modules():
+            if isinstance(module, nn.Linear):  # as the field's code bases do
+                nn.init.xavier_normal_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, audio: Tensor, visual: Tensor, probe: bool = False) -> Outputs:
+        """`probe` cuts the separate heads off the encoders: they are trained to read, not to shape, the features."""
+        z_audio = self.audio_encoder(audio)
+        z_visual = encode_frames(self.visual_encoder, visual)
+        if self.heads is None:
+            u_audio, u_visual = self.fusion.split(z_audio, z_visual)
+        else:
+            u_audio = self.heads["audio"](z_audio.detach() if probe else z_audio)
+            u_visual = self.heads["visual"](z_visual.detach() if probe else z_visual)
+        return Outputs(self.fusion(z_audio, z_visual), u_audio, u_visual, z_audio, z_visual)
+
+
+def make_network(model: Model, classes: int, seed: int) -> Network:
+    """A network whose initial weights follow from `seed` alone, whatever was drawn before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Network(model, classes)

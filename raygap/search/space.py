@@ -1,0 +1,142 @@
+"""Search spaces: YAML files that hold some fields fixed and give others a Ray Tune distribution by its Ray name.
+
+    fixed:
+      epochs: 12
+    space:
+      warmup.epochs: {randint: [2, 6]}          # as in Ray, the upper end of randint is exclusive
+      loss.align_weight: {loguniform: [0.05, 2.0]}
+      model.fusion: {choice: [concat, sum]}
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.search.sample import Categorical, Domain
+
+from raygap.config import TrialConfig, check_path, flatten, from_mapping, load_yaml
+from raygap.errors import UserError
+
+FOLDER = Path(__file__).resolve().parents[2] / "search_spaces"
+# Ray's other distributions have no counterpart in Optuna.
+DISTRIBUTIONS = ("uniform", "quniform", "loguniform", "randint", "qrandint", "lograndint", "choice")
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """`fixed` and `space` as flat dicts by dotted path; a distribution is {ray name: arguments}."""
+
+    fixed: dict[str, Any]
+    space: dict[str, dict[str, list]]
+
+    def domains(self) -> dict[str, Domain]:
+        """Ray Tune's objects, by dotted path."""
+        return {path: _domain(path, entry, "space") for path, entry in self.space.items()}
+
+
+def load_space(dataset: str, method: str | None, file: Path | None) -> SearchSpace:
+    """The space of a data set, with that of the method laid over it where it has its own; or that of `file` alone.
+
+    `method` None takes the method that the data set's file fixes. Raises UserError.
+    """
+    if file:
+        return read_space(file)
+    by_dataset = FOLDER / f"{dataset}.yaml"
+    base = read_space(by_dataset) if by_dataset.exists() else SearchSpace({}, {})
+    method = method or base.fixed.get("method", TrialConfig().method)
+    by_method = FOLDER / f"{method}.yaml"
+    if by_method.exists():
+        own = read_space(by_method)
+        base = SearchSpace(base.fixed | own.fixed, own.space)
+    return SearchSpace(base.fixed | {"method": method}, base.space)
+
+
+def read_space(file: Path) -> SearchSpace:
+    """Read one file. Raises UserError naming the file and the field."""
+    content = load_yaml(file)
+    unknown = set(content) - {"fixed", "space"}
+    if unknown:
+        raise UserError(f"{file}: unknown key {sorted(unknown)[0]!r}; a search space has the keys fixed and space")
+    for key in ("fixed", "space"):
+        if not isinstance(content.get(key) or {}, Mapping):
+            raise UserError(f"{file}: {key}: expected a mapping of fields")
+    fixed = flatten(content.get("fixed") or {})
+    for path in fixed:
+        check_path(path, f"{file}: fixed")
+    space = dict(content.get("space") or {})
+    for path, entry in space.items():
+        check_path(path, f"{file}: space")
+        _domain(path, entry, f"{file}: space")
+    return SearchSpace(fixed, space)
+
+
+NOT_SEARCHED = {
+    "epochs": "trials are compared at equal length; fix it, or give --epochs",
+    "seed": "a lucky seed is no better configuration; the seeds of the test tell how much it matters",
+    "method": "run a sweep for each method",
+    "schema_version": "it is no hyperparameter",
+    "prepare": "all trials share one store; fix it",
+}
+
+
+def check_space(space: SearchSpace, source: str) -> TrialConfig:
+    """Raise UserError if some point of the space is no valid configuration, or nothing is searched.
+
+    Bounds are checked end by end, and the stages at their longest, so that no trial can fail on its configuration.
+    Returns the configuration with its stages at their longest and the other searched fields at their defaults.
+    """
+    if not space.space:
+        raise UserError(f"{source}: nothing to search; name at least one field under space")
+    fixed_but_stages = {path: value for path, value in space.fixed.items() if not path.endswith("epochs")}
+    longest = dict(space.fixed)
+    for path, domain in space.domains().items():
+        for name, reason in NOT_SEARCHED.items():
+            if path == name or path.startswith(f"{name}."):
+                raise UserError(f"{source}: {path} cannot be searched: {reason}")
+        for value in _ends(domain):
+            # The stages' lengths are checked together below, not one end at a time.
+            from_mapping(fixed_but_stages | {"epochs": 10_000, path: value}, source)
+        if path.endswith(".epochs"):
+            longest[path] = max(_ends(domain))
+    return from_mapping(longest, source)
+
+
+def _domain(path: str, entry: Any, source: str) -> Domain:
+    """{ray name: arguments} as a Ray Tune object."""
+    if not isinstance(entry, Mapping) or len(entry) != 1:
+        raise UserError(f"{source}: {path}: expected one distribution, for example {{uniform: [0, 1]}}")
+    [(name, arguments)] = entry.items()
+    if name not in DISTRIBUTIONS:
+        raise UserError(f"{source}: {path}: unknown distribution {name!r}; use one of {', '.join(DISTRIBUTIONS)}")
+    if not isinstance(arguments, list) or not arguments:
+        raise UserError(f"{source}: {path}: {name} needs a non-empty list, for example {{{name}: [1, 2]}}")
+    if name == "choice":
+        return tune.choice(arguments)
+    try:
+        low, high, *step = (float(a) for a in arguments)
+    except (TypeError, ValueError):
+        raise UserError(f"{source}: {path}: {name} needs two or three numbers, not {arguments}") from None
+    whole = name.endswith("int")
+    if len(step) != name.startswith("q"):
+        wanted = "lower, upper and step" if name.startswith("q") else "lower and upper"
+        raise UserError(f"{source}: {path}: {name} needs {wanted}, not {arguments}")
+    if whole and any(not float(a).is_integer() for a in arguments):
+        raise UserError(f"{source}: {path}: {name} needs whole numbers, not {arguments}")
+    if high <= low:
+        raise UserError(f"{source}: {path}: the range {arguments} is empty; the upper end must exceed the lower")
+    if "log" in name and low <= 0:
+        raise UserError(f"{source}: {path}: {name} needs a lower end above 0, not {arguments[0]}")
+    if step and step[0] <= 0:
+        raise UserError(f"{source}: {path}: the step of {name} must exceed 0, not {arguments[2]}")
+    values = [int(v) if whole else v for v in (low, high, *step)]
+    return getattr(tune, name)(*values)
+
+
+def _ends(domain: Domain) -> list[Any]:
+    """All values of a choice, the smallest and the largest value of a range."""
+    if isinstance(domain, Categorical):
+        return list(domain.categories)
+    exclusive = isinstance(domain.lower, int) and not hasattr(domain.get_sampler(), "q")
+    return [domain.lower, domain.upper - 1 if exclusive else domain.upper]

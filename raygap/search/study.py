@@ -1,0 +1,106 @@
+"""The study: an Optuna study in the run folder is the sweep's only memory; a killed sweep goes on from it."""
+
+import math
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search.sample import Domain
+
+METRIC = "best_val_accuracy"
+"""What is maximised: validation accuracy of the selected epoch so far."""
+TRIAL_NUMBER = "trial_number"
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def open_storage(journal: Path) -> JournalStorage:
+    """The study's file, mended if a killed process left it half-written or locked.
+
+    The caller holds the run folder's own lock, so nobody else is writing.
+    """
+    Path(f"{journal}.lock").unlink(missing_ok=True)
+    if journal.exists():
+        content = journal.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with journal.open("r+b") as file:
+                file.truncate(whole)
+    return JournalStorage(JournalFileBackend(str(journal)))
+
+
+def load_study(journal: Path, name: str) -> optuna.Study:
+    """Open the study of a run folder to read it."""
+    return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(str(journal))))
+
+
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that count: complete, pruned or failed; by number."""
+    return study.get_trials(deepcopy=False, states=FINISHED)
+
+
+class StudySearch(OptunaSearch):
+    """Ray's OptunaSearch with a memory: it first hands out the trials that a killed sweep left running, under their
+    old numbers, tells Optuna pruned and failed trials as such, and keeps what the summary needs in the study.
+    """
+
+    def __init__(self, space: dict[str, Domain], storage: JournalStorage, name: str, seed: int, epochs: int) -> None:
+        super().__init__(
+            self.convert_search_space(space),
+            metric=METRIC,
+            mode="max",
+            study_name=name,
+            storage=storage,
+        )
+        self._epochs = epochs
+        # Another seed after each restart: the same one would suggest the same points again.
+        self.study.sampler = optuna.samplers.TPESampler(seed=seed + len(self.study.trials))
+        self._interrupted = deque(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
+    @property
+    def study(self) -> optuna.Study:
+        """The Optuna study."""
+        return self._ot_study
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The next configuration by dotted path, and the trial's number in the study."""
+        if self._interrupted and trial_id not in self._ot_trials:
+            trial = optuna.trial.Trial(self.study, self._interrupted.popleft()._trial_id)
+            for name, distribution in self._space.items():
+                trial._suggest(name, distribution)  # what is already set stays; a kill may have left some unset
+            self._ot_trials[trial_id] = trial
+        params = super().suggest(trial_id)
+        return None if params is None else {**params, TRIAL_NUMBER: self._ot_trials[trial_id].number}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Note an epoch's value, once, though a resumed trial reports its first epochs again."""
+        self._report(self._ot_trials[trial_id], result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the study: failed if the trial says so or died, pruned if it was stopped early, else complete."""
+        if trial_id in self._completed_trials:
+            return
+        self._completed_trials.add(trial_id)
+        trial, result = self._ot_trials[trial_id], result or {}
+        reason = result.get("error") or ("the trial's process died" if error else None)
+        if not reason:
+            self._report(trial, result)
+        trial.set_user_attr("epochs", result.get("epoch", 0))
+        trial.set_user_attr("seconds", round(result.get("time_total_s", 0.0), 1))
+        if reason or METRIC not in result:
+            trial.set_user_attr("error", reason or "the trial ended without a result")
+            self.study.tell(trial, state=TrialState.FAIL)
+        elif result["epoch"] < self._epochs:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial, result[METRIC])
+
+    def _report(self, trial: optuna.trial.Trial, result: dict[str, Any]) -> None:
+        value = result.get(METRIC, math.nan)
+        known = self.study._storage.get_trial(trial._trial_id).intermediate_values
+        if not math.isnan(value) and result["epoch"] not in known:
+            trial.report(value, result["epoch"])

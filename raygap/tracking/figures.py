@@ -1,0 +1,77 @@
+"""Figures of a training run, from the tables in its folder: the gap's distribution and the learning curves."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pyarrow.parquet as pq
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+from raygap.imbalance.gap import mixture_values
+from raygap.imbalance.mixture import DegenerateMixture, fit_gap_mixture
+
+matplotlib.use("Agg")
+
+BALANCED, IMBALANCED, FUSED = "#2a78d6", "#d95f2b", "#444444"
+SCORE_NAMES = {"absolute": "|audio score − visual score|", "signed": "audio score − visual score"}
+SCORE_NAMES["min_score"] = "1 − smaller score"
+
+
+def draw_gap(run: Path, score: str, seed: int, file: Path) -> None:
+    """Histogram of the training clips' gaps after warm-up and at the end, with the fitted components over each."""
+    ledger = pq.read_table(run / "ledger.parquet")
+    moments = [("after warm-up", "audio_after_warmup", "visual_after_warmup"), ("at the end", "audio", "visual")]
+    moments = [moment for moment in moments if moment[1] in ledger.column_names]
+    figure = Figure(figsize=(5 * len(moments), 3.4), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(moments), sharex=True))
+    for panel, (title, audio, visual) in zip(panels, moments, strict=True):
+        values = mixture_values(ledger[audio].to_numpy(), ledger[visual].to_numpy(), score)
+        _histogram(panel, values[~np.isnan(values)], seed)
+        panel.set(title=title, xlabel=SCORE_NAMES[score], ylabel="clips")
+    panels[0].legend(frameon=False)
+    _save(figure, file)
+
+
+def _histogram(panel: Axes, values: np.ndarray, seed: int) -> None:
+    edges = np.linspace(min(values.min(), 0), 1, 41)
+    panel.hist(values, edges, color="#cfcfcf")
+    try:
+        mixture = fit_gap_mixture(values, n_init=4, seed=seed)
+    except DegenerateMixture as reason:
+        panel.text(0.5, 0.9, f"no mixture: {reason}", transform=panel.transAxes, ha="center", wrap=True)
+        return
+    x = np.linspace(edges[0], 1, 400)
+    clips_per_unit = len(values) * (edges[1] - edges[0])
+    for k, (name, color) in enumerate([("balanced", BALANCED), ("imbalanced", IMBALANCED)]):
+        density = mixture.weights[k] * stats.norm.pdf(x, mixture.means[k], mixture.variances[k] ** 0.5)
+        panel.plot(x, density * clips_per_unit, color=color, label=f"{name} ({mixture.weights[k]:.0%})")
+    # A narrow component's peak may stand far above the bars.
+    highest = np.histogram(values, edges)[0].max()
+    panel.set_ylim(0, 1.15 * highest)
+
+
+def draw_curves(run: Path, file: Path) -> None:
+    """Validation accuracy by epoch, fused and by modality, with the stages marked; below it the mean gap."""
+    metrics = pq.read_table(run / "metrics.parquet").to_pydict()
+    figure = Figure(figsize=(6, 4.6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    lines = [("fused", "val_accuracy", FUSED), ("audio", "val_audio_accuracy", IMBALANCED)]
+    for name, column, color in [*lines, ("visual", "val_visual_accuracy", BALANCED)]:
+        upper.plot(metrics["epoch"], metrics[column], color=color, label=name)
+    lower.plot(metrics["epoch"], metrics["gap_absolute_mean"], color=FUSED)
+    for before, epoch, stage in zip(metrics["stage"], metrics["epoch"][1:], metrics["stage"][1:], strict=False):
+        if stage != before:
+            for panel in (upper, lower):
+                panel.axvline(epoch - 0.5, color="#aaaaaa", linewidth=1, linestyle=":")
+            upper.annotate(f" {stage}", (epoch - 0.5, 0.02), xycoords=("data", "axes fraction"), fontsize=8)
+    upper.set(ylabel="validation accuracy", ylim=(0, 1))
+    upper.legend(frameon=False, loc="upper left")
+    lower.set(xlabel="epoch", ylabel="mean |gap|", ylim=(0, None))
+    _save(figure, file)
+
+
+def _save(figure: Figure, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=150)

@@ -1,0 +1,102 @@
+"""The live progress line of a sweep, and the bookkeeping after each trial."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from raygap.tracking.run_folder import clean_trial, write_trials
+
+
+class ProgressLine(Callback):
+    """On a terminal one line that keeps changing; elsewhere a plain line whenever a trial ends."""
+
+    def __init__(self, study: optuna.Study, folder: Path, planned: int, epochs: int) -> None:
+        self.study, self.folder, self.planned, self.epochs = study, folder, planned, epochs
+        self.console = Console(stderr=True)
+        self.running: dict[str, int] = {}
+        self.cleaned: set[int] = set()
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task("starting Ray Tune", total=planned)
+
+    def setup(self, **info: Any) -> None:
+        """Tune calls this once, before the first trial."""
+        self.progress.start()
+        self._show()
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial starts, or starts again."""
+        self.running[trial.trial_id] = 0
+        self._show()
+
+    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
+        """An epoch ended."""
+        self.running[trial.trial_id] = result["epoch"]
+        self._show()
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial ended; the study knows already how."""
+        self.running.pop(trial.trial_id, None)
+        write_trials(self.study, self.folder)
+        for finished in self.study.get_trials(deepcopy=False):
+            if finished.state.is_finished() and finished.number not in self.cleaned:
+                self.cleaned.add(finished.number)
+                clean_trial(self.folder, finished.number, finished.state)
+                if not self.console.is_terminal:
+                    self.console.print(self._ended(finished), highlight=False, soft_wrap=True)
+        self._show()
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial was given up."""
+        self.on_trial_complete(iteration, trials, trial)
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        """The sweep ended or was interrupted."""
+        self._show()
+        self.progress.stop()
+
+    def _show(self) -> None:
+        counts = _counts(self.study)
+        partial = sum(self.running.values()) / self.epochs
+        line = f"trials {counts['finished']}/{self.planned} · running {len(self.running)} · {_outcomes(counts)}"
+        self.progress.update(self.task, description=line + _best(self.study), completed=counts["finished"] + partial)
+
+    def _ended(self, trial: optuna.trial.FrozenTrial) -> str:
+        counts = _counts(self.study)
+        how = {
+            TrialState.COMPLETE: f"complete, {trial.value or 0:.3f}",
+            TrialState.PRUNED: f"stopped early after epoch {trial.last_step}",
+            TrialState.FAIL: f"failed: {trial.user_attrs.get('error')}",
+        }[trial.state]
+        return f"[{counts['finished']}/{self.planned}] trial {trial.number} {how}{_best(self.study)}"
+
+
+def _counts(study: optuna.Study) -> dict[str, int]:
+    states = [trial.state for trial in study.get_trials(deepcopy=False)]
+    counts = {state.name.lower(): states.count(state) for state in (TrialState.PRUNED, TrialState.FAIL)}
+    return counts | {"finished": sum(state.is_finished() for state in states)}
+
+
+def _outcomes(counts: dict[str, int]) -> str:
+    return f"stopped early {counts['pruned']} · failed {counts['fail']}"
+
+
+def _best(study: optuna.Study) -> str:
+    complete = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+    if not complete:
+        return ""
+    best = max(complete, key=lambda t: (t.value, -t.number))
+    return f" · best {best.value:.3f} (trial {best.number})"

@@ -1,0 +1,67 @@
+"""What lies where in a run folder, and the tables and YAML that people read.
+
+sweep.yaml, study.journal   the plan and the Optuna study: from these two a sweep is resumed
+trials.csv                  one row a trial
+best.yaml                   the best configuration, as launch/train.py takes it
+test.csv                    its test result, one row a seed
+figures/, report.html       what to look at
+trials/0007/                config.yaml, metrics.parquet, ledger.parquet, best.pt of trial 7
+seeds/3/                    the same for the test run with seed 3
+tune/                       Ray Tune's own files (TensorBoard opens them)
+"""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from optuna.trial import TrialState
+
+PLAN, JOURNAL, TRIALS, BEST, TEST = "sweep.yaml", "study.journal", "trials.csv", "best.yaml", "test.csv"
+
+
+def trial_folder(folder: Path, number: int) -> Path:
+    """Where a trial keeps its files."""
+    return folder / "trials" / f"{number:04d}"
+
+
+def write_trials(study: optuna.Study, folder: Path) -> None:
+    """trials.csv: state, value, epochs, seconds, error and parameters of each trial, by number."""
+    trials = study.get_trials(deepcopy=False)
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    rows = [
+        [trial.number, trial.state.name.lower(), trial.value]
+        + [trial.user_attrs.get(name) for name in ("epochs", "seconds", "error")]
+        + [trial.params.get(name) for name in names]
+        for trial in trials
+    ]
+    write_csv(folder / TRIALS, ["trial", "state", "best_val_accuracy", "epochs", "seconds", "error", *names], rows)
+
+
+def write_best(folder: Path, config: dict[str, Any], about: str) -> None:
+    """best.yaml, headed by comment lines that say where it comes from."""
+    header = "".join(f"# {line}\n" for line in about.splitlines())
+    _write(folder / BEST, header + yaml.safe_dump(config, sort_keys=False))
+
+
+def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    """Write a table, whole or not at all; None is an empty cell."""
+    partial = path.with_name(f".{path.name}")
+    with partial.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    partial.replace(path)
+
+
+def clean_trial(folder: Path, number: int, state: TrialState) -> None:
+    """Once the study knows how a trial ended: drop what only a resumption needs, and weights that cannot win."""
+    files = trial_folder(folder, number)
+    (files / "checkpoint.pt").unlink(missing_ok=True)
+    if state != TrialState.COMPLETE:
+        (files / "best.pt").unlink(missing_ok=True)
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(text)
+    partial.replace(path)

@@ -1,0 +1,52 @@
+"""Checkpoints: tensors, numpy arrays and primitives in one file, written whole or not at all, read without pickle code."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from raygap.errors import UserError
+
+
+def save(state: Any, path: Path) -> None:
+    """Write atomically: a kill at any moment leaves the old file or the new one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("wb") as file:
+        torch.save(_to_tensors(state), file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> Any:
+    """Read what save wrote. Raises UserError for a file that is not a checkpoint."""
+    try:
+        return _to_arrays(torch.load(path, map_location=device, weights_only=True))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not a readable checkpoint ({reason}); delete it to train again") from None
+
+
+def _to_tensors(state: Any) -> Any:
+    # torch.load(weights_only=True) admits no numpy arrays, so they travel as marked tensors.
+    if isinstance(state, dict):
+        return {key: _to_tensors(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [_to_tensors(value) for value in state]
+    if isinstance(state, np.ndarray):
+        return {"__numpy__": torch.from_numpy(np.ascontiguousarray(state))}
+    return state.item() if isinstance(state, np.generic) else state
+
+
+def _to_arrays(state: Any) -> Any:
+    if isinstance(state, dict):
+        if set(state) == {"__numpy__"}:
+            return state["__numpy__"].cpu().numpy()
+        return {key: _to_arrays(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_to_arrays(value) for value in state]
+    return state

@@ -1,0 +1,92 @@
+"""A training run in a folder: it goes on from the folder's checkpoint and leaves there what is worth keeping.
+
+checkpoint.pt   everything the next epoch needs, and the metrics of every epoch so far (removed with `finish`)
+best.pt         weights of the selected epoch and the configuration
+metrics.parquet one row an epoch
+ledger.parquet  one row a training clip: scores, gap and posteriors, at the end of the warm-up and now
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raygap.config import TrialConfig, from_mapping, to_mapping
+from raygap.data.store import Store
+from raygap.errors import UserError
+from raygap.methods.base import Method
+from raygap.models.network import Network, make_network
+from raygap.training import checkpoint
+from raygap.training.evaluation import evaluate
+from raygap.training.precision import pick_device
+from raygap.training.trainer import Metrics, Trainer
+
+
+def train(config: TrialConfig, store: Store, folder: Path, method: type[Method] | None = None) -> Iterator[Metrics]:
+    """Train a configuration and yield the metrics of each epoch, first those that the folder's checkpoint holds.
+
+    Raises TrainingDiverged when the loss is not finite, UserError when the folder holds a run of another
+    configuration or store.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(config, store, method)
+    identity = {"config": to_mapping(config), "store": store.header["key"]}
+    history: list[Metrics] = []
+    if (folder / "checkpoint.pt").exists():
+        saved = checkpoint.load(folder / "checkpoint.pt", trainer.device)
+        if saved["identity"] != identity:
+            raise UserError(f"{folder}: holds a run of another configuration or data; choose another folder")
+        trainer.load_state_dict(saved["trainer"])
+        history = saved["history"]
+        yield from history
+    while not trainer.finished:
+        metrics = trainer.train_epoch()
+        history.append(metrics)
+        if trainer.best_epoch == trainer.epoch:
+            checkpoint.save({**identity, "network": trainer.network.state_dict()}, folder / "best.pt")
+        write_table(folder / "metrics.parquet", _columns(history))
+        write_table(folder / "ledger.parquet", _ledger_columns(trainer))
+        checkpoint.save(
+            {"identity": identity, "trainer": trainer.state_dict(), "history": history}, folder / "checkpoint.pt"
+        )
+        yield metrics
+
+
+def load_network(path: Path, classes: int) -> tuple[TrialConfig, Network]:
+    """Configuration and weights of a best.pt. Raises UserError if it is damaged or was made for other classes."""
+    saved = checkpoint.load(path)
+    config = from_mapping(saved["config"], str(path))
+    network = make_network(config.model, classes, config.seed)
+    try:
+        network.load_state_dict(saved["network"])
+    except RuntimeError as error:
+        raise UserError(f"{path}: does not fit this data set ({str(error).splitlines()[-1].strip()})") from None
+    return config, network
+
+
+def test(folder: Path, store: Store) -> Metrics:
+    """Read the test split once, with the weights of the selected epoch."""
+    config, network = load_network(folder / "best.pt", len(store.class_names))
+    device = pick_device()
+    return evaluate(network.to(device), store, "test", config, device)
+
+
+def write_table(path: Path, columns: dict[str, list | np.ndarray]) -> None:
+    """Write a parquet file, whole or not at all."""
+    partial = path.with_name(f".{path.name}")
+    pq.write_table(pa.table(columns), partial)
+    partial.replace(path)
+
+
+def _columns(history: list[Metrics]) -> dict[str, list]:
+    names = dict.fromkeys(name for metrics in history for name in metrics)
+    return {name: [metrics.get(name) for metrics in history] for name in names}
+
+
+def _ledger_columns(trainer: Trainer) -> dict[str, list | np.ndarray]:
+    ids = [trainer.store.clip_ids[row] for row in trainer.rows]
+    labels = [trainer.store.class_names[label] for label in trainer.labels]
+    after_warmup = {f"{name}_after_warmup": scores for name, scores in trainer.after_warmup.items()}
+    return {"clip": ids, "label": labels, **trainer.ledger.columns(), **after_warmup}
