@@ -73,11 +73,11 @@ def batches(
     parts = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     for host in _one_ahead(gather, parts) if pinned else map(gather, parts):
         index, audio, visual, labels, *box = (tensor.to(device, non_blocking=pinned) for tensor in host)
-        visual = visual.permute(0, 1, 4, 2, 3).float()
+        visual = visual.permute(0, 1, 4, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
         if box:
             visual = _crop_and_flip(visual, box[0])
-        visual = visual.sub_(mean).div_(deviation)
-        audio = (audio.float() - statistics["spectrogram_mean"]) / statistics["spectrogram_std"]
+        visual.sub_(mean).div_(deviation)
+        audio = audio.float().sub_(statistics["spectrogram_mean"]).div_(statistics["spectrogram_std"])
         yield Batch(index, audio[:, None], visual, labels)
 
 

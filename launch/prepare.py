@@ -1,0 +1,60 @@
+"""Decode a data set once into a packed store, which training then reads.
+
+python launch/prepare.py --dataset demo
+python launch/prepare.py --dataset manifest --root my_clips/ --set prepare.frames=3 --set prepare.frame_size=112
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raygap.cli import preparation_bar, user_errors
+from raygap.config import from_mapping, parse_assignments
+from raygap.data.clips import SPLITS
+from raygap.data.prepare import default_cache, prepare
+from raygap.data.readers import READERS, read_clips
+from raygap.data.store import Store
+from raygap.errors import UserError
+
+
+@user_errors()
+def main(
+    dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(READERS)}.")],
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set, or a manifest CSV.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where stores are kept.", show_default="RAYGAP_CACHE, else ~/.cache/raygap")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A prepare.* field; may be repeated.")
+    ] = None,
+    max_quarantine: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of clips that may be left out as unusable.")
+    ] = 0.05,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a core")] = None,
+) -> None:
+    """Decode a data set once into a packed store, and print where it lies."""
+    fields = parse_assignments(assignments or [])
+    for field in fields:
+        if not field.startswith("prepare."):
+            raise UserError(f"--set {field}: preparation takes only prepare.* fields; leave it out")
+    settings = from_mapping(fields, "--set").prepare
+    clip_list = read_clips(dataset, root)
+    with preparation_bar(console) as progress:
+        path = prepare(
+            clip_list,
+            settings,
+            cache or default_cache(),
+            max_quarantine=max_quarantine,
+            workers=workers,
+            progress=progress,
+        )
+    header = Store.open(path).header
+    counts = ", ".join(f"{header['counts'][split]} {split}" for split in SPLITS)
+    typer.echo(f"store: {path}\nclips: {counts}; {len(header['class_names'])} classes")
+    for clip in header["quarantined"]:
+        typer.echo(f"quarantined: {clip['id']}: {clip['reason']}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,40 @@
+"""What the commands in launch/ share."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from raygap.errors import UserError
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Print a UserError as one line on stderr and exit with code 2. A context manager, and so a decorator too."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+@contextmanager
+def preparation_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar with clips/s and time left; yields the callback that `prepare` reports to."""
+    columns = (
+        TextColumn("decoding"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("decoding", total=None, rate="", visible=False)
+
+        def show(done: int, total: int) -> None:
+            speed = bar.tasks[task].speed
+            bar.update(task, completed=done, total=total, rate=f"{speed:.0f} clips/s" if speed else "", visible=True)
+
+        yield show
