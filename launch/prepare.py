@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.console import Console
 
 from raygap.cli import preparation_bar, user_errors
 from raygap.config import from_mapping, parse_assignments
@@ -40,7 +42,7 @@ def main(
             raise UserError(f"--set {field}: preparation takes only prepare.* fields; leave it out")
     settings = from_mapping(fields, "--set").prepare
     clip_list = read_clips(dataset, root)
-    with preparation_bar(console) as progress:
+    with preparation_bar(Console()) as progress:
         path = prepare(
             clip_list,
             settings,

@@ -121,9 +121,10 @@ def _check_disk(folder: Path, count: int, settings: Prepare) -> None:
 def _check_quarantine(reasons: dict[str, str], count: int, max_quarantine: float) -> None:
     if len(reasons) > max_quarantine * count:
         first = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
+        more = "; ..." if len(reasons) > 3 else ""
         raise UserError(
-            f"at least {len(reasons)} of {count} clips cannot be used, more than --max-quarantine {max_quarantine:g} allows "
-            f"({first}{'; ...' if len(reasons) > 3 else ''}); mend or remove them, or raise --max-quarantine"
+            f"at least {len(reasons)} of {count} clips cannot be used ({first}{more}), more than the allowed share "
+            f"{max_quarantine:g}; mend or remove them, or raise --max-quarantine"
         )
 
 
@@ -196,13 +197,14 @@ def _decode_all(
         while busy:
             for connection in wait(list(busy)):
                 process, row = busy.pop(connection)
-                try:
+                result = None
+                with suppress(EOFError, OSError):
                     result = connection.recv()
-                except (EOFError, OSError):
+                if result is None:
                     connection.close()
                     process.join()
                     if process.exitcode >= 0:  # no signal: a mistake of ours or of the caller, not of a decoder
-                        raise RuntimeError(f"a worker stopped with exit code {process.exitcode}; its message is above")
+                        raise RuntimeError(f"a worker stopped with exit code {process.exitcode}; see its message above")
                     if row in crashed:
                         yield row, f"the decoder crashed ({signal.Signals(-process.exitcode).name})"
                     else:  # once more: the machine may have been short of memory
@@ -210,9 +212,9 @@ def _decode_all(
                         waiting.append(row)
                     if waiting:
                         start()
+                elif isinstance(result, OSError):
+                    raise result
                 else:
-                    if isinstance(result, OSError):
-                        raise result
                     send(connection, process)
                     yield row, result
     finally:
