@@ -1,4 +1,4 @@
-"""Uniform sum of the fused and both unimodal cross-entropies: the fair baseline for anything with unimodal read-outs."""
+"""Uniform sum of the fused and both unimodal cross-entropies: the fair baseline for all that has unimodal losses."""
 
 from torch import Tensor
 

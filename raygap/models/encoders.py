@@ -36,7 +36,7 @@ class SmallCNN(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """torchvision's ResNet-18 from random weights, its stem widened or narrowed to `channels`, without its classifier."""
+    """torchvision's ResNet-18 from random weights, with a stem for `channels` and no classifier."""
 
     out_features = 512
 

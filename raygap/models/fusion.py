@@ -25,7 +25,7 @@ class Concat(nn.Module):
 
 
 class Sum(nn.Module):
-    """A linear layer a modality; the logits are added. The split read-out is each layer by itself, with its own bias."""
+    """A linear layer a modality; the logits are added. The split read-out is each layer with its own bias."""
 
     def __init__(self, features: int, classes: int) -> None:
         super().__init__()

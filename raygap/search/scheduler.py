@@ -7,16 +7,22 @@ from ray.tune.schedulers import ASHAScheduler
 
 from raygap.search.study import METRIC, finished_trials
 
+REDUCTION_FACTOR = 3
+"""A trial goes on past a rung if it is among the best third of those that reached it."""
 
-def make_scheduler(study: optuna.Study, epochs: int, longest_warmup: int, reduction_factor: float) -> ASHAScheduler:
+
+def make_scheduler(study: optuna.Study, epochs: int, longest_warmup: int) -> ASHAScheduler:
     """ASHA whose first verdict falls after the first adaptive epoch of the trial with the longest warm-up.
 
     Earlier verdicts would compare trials that are still warming up, all alike, with trials that are not.
     """
-    first = min(longest_warmup + 1, epochs)
     scheduler = ASHAScheduler(
-        time_attr="epoch", metric=METRIC, mode="max", max_t=epochs, grace_period=first,
-        reduction_factor=reduction_factor,
+        time_attr="epoch",
+        metric=METRIC,
+        mode="max",
+        max_t=epochs,
+        grace_period=min(longest_warmup + 1, epochs),
+        reduction_factor=REDUCTION_FACTOR,
     )
     # The rungs live in memory only: fill them from the study, so that a resumed sweep is as strict as before.
     for trial in finished_trials(study):

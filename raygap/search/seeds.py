@@ -1,50 +1,18 @@
 """One configuration over several seeds: the honest test number. A seed is a Ray task and reads the test split once."""
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import yaml
-from scipy import stats
 
 from raygap.config import TrialConfig, from_mapping, to_mapping
 from raygap.data.store import Store
+from raygap.tracking.run_folder import TEST, write_csv
+from raygap.tracking.seed_results import TEST_METRICS, Reporter, SeedResults
 from raygap.training.run import test, train
-
-TEST_METRICS = tuple(f"test_{m}{s}" for m in ("", "audio_", "visual_") for s in ("accuracy", "macro_f1"))
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Mean, standard deviation (n - 1) and half width of the 95 % t-interval; both NaN for a single value."""
-
-    mean: float
-    std: float
-    half_width: float
-
-    @classmethod
-    def of(cls, values: list[float]) -> "Interval":
-        """Of independent values, one a seed."""
-        if len(values) < 2:
-            return cls(float(np.mean(values)), float("nan"), float("nan"))
-        std = float(np.std(values, ddof=1))
-        return cls(float(np.mean(values)), std, float(stats.t.ppf(0.975, len(values) - 1)) * std / len(values) ** 0.5)
-
-
-@dataclass(frozen=True)
-class SeedResults:
-    """`rows`: test metrics by seed; `failed`: the reason by seed that did not end."""
-
-    rows: dict[int, dict[str, Any]]
-    failed: dict[int, str]
-
-    def interval(self, metric: str) -> Interval:
-        """Over the seeds that ended."""
-        return Interval.of([row[metric] for row in self.rows.values()])
 
 
 def train_seeds(
@@ -53,13 +21,14 @@ def train_seeds(
     folder: Path,
     seeds: list[int],
     resources: dict[str, float],
-    report: Callable[[int, dict[str, Any]], None],
+    report: Reporter,
 ) -> SeedResults:
     """Train a configuration on each seed, as many at a time as `resources` allow, and read the test split.
 
-    A seed's folder that holds a checkpoint is gone on with. `report(seed, metrics)` is called after every epoch. Ray
-    must be running. A seed that fails is reported in the result and does not end the others.
+    A seed's folder that holds a checkpoint is gone on with; test.csv in `folder` gets a row a seed. Ray must be
+    running. A seed that fails is named in the result and does not end the others.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     task = ray.remote(_train_seed).options(
         num_cpus=resources.get("CPU", 0), num_gpus=resources.get("GPU", 0), max_retries=2, num_returns="streaming"
     )
@@ -82,7 +51,11 @@ def train_seeds(
         else:
             rows[seed] = metrics
             report(seed, metrics)
-    return SeedResults({s: rows[s] for s in sorted(rows) if s not in failed and "test_accuracy" in rows[s]}, failed)
+    tested = {seed: rows[seed] for seed in seeds if "test_accuracy" in rows.get(seed, {})}
+    columns = ("best_epoch", "best_val_accuracy", *TEST_METRICS)
+    table = [[seed, *(row[name] for name in columns)] for seed, row in tested.items()]
+    write_csv(folder / TEST, ["seed", *columns], table)
+    return SeedResults(tested, failed)
 
 
 def _train_seed(config: dict[str, Any], store: str, folder: str) -> Iterator[dict[str, Any]]:

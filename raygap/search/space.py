@@ -1,11 +1,12 @@
 """Search spaces: YAML files that hold some fields fixed and give others a Ray Tune distribution by its Ray name.
 
-    fixed:
-      epochs: 12
-    space:
-      warmup.epochs: {randint: [2, 6]}          # as in Ray, the upper end of randint is exclusive
-      loss.align_weight: {loguniform: [0.05, 2.0]}
-      model.fusion: {choice: [concat, sum]}
+trials: 50
+fixed:
+  epochs: 12
+space:
+  warmup.epochs: {randint: [2, 6]}          # as in Ray, the upper end of randint is exclusive
+  loss.align_weight: {loguniform: [0.05, 2.0]}
+  model.fusion: {choice: [concat, sum]}
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from raygap.config import TrialConfig, check_path, flatten, from_mapping, load_y
 from raygap.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[2] / "search_spaces"
+DEFAULT_TRIALS = 50
 # Ray's other distributions have no counterpart in Optuna.
 DISTRIBUTIONS = ("uniform", "quniform", "loguniform", "randint", "qrandint", "lograndint", "choice")
 
@@ -30,6 +32,7 @@ class SearchSpace:
 
     fixed: dict[str, Any]
     space: dict[str, dict[str, list]]
+    trials: int = DEFAULT_TRIALS
 
     def domains(self) -> dict[str, Domain]:
         """Ray Tune's objects, by dotted path."""
@@ -42,23 +45,24 @@ def load_space(dataset: str, method: str | None, file: Path | None) -> SearchSpa
     `method` None takes the method that the data set's file fixes. Raises UserError.
     """
     if file:
-        return read_space(file)
+        own = read_space(file)
+        return SearchSpace(own.fixed | ({"method": method} if method else {}), own.space, own.trials)
     by_dataset = FOLDER / f"{dataset}.yaml"
     base = read_space(by_dataset) if by_dataset.exists() else SearchSpace({}, {})
     method = method or base.fixed.get("method", TrialConfig().method)
     by_method = FOLDER / f"{method}.yaml"
     if by_method.exists():
         own = read_space(by_method)
-        base = SearchSpace(base.fixed | own.fixed, own.space)
-    return SearchSpace(base.fixed | {"method": method}, base.space)
+        base = SearchSpace(base.fixed | own.fixed, own.space, base.trials)
+    return SearchSpace(base.fixed | {"method": method}, base.space, base.trials)
 
 
 def read_space(file: Path) -> SearchSpace:
     """Read one file. Raises UserError naming the file and the field."""
     content = load_yaml(file)
-    unknown = set(content) - {"fixed", "space"}
+    unknown = set(content) - {"fixed", "space", "trials"}
     if unknown:
-        raise UserError(f"{file}: unknown key {sorted(unknown)[0]!r}; a search space has the keys fixed and space")
+        raise UserError(f"{file}: unknown key {sorted(unknown)[0]!r}; the keys are trials, fixed and space")
     for key in ("fixed", "space"):
         if not isinstance(content.get(key) or {}, Mapping):
             raise UserError(f"{file}: {key}: expected a mapping of fields")
@@ -69,7 +73,10 @@ def read_space(file: Path) -> SearchSpace:
     for path, entry in space.items():
         check_path(path, f"{file}: space")
         _domain(path, entry, f"{file}: space")
-    return SearchSpace(fixed, space)
+    trials = content.get("trials", DEFAULT_TRIALS)
+    if not isinstance(trials, int) or trials < 1:
+        raise UserError(f"{file}: trials = {trials!r}: expected a whole number from 1 on")
+    return SearchSpace(fixed, space, trials)
 
 
 NOT_SEARCHED = {

@@ -49,4 +49,3 @@ class SweepTrial(tune.Trainable):
 
     def _failure(self, reason: str) -> dict[str, Any]:
         return {"error": reason.splitlines()[0], "epoch": self.last_epoch, METRIC: math.nan, "done": True}
-

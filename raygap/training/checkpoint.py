@@ -1,4 +1,4 @@
-"""Checkpoints: tensors, numpy arrays and primitives in one file, written whole or not at all, read without pickle code."""
+"""Checkpoints: tensors, numpy arrays and primitives in one file, written whole or not at all, read without pickle."""
 
 import os
 from pathlib import Path

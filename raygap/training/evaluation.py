@@ -19,7 +19,7 @@ EVALUATION_BATCH = 256
 def predict(
     network: Network, store: Store, rows: np.ndarray, config: TrialConfig, device: torch.device
 ) -> dict[str, Tensor]:
-    """Logits of the clips at `rows`, in that order and without augmentation: fused, audio, visual, each (N, classes)."""
+    """Logits of the clips at `rows`, in that order, not augmented: fused, audio, visual, each (N, classes)."""
     network.eval()
     order = np.arange(len(rows))
     logits: dict[str, list[Tensor]] = {"fused": [], "audio": [], "visual": []}

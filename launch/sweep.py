@@ -1,0 +1,139 @@
+"""Search a method's configuration on a data set; ends with the best one and its test result over fresh seeds.
+
+python launch/sweep.py --dataset demo
+python launch/sweep.py --dataset manifest --root my_clips/ --method gmm_adaptive --trials 50 --epochs 40
+python launch/sweep.py --dataset demo --resume
+"""
+
+import sys
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+
+from raygap.cli import preparation_bar, user_errors
+from raygap.config import parse_assignments, to_mapping
+from raygap.data.prepare import default_cache, prepare
+from raygap.data.readers import READERS, read_clips
+from raygap.methods import METHODS
+from raygap.search.cluster import capacity, default_concurrency
+from raygap.search.job import Outcome, run_sweep
+from raygap.search.plan import Plan, locked, make_plan, newest_run, read_plan, write_plan
+from raygap.tracking.run_folder import BEST, TRIALS
+from raygap.tracking.seed_results import seeds_bar, seeds_table
+
+RUNS = Path("runs")
+
+
+@user_errors()
+def main(
+    dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(READERS)}.")],
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set, or a manifest CSV.")] = None,
+    method: Annotated[str | None, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = None,
+    space: Annotated[Path | None, typer.Option(help="A search space in place of search_spaces/.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials in all, also with --resume.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs a trial, all stages together.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the search and of each trial.")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Trials at a time.", show_default="one a GPU or CPU")
+    ] = None,
+    time_budget: Annotated[float | None, typer.Option(min=1, help="Seconds after which the sweep stops.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run folder under runs/.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/<name>")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a sweep (the newest without --name).")] = False,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Hold a field fixed; may be repeated.")
+    ] = None,
+    test_seeds: Annotated[int, typer.Option(min=0, help="Fresh seeds for the final test result.")] = 3,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where stores are kept.", show_default="RAYGAP_CACHE, else ~/.cache/raygap")
+    ] = None,
+    max_quarantine: Annotated[float, typer.Option(min=0, max=1, help="Share of clips that may be unusable.")] = 0.05,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print configuration, space and plan; do nothing.")
+    ] = False,
+) -> None:
+    """Search a method's configuration on a data set."""
+    console = Console()
+    if resume:
+        folder = out or (RUNS / name if name else newest_run(RUNS, dataset))
+        plan = read_plan(folder)
+        plan = replace(plan, trials=trials or plan.trials)
+    else:
+        fixed = parse_assignments(assignments or [])
+        fixed |= {path: value for path, value in (("epochs", epochs), ("seed", seed)) if value is not None}
+        plan = make_plan(dataset, root, method, space, trials, test_seeds, fixed)
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        folder = out or RUNS / (name or f"{dataset}-{plan.fixed['method']}-{stamp}")
+    config = plan.check()
+    if dry_run:
+        _print_plan(plan, folder, concurrency)
+        return
+    clip_list = read_clips(plan.dataset, Path(plan.root) if plan.root else None)
+    if not resume:
+        write_plan(plan, folder)
+    with locked(folder):
+        with preparation_bar(console) as progress:
+            store = prepare(
+                clip_list, config.prepare, cache or default_cache(), max_quarantine=max_quarantine, progress=progress
+            )
+        with seeds_bar(console, plan.test_seeds, config.epochs) as report:
+            outcome = run_sweep(plan, folder, store, concurrency, time_budget, report)
+    _print_outcome(console, plan, folder, outcome)
+
+
+def _print_plan(plan: Plan, folder: Path, concurrency: int | None) -> None:
+    config, available = plan.check(), capacity()
+    at_once = concurrency or default_concurrency(config.compute.threads)
+    why = "asked for" if concurrency else "one a GPU" if available["GPU"] else "one for each compute.threads CPUs"
+    sections = {
+        "configuration (searched stage lengths at their longest)": to_mapping(config),
+        "search space": plan.space,
+        "plan": {
+            "dataset": plan.dataset,
+            "trials": plan.trials,
+            "epochs a trial": config.epochs,
+            "first early stop after epoch": min(config.warmup.epochs + 1, config.epochs),
+            "trials at a time": f"{at_once} ({why}; {available['CPU']} CPUs, {available['GPU']} GPUs)",
+            "test seeds": plan.test_seeds,
+            "run folder": str(folder),
+        },
+    }
+    for title, content in sections.items():
+        print(f"# {title}\n{yaml.safe_dump(content, sort_keys=False)}")
+
+
+def _print_outcome(console: Console, plan: Plan, folder: Path, outcome: Outcome) -> None:
+    again = f"python launch/sweep.py --dataset {plan.dataset} --out {folder} --resume"
+    if outcome.best is None:
+        console.print(f"{outcome.finished()}/{plan.trials} trials ended, none complete; see {folder / TRIALS}")
+        print(f"go on with: {again}")
+        sys.exit(1)
+    console.print(
+        f"\nbest of {outcome.finished()} trials: trial {outcome.best.number}, "
+        f"validation accuracy {outcome.best.value:.3f}",
+        highlight=False,
+    )
+    for path, value in outcome.best.params.items():
+        print(f"  {path}: {value:.4g}" if isinstance(value, float) else f"  {path}: {value}")
+    for number, reason in outcome.failures().items():
+        print(f"trial {number} failed: {reason}")
+    if outcome.test:
+        console.print("\ntest split, chosen configuration, fresh seeds:")
+        console.print(seeds_table(outcome.test))
+        for seed, reason in outcome.test.failed.items():
+            print(f"seed {seed} failed: {reason}")
+    print(f"best configuration: {folder / BEST}")
+    print(f"report:             {folder / 'report.html'}")
+    print(f"all trials:         {folder / TRIALS}")
+    if outcome.finished() < plan.trials:
+        print(f"stopped after {outcome.finished()} of {plan.trials} trials; go on with: {again}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

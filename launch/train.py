@@ -1,0 +1,74 @@
+"""Train one configuration on several seeds and print the test result with its interval.
+
+python launch/train.py --dataset demo --config runs/demo-gmm_scores-20260101-120000/best.yaml --seeds 5
+python launch/train.py --dataset demo --set method=joint --set epochs=20
+"""
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from raygap.cli import preparation_bar, user_errors
+from raygap.config import flatten, from_mapping, load_yaml, parse_assignments
+from raygap.data.prepare import default_cache, prepare
+from raygap.data.readers import READERS, read_clips
+from raygap.methods import find_method
+from raygap.search.cluster import default_concurrency, start_ray, trial_resources
+from raygap.search.seeds import train_seeds
+from raygap.tracking.figures import draw_curves, draw_gap
+from raygap.tracking.run_folder import TEST
+from raygap.tracking.seed_results import seeds_bar, seeds_table
+
+
+@user_errors()
+def main(
+    dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(READERS)}.")],
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set, or a manifest CSV.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A configuration, for example a sweep's best.yaml.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field; may be repeated.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds, counted up from the configuration's own.")] = 1,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Seeds at a time.", show_default="one a GPU or CPU")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/<dataset>-train-<time>")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where stores are kept.", show_default="RAYGAP_CACHE, else ~/.cache/raygap")
+    ] = None,
+    max_quarantine: Annotated[float, typer.Option(min=0, max=1, help="Share of clips that may be unusable.")] = 0.05,
+) -> None:
+    """Train one configuration on several seeds and print the test result with its interval."""
+    console = Console()
+    fields = flatten(load_yaml(config)) if config else {}
+    trial = from_mapping(fields | parse_assignments(assignments or []), str(config or "--set"))
+    find_method(trial.method)
+    clip_list = read_clips(dataset, root)
+    folder = out or Path("runs") / f"{dataset}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    with preparation_bar(console) as progress:
+        store = prepare(
+            clip_list, trial.prepare, cache or default_cache(), max_quarantine=max_quarantine, progress=progress
+        )
+    start_ray()
+    resources = trial_resources(concurrency or default_concurrency(trial.compute.threads))
+    numbers = [trial.seed + i for i in range(seeds)]
+    with seeds_bar(console, seeds, trial.epochs) as report:
+        results = train_seeds(trial, store, folder, numbers, resources, report)
+    for seed, reason in results.failed.items():
+        print(f"seed {seed} failed: {reason}")
+    if not results.rows:
+        sys.exit(1)
+    draw_gap(folder / str(numbers[0]), trial.gap.score, trial.seed, folder / "figures" / "gap.png")
+    draw_curves(folder / str(numbers[0]), folder / "figures" / "curves.png")
+    console.print("test split:")
+    console.print(seeds_table(results))
+    print(f"results: {folder / TEST}\nfigures: {folder / 'figures'}")
+    sys.exit(1 if results.failed else 0)
+
+
+if __name__ == "__main__":
+    typer.run(main)

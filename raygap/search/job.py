@@ -1,0 +1,95 @@
+"""The whole line of a sweep after its data are prepared: trials, best configuration, test seeds, figures, report."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from raygap.config import TrialConfig, from_mapping, load_yaml, to_mapping
+from raygap.search.cluster import default_concurrency, trial_resources
+from raygap.search.plan import Plan
+from raygap.search.seeds import train_seeds
+from raygap.search.study import finished_trials
+from raygap.search.sweep import run_trials
+from raygap.tracking.figures import draw_curves, draw_gap
+from raygap.tracking.report import write_report
+from raygap.tracking.run_folder import BEST, JOURNAL, TRIALS, trial_folder, write_best
+from raygap.tracking.seed_results import Reporter, SeedResults
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`best` is None as long as no trial is complete, `test` None unless all planned trials have ended."""
+
+    study: optuna.Study
+    best: FrozenTrial | None
+    config: TrialConfig | None
+    test: SeedResults | None
+
+    def finished(self) -> int:
+        """Trials that are complete, stopped early or failed."""
+        return len(finished_trials(self.study))
+
+    def failures(self) -> dict[int, str]:
+        """Reason by number of each failed trial."""
+        failed = [trial for trial in finished_trials(self.study) if trial.state == TrialState.FAIL]
+        return {trial.number: trial.user_attrs.get("error", "unknown") for trial in failed}
+
+
+def run_sweep(
+    plan: Plan, folder: Path, store: Path, concurrency: int | None, time_budget: float | None, report: Reporter
+) -> Outcome:
+    """Run (or go on with) a sweep in its folder. The test split is read only when all planned trials have ended."""
+    study = run_trials(plan, folder, store, concurrency, time_budget)
+    complete = [trial for trial in finished_trials(study) if trial.state == TrialState.COMPLETE]
+    if not complete:
+        return Outcome(study, None, None, None)
+    best = max(complete, key=lambda trial: (trial.value, -trial.number))
+    files = trial_folder(folder, best.number)
+    config = from_mapping(load_yaml(files / "config.yaml"), str(files / "config.yaml"))
+    write_best(folder, to_mapping(config), "\n".join(_about(plan, study, best)))
+    test = None
+    if len(finished_trials(study)) >= plan.trials and plan.test_seeds:
+        # Fresh seeds: the one the configuration was chosen with may have been a lucky one.
+        seeds = [config.seed + 1 + i for i in range(plan.test_seeds)]
+        resources = trial_resources(concurrency or default_concurrency(config.compute.threads))
+        test = train_seeds(config, store, folder / "seeds" / f"trial-{best.number:04d}", seeds, resources, report)
+    draw_gap(files, config.gap.score, config.seed, folder / "figures" / "gap.png")
+    draw_curves(files, folder / "figures" / "curves.png")
+    outcome = Outcome(study, best, config, test)
+    _write_report(plan, folder, outcome)
+    return outcome
+
+
+def _about(plan: Plan, study: optuna.Study, best: FrozenTrial) -> list[str]:
+    return [
+        f"Best of {len(finished_trials(study))} trials on {plan.dataset}: trial {best.number}, "
+        f"validation accuracy {best.value:.4f}.",
+        "Chosen on validation; the test split had no part in it.",
+    ]
+
+
+def _write_report(plan: Plan, folder: Path, outcome: Outcome) -> None:
+    trials = list(csv.reader((folder / TRIALS).open(newline="")))
+    root = f" --root {plan.root}" if plan.root else ""
+    write_report(
+        folder,
+        f"Sweep {folder.name}",
+        _about(plan, outcome.study, outcome.best)
+        + [f"Trial {n} failed: {why}" for n, why in outcome.failures().items()],
+        outcome.test.table() if outcome.test else [],
+        trials,
+        (folder / BEST).read_text(),
+        {
+            "Modality gap of the training clips, best trial": folder / "figures" / "gap.png",
+            "Validation accuracy by modality and mean gap, best trial": folder / "figures" / "curves.png",
+        },
+        [
+            f"python launch/train.py --dataset {plan.dataset}{root} --config {folder / BEST} --seeds 5",
+            f"python launch/sweep.py --dataset {plan.dataset} --out {folder} --resume --trials {2 * plan.trials}",
+            f"optuna-dashboard {folder / JOURNAL}",
+            f"tensorboard --logdir {folder / 'tune'}",
+        ],
+    )

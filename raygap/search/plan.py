@@ -1,0 +1,96 @@
+"""What a sweep is to do, written to its run folder: a resumed sweep takes it from there."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raygap.config import TrialConfig, load_yaml
+from raygap.errors import UserError
+from raygap.methods import find_method
+from raygap.search.space import SearchSpace, check_space, load_space
+from raygap.tracking.run_folder import PLAN
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`fixed` and `space` by dotted path, as in a search space's file."""
+
+    dataset: str
+    root: str | None
+    trials: int
+    test_seeds: int
+    fixed: dict[str, Any]
+    space: dict[str, dict[str, list]]
+
+    def check(self) -> TrialConfig:
+        """Raise UserError for whatever would make a trial fail; see check_space for what is returned."""
+        config = check_space(SearchSpace(self.fixed, self.space), "search space")
+        find_method(config.method)
+        return config
+
+
+def make_plan(
+    dataset: str,
+    root: Path | None,
+    method: str | None,
+    space_file: Path | None,
+    trials: int | None,
+    test_seeds: int,
+    fixed: dict[str, Any],
+) -> Plan:
+    """A plan from what the user gave; `fixed` wins over the search space, whose field is then not searched.
+
+    Raises UserError for an unknown method, field or distribution.
+    """
+    if method:
+        find_method(method)
+    space = load_space(dataset, fixed.get("method") or method, space_file)
+    searched = {path: entry for path, entry in space.space.items() if path not in fixed}
+    where = str(root.resolve()) if root else None
+    return Plan(dataset, where, trials or space.trials, test_seeds, space.fixed | fixed, searched)
+
+
+def write_plan(plan: Plan, folder: Path) -> None:
+    """Make the run folder and note the plan in it. Raises UserError if it holds a sweep or cannot be written."""
+    if (folder / PLAN).exists():
+        raise UserError(f"{folder}: holds a sweep already; continue it with --resume, or choose another --name")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PLAN).write_text(yaml.safe_dump(asdict(plan), sort_keys=False))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of a run folder. Raises UserError if there is none."""
+    if not (folder / PLAN).exists():
+        raise UserError(f"{folder}: holds no sweep ({PLAN} is missing)")
+    try:
+        return Plan(**load_yaml(folder / PLAN))
+    except TypeError as error:
+        raise UserError(f"{folder / PLAN}: not the plan of a sweep ({error})") from None
+
+
+def newest_run(runs: Path, dataset: str) -> Path:
+    """The youngest run folder of a data set. Raises UserError if there is none."""
+    plans = sorted(runs.glob(f"*/{PLAN}"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in plans:
+        if read_plan(file.parent).dataset == dataset:
+            return file.parent
+    raise UserError(f"{runs}: holds no sweep of {dataset} to resume; leave --resume out, or name its folder with --out")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder for this process; a killed process lets go. Raises UserError if another sweep holds it."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another sweep is at work in it; wait for it or stop it") from None
+        yield
