@@ -1,0 +1,155 @@
+"""Gaussian mixtures in any dimension: repeatable, independent of the order of the clips, and cheap to refit."""
+
+import warnings
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+from scipy.special import logsumexp
+from sklearn.cluster import kmeans_plusplus
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from threadpoolctl import ThreadpoolController
+
+THINNED_PER_COMPONENT = 500
+"""Starts are compared on this many values a component; only the winner is fitted to all."""
+DISTINCT_PER_COMPONENT = 5
+"""Fewer distinct values a component than this say nothing about its mean and spread."""
+SMALLEST_SHARE = 0.02
+"""A component lighter than this share of an equal part (1 % of the clips with two components) is no group."""
+TOLERANCE_THINNED, TOLERANCE_ALL = 1e-6, 1e-4
+"""EM stops when the mean log-likelihood rises by less. On the thinned values, where a step is cheap, it goes far beyond
+scikit-learn's default of 1e-3: with folded gaps that stops where the weights still depend on the start."""
+
+
+class DegenerateMixture(Exception):
+    """No mixture worth using could be fitted; one line says why. Callers keep the last good fit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussians:
+    """K Gaussians in D dimensions: weights (K,), means (K, D), covariances (K, D, D), in the units of the values."""
+
+    weights: np.ndarray
+    means: np.ndarray
+    covariances: np.ndarray
+
+    @cached_property
+    def _whitening(self) -> np.ndarray:
+        """(K, D, D) matrices W with W^T W the inverse covariance."""
+        return np.linalg.inv(np.linalg.cholesky(self.covariances))
+
+    def log_joint(self, values: np.ndarray) -> np.ndarray:
+        """log(weight_k * N(value | k)), (N, K), for values (N, D)."""
+        dimensions = values.shape[1]
+        columns = []
+        for weight, mean, whitening in zip(self.weights, self.means, self._whitening, strict=True):
+            distance = np.square((values - mean) @ whitening.T).sum(axis=1)
+            log_scale = np.log(np.diagonal(whitening)).sum() - 0.5 * dimensions * np.log(2 * np.pi)
+            columns.append(np.log(weight) + log_scale - 0.5 * distance)
+        return np.stack(columns, axis=1)
+
+    def posteriors(self, values: np.ndarray) -> np.ndarray:
+        """P(component k given value), (N, K), by Bayes' theorem in log space: far values underflow nowhere."""
+        joint = self.log_joint(values)
+        return np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
+
+    def log_likelihood(self, values: np.ndarray) -> float:
+        """Sum over the clips of the log density, in nats."""
+        return float(logsumexp(self.log_joint(values), axis=1).sum())
+
+
+def fit_gaussians(
+    values: np.ndarray,
+    components: int,
+    *,
+    reg_covar: float,
+    n_init: int,
+    seed: int,
+    start: Gaussians | None = None,
+) -> Gaussians:
+    """Fit `components` Gaussians to values (N, D) by expectation maximisation (scikit-learn's GaussianMixture).
+
+    `n_init` random starts compete on an evenly spaced subset of the sorted values, in short runs, and the winner is
+    refined (the short and long runs of Biernacki, Celeux and Govaert 2003); then it and the fit continued from
+    `start`, the last fit, if there is one, are both finished on all values and the likelier stays.
+    The same values, in any order, with the same seed and start give the same fit to the last bit.
+
+    Raises DegenerateMixture for values that are not finite, fewer than 5 distinct values a component, a fit that does
+    not converge, or a component lighter than 2 % of an equal share (1 % of the clips with two components).
+    """
+    if not np.isfinite(values).all():
+        raise DegenerateMixture(f"{int((~np.isfinite(values)).any(axis=1).sum())} clips have NaN or infinite values")
+    ordered = np.asarray(values, dtype=np.float64)
+    ordered = ordered[np.lexsort(ordered.T[::-1])]
+    distinct = 1 + int((np.diff(ordered, axis=0) != 0).any(axis=1).sum()) if len(ordered) else 0
+    if distinct < DISTINCT_PER_COMPONENT * components:
+        raise DegenerateMixture(f"only {distinct} distinct values for {components} components")
+    # Middles of equal stretches: in one dimension, quantiles.
+    size = min(THINNED_PER_COMPONENT * components, len(ordered))
+    thinned = ordered[((np.arange(size) + 0.5) * len(ordered) / size).astype(np.int64)]
+
+    random = np.random.RandomState(seed)
+    short = [
+        _em(thinned, _random_start(thinned, components, reg_covar, random), reg_covar, tolerance=1e-3)
+        for _ in range(n_init)
+    ]
+    candidates = [max(short, key=lambda run: run.lower_bound_), *([start] if start else [])]
+    finished = []
+    for candidate in candidates:
+        refined = _em(thinned, _parameters(candidate), reg_covar, tolerance=TOLERANCE_THINNED)
+        finished.append(_em(ordered, _parameters(refined), reg_covar, tolerance=TOLERANCE_ALL))
+    converged = [run for run in finished if run.converged_]
+    if not converged:
+        raise DegenerateMixture(f"the fit of {components} components did not converge")
+    best = _parameters(max(converged, key=lambda run: run.lower_bound_))
+    lightest = float(best.weights.min())
+    if lightest < SMALLEST_SHARE / components:
+        raise DegenerateMixture(f"a component holds only {lightest:.2%} of the clips")
+    return best
+
+
+def _em(values: np.ndarray, start: Gaussians, reg_covar: float, *, tolerance: float) -> GaussianMixture:
+    precisions = np.linalg.inv(start.covariances)
+    one_dimension = values.shape[1] == 1
+    mixture = GaussianMixture(
+        len(start.weights),
+        # The same model in one dimension, at half the time: "full" would multiply thin matrices.
+        covariance_type="diag" if one_dimension else "full",
+        reg_covar=reg_covar,
+        tol=tolerance,
+        max_iter=200,
+        weights_init=start.weights / start.weights.sum(),
+        means_init=start.means,
+        precisions_init=precisions[:, :, 0] if one_dimension else precisions,
+    )
+    # The matrices are thin, so BLAS threads gain nothing; where several trials share a machine, waiting for each
+    # other they cost a factor of ten, and with their number the last bits of the sums would change.
+    with warnings.catch_warnings(), _thread_pools().limit(limits=1, user_api="blas"):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # read from converged_
+        return mixture.fit(values)
+
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    """Made once: looking for the loaded libraries takes milliseconds."""
+    return ThreadpoolController()
+
+
+def _random_start(values: np.ndarray, components: int, reg_covar: float, random: np.random.RandomState) -> Gaussians:
+    """Equal weights, k-means++ centres, and 1 / components of the values' spread."""
+    # Not scikit-learn's own start by k-means: at 20,000 clips it costs more than the fit, and its threads add up in
+    # the order in which they end.
+    means, _ = kmeans_plusplus(values, components, random_state=random)
+    variances = values.var(axis=0) / components**2 + reg_covar
+    return Gaussians(
+        np.full(components, 1 / components), means, np.repeat(np.diag(variances)[None], components, axis=0)
+    )
+
+
+def _parameters(fit: GaussianMixture | Gaussians) -> Gaussians:
+    if isinstance(fit, Gaussians):
+        return fit
+    components, dimensions = fit.means_.shape
+    covariances = fit.covariances_.reshape(components, dimensions, -1)
+    return Gaussians(fit.weights_, fit.means_, covariances)
