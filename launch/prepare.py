@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.console import Console
 
 from raygap.cli import preparation_bar, user_errors
 from raygap.config import from_mapping, parse_assignments

@@ -59,7 +59,8 @@ def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; --root names a manifest, or a folder with manifest.csv") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as CSV in UTF-8") from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: not UTF-8 text; save it as CSV in UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     reader = csv.reader(io.StringIO(text, newline=""))

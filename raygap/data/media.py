@@ -49,6 +49,8 @@ def decode_frames(path: Path, start: float | None, end: float | None, frames: in
         stretch = ((_video_end(container) - zero if end is None else end) - begin) / frames
         if stretch <= 0:
             raise BadClip(f"too short: no video after {begin:g} s")
+        # How far behind the last frame a middle may lie: within its stretch, or while that frame is on show.
+        reach = max(stretch / 2, 1 / float(stream.guessed_rate or frames / stretch))
         pictures = np.empty((frames, size, size, 3), np.uint8)
         decoded = _timed(container, zero)
         before = after = next(decoded, None)
@@ -62,7 +64,7 @@ def decode_frames(path: Path, start: float | None, end: float | None, frames: in
                 before = after = next(decoded, None) or after
             while after[0] < middle and (following := next(decoded, None)):
                 before, after = after, following
-            if middle - after[0] > stretch / 2:
+            if middle - after[0] > reach:
                 raise BadClip(f"too short: video ends at {after[0]:.1f} s")
             nearest = min(before, after, key=lambda timed: abs(timed[0] - middle))[1]
             square = nearest.reformat(size, size, format="rgb24", interpolation=Interpolation.AREA)
@@ -168,6 +170,8 @@ def _open(path: Path) -> Iterator[InputContainer]:
     try:
         # Titles in odd encodings are no reason to leave a clip out.
         with av.open(str(path), metadata_errors="replace") as container:
+            if not container.streams:  # an index that was cut off
+                raise BadClip("unreadable: no streams")
             yield container
     except av.FFmpegError as error:
         raise BadClip(f"unreadable: {error.strerror}") from None

@@ -1,0 +1,12 @@
+"""Fixtures that several folders of tests share."""
+
+from pathlib import Path
+
+import pytest
+from media import write_data_set
+
+
+@pytest.fixture(scope="session")
+def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with manifest.csv and 12 clips of two classes; not to be changed."""
+    return write_data_set(tmp_path_factory.mktemp("data_set"))

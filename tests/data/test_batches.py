@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+import torch
+
+from raygap.config import Augment, Prepare
+from raygap.data.batches import batches, epoch_order
+from raygap.data.manifest import read_manifest
+from raygap.data.store import Store, StoreWriter
+
+CPU = torch.device("cpu")
+SETTINGS = Prepare(frames=2, frame_size=32, n_mels=8)
+STATISTICS = {
+    "spectrogram_mean": -3.0,
+    "spectrogram_std": 2.0,
+    "frame_mean": [100.0, 110.0, 120.0],
+    "frame_std": [50.0, 60.0, 70.0],
+}
+
+
+@pytest.fixture(scope="module")
+def store(data_set, tmp_path_factory):
+    """Twelve clips of smooth random pictures, both frames of a clip alike, and of noise for sound."""
+    folder = tmp_path_factory.mktemp("store")
+    clip_list, rng = read_manifest(data_set), np.random.default_rng(0)
+    writer = StoreWriter(folder, 12, SETTINGS)
+    for row in range(12):
+        coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 4, 4)))
+        picture = torch.nn.functional.interpolate(coarse, (32, 32), mode="bilinear")[0]
+        frame = picture.permute(1, 2, 0).numpy().astype(np.uint8)
+        writer.write(row, np.stack((frame, frame)), rng.normal(size=(8, 63)).astype(np.float16))
+    writer.finish(clip_list, "key", STATISTICS, {})
+    return Store.open(folder)
+
+
+def read(store, *, rows=None, order=None, batch_size=5, augment=None, seed=0, epoch=0):
+    rows = store.rows("train") if rows is None else rows
+    order = np.arange(len(rows)) if order is None else order
+    return list(
+        batches(store, rows, batch_size=batch_size, order=order, device=CPU, augment=augment, seed=seed, epoch=epoch)
+    )
+
+
+def visual_by_clip(parts):
+    return {int(i): picture for part in parts for i, picture in zip(part.index, part.visual, strict=True)}
+
+
+def test_batches_hold_the_standardised_clips_in_order(store):
+    rows, order = store.rows("train"), np.array([3, 1, 7, 0, 6, 2])
+    parts = read(store, order=order, batch_size=4)
+    assert [len(part.labels) for part in parts] == [4, 2]
+    index = torch.cat([part.index for part in parts])
+    assert index.dtype == torch.int64
+    assert index.tolist() == order.tolist()
+    chosen = rows[order]
+    assert torch.cat([part.labels for part in parts]).tolist() == store.labels[chosen].tolist()
+    audio, visual = torch.cat([part.audio for part in parts]), torch.cat([part.visual for part in parts])
+    assert audio.shape == (6, 1, 8, 63)
+    assert visual.shape == (6, 2, 3, 32, 32)
+    assert audio.dtype == visual.dtype == torch.float32
+    np.testing.assert_allclose(audio[:, 0], (store.spectrograms[chosen].astype("f") + 3) / 2, rtol=1e-5, atol=1e-6)
+    frames = (store.frames[chosen] - np.array([100, 110, 120])) / np.array([50, 60, 70])
+    np.testing.assert_allclose(visual, frames.transpose(0, 1, 4, 2, 3), rtol=1e-5, atol=1e-6)
+
+
+def test_no_clips_give_no_batches(store):
+    assert read(store, order=np.array([], np.int64), augment=Augment()) == []
+
+
+def test_what_happens_to_a_clip_depends_on_seed_epoch_and_clip_alone(store):
+    whole = visual_by_clip(read(store, batch_size=8, augment=Augment()))
+    for parts in (
+        read(store, batch_size=1, augment=Augment()),
+        read(store, batch_size=3, augment=Augment(), order=epoch_order(8, 0, 0)),
+        read(store, batch_size=3, augment=Augment(), order=np.array([5, 2])),  # one worker's share
+    ):
+        for i, picture in visual_by_clip(parts).items():
+            assert torch.equal(picture, whole[i])
+    for other in (read(store, augment=Augment(), epoch=1), read(store, augment=Augment(), seed=1)):
+        assert not any(torch.equal(picture, whole[i]) for i, picture in visual_by_clip(other).items())
+
+
+def test_all_frames_of_a_clip_get_the_same_crop_and_clips_get_different_ones(store):
+    rows = np.zeros(200, np.int64)  # the same clip 200 times
+    visual = torch.cat([part.visual for part in read(store, rows=rows, augment=Augment())])
+    assert torch.equal(visual[:, 0], visual[:, 1])
+    assert len({picture.numpy().tobytes() for picture in visual}) == 200
+
+
+def test_without_crop_half_of_the_clips_are_mirrored(store):
+    rows = np.zeros(400, np.int64)
+    plain = read(store, rows=rows[:1])[0].visual[0]
+    visual = torch.cat([part.visual for part in read(store, rows=rows, augment=Augment(crop=1, flip=True))])
+    same = (visual - plain).abs().amax(dim=(1, 2, 3, 4)) < 1e-4
+    mirrored = (visual - plain.flip(-1)).abs().amax(dim=(1, 2, 3, 4)) < 1e-4
+    assert (same ^ mirrored).all()
+    assert 150 < int(mirrored.sum()) < 250
+
+
+def test_a_crop_shows_a_part_of_the_frame_of_the_announced_size(store, monkeypatch):
+    # Pictures that say where they come from: red is the column, green the row.
+    ramp = np.broadcast_to(np.arange(32, dtype=np.uint8) * 4, (32, 32))
+    picture = np.stack((ramp, ramp.T, 0 * ramp), axis=-1)
+    monkeypatch.setattr(store, "frames", np.broadcast_to(picture, (12, 2, 32, 32, 3)))
+    rows = np.zeros(500, np.int64)
+    visual = torch.cat([part.visual for part in read(store, rows=rows, augment=Augment(crop=0.5, flip=False))])
+    columns = (visual[:, 0, 0] * 50 + 100) / 4
+    lines = (visual[:, 0, 1] * 60 + 110) / 4
+    # Within the picture the resized ramp is straight: its slope is the share of the side that is shown.
+    width = (columns[:, 16, 20] - columns[:, 16, 12]) / 8
+    height = (lines[:, 20, 16] - lines[:, 12, 16]) / 8
+    torch.testing.assert_close(width, height, rtol=0, atol=1e-3)
+    assert 0.5 <= float(width.min()) < 0.52
+    assert 0.98 < float(width.max()) <= 1.0
+    # Uniform: the mean of 500 draws from [0.5, 1] lies within four standard errors of 0.75.
+    assert abs(float(width.mean()) - 0.75) < 4 * 0.5 / np.sqrt(12 * 500)
+    for middle, side in ((columns[:, 16, 15:17].mean(1), width), (lines[:, 15:17, 16].mean(1), height)):
+        assert (middle - 16 * side >= -0.6).all()
+        assert (middle + 16 * side <= 31.6).all()
+        assert float(middle.std()) > 2
+
+
+def test_epoch_order_is_a_permutation_by_seed_and_epoch():
+    order = epoch_order(100, 0, 0)
+    assert sorted(order) == list(range(100))
+    assert order.dtype == np.int64
+    assert (order == epoch_order(100, 0, 0)).all()
+    assert (order != epoch_order(100, 0, 1)).any()
+    assert (order != epoch_order(100, 1, 0)).any()

@@ -1,0 +1,128 @@
+from pathlib import Path
+
+import pytest
+
+from raygap.data.manifest import read_manifest
+from raygap.errors import UserError
+
+GOOD = """video,label,split
+a.mp4,cat,train
+b.mp4,dog,train
+c.mp4,cat,val
+d.mp4,dog,test
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in "abcdefgh":
+        (tmp_path / f"{name}.mp4").write_bytes(b"x")
+        (tmp_path / f"{name}.wav").write_bytes(b"x")
+    return tmp_path
+
+
+def read(folder: Path, text: str | bytes):
+    (folder / "manifest.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_manifest(folder)
+
+
+def test_a_manifest_is_read(folder):
+    clips = read(
+        folder,
+        "audio,id,video,label,split,planted,start,end\n"
+        ",,a.mp4,cat,train,clean,,\n"
+        "b.wav,second,b.mp4,dog,train,spoiled,1.5,3\n"
+        ",,c.mp4,cat,val,,2,\n"
+        f",,{folder}/d.mp4,dog,test,,,4\n",
+    )
+    assert clips.name == "manifest"
+    assert clips.class_names == ("cat", "dog")
+    assert clips.root == folder
+    first, second, third, fourth = clips.clips
+    assert (first.id, first.video, first.audio, first.label, first.split) == (
+        "a.mp4",
+        folder / "a.mp4",
+        None,
+        "cat",
+        "train",
+    )
+    assert (first.start, first.end) == (None, None)
+    assert (second.id, second.audio, second.start, second.end) == ("second", folder / "b.wav", 1.5, 3.0)
+    assert (third.id, third.start, third.end) == ("c.mp4@2.0-", 2.0, None)
+    assert (fourth.id, fourth.video) == ("d.mp4@0.0-4.0", folder / "d.mp4")
+
+
+def test_byte_order_mark_windows_lines_spaces_and_blank_lines(folder):
+    messy = "\ufeff" + GOOD.replace(",", " , ").replace("\n", "\r\n") + "\r\n , , \r\n"
+    assert read(folder, messy) == read(folder, GOOD)
+
+
+def test_the_csv_itself_may_be_named(folder):
+    expected = read(folder, GOOD)
+    (folder / "manifest.csv").rename(folder / "other.csv")
+    assert read_manifest(folder / "other.csv") == expected
+
+
+def test_one_picture_with_two_sounds_gives_two_ids(folder):
+    text = GOOD.replace("split\n", "split,audio\n") + "a.mp4,cat,train,a.wav\na.mp4,cat,train,b.wav\n"
+    assert [clip.id for clip in read(folder, text).clips if clip.video.name == "a.mp4"] == [
+        "a.mp4",
+        "a.mp4+a.wav",
+        "a.mp4+b.wav",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "manifest.csv: the file is empty; it needs the header video,audio,label,split"),
+        ("video,label,split\n", "manifest.csv: no clips below the header; add one line a clip"),
+        ("video,class,split\na.mp4,cat,train\n", "line 1: no column 'label' among video, class, split; the header"),
+        (GOOD + "x.mp4,cat,train\n", "line 6: video 'x.mp4' does not exist; paths are relative to"),
+        (GOOD + "x.mp4,cat,train\ny.mp4,cat,val\nz.mp4,cat,val\n", "line 6: video 'x.mp4' .* \\(2 more such lines\\)"),
+        (GOOD + ".,cat,train\n", "line 6: video '.' is a folder"),
+        (GOOD + ",cat,train\n", "line 6: video is empty; give the path of the clip's video file"),
+        (GOOD + "e.mp4,,train\n", "line 6: label is empty; give the clip's class"),
+        (GOOD + "e.mp4\n", "line 6: label is empty"),
+        (GOOD + "e.mp4,cat,valid\n", "line 6: unknown split 'valid'; use train, val or test"),
+        (GOOD + "a.mp4,dog,test\n", "line 6: the same media and times as line 2; keep one of them"),
+        (GOOD.replace("train", "test"), "no clips with split train; mark some clips as train"),
+        (GOOD.replace("val", "train"), "no clips with split val; mark some clips as val"),
+        (GOOD.replace("test", "val"), "no clips with split test; mark some clips as test"),
+        (GOOD.replace("dog", "cat"), "every label is 'cat'; a classifier needs two classes or more"),
+        (GOOD + "e.mp4,cow,test\n", "no clip of class 'cow' has split train; add some, or remove the class"),
+        (GOOD + "e.mp4,cow,val\nf.mp4,elk,val\n", "no clip of class 'cow' \\(nor of 1 more classes\\) has split train"),
+        (GOOD.encode() + b"\xff\xfe,cat,train\n", "line 6: not UTF-8 text; save it as CSV in UTF-8"),
+    ],
+)
+def test_faults_are_told_in_one_line(folder, text, message):
+    with pytest.raises(UserError, match=message) as error:
+        read(folder, text)
+    assert "\n" not in str(error.value)
+    assert str(folder / "manifest.csv") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("e.mp4,cat,train,,3,2,", "line 6: end 2 is not after start 3; times are in seconds"),
+        ("e.mp4,cat,train,,,0,", "line 6: end 0 is not after start 0"),
+        ("e.mp4,cat,train,,0:03,,", "line 6: start '0:03' is not a time; give seconds such as 2.5, or leave it empty"),
+        ("e.mp4,cat,train,,-1,,", "line 6: start '-1' is not a time"),
+        ("e.mp4,cat,train,,,inf,", "line 6: end 'inf' is not a time"),
+        ("e.mp4,cat,train,x.wav,,,", "line 6: audio 'x.wav' does not exist"),
+        ("e.mp4,cat,train,,,,one", "line 6: the id 'one' is taken by line 2; ids must be unique"),
+        ("a.mp4,cat,train,a.mp4,0,,", "line 6: the same media and times as line 2"),
+    ],
+)
+def test_faults_of_the_optional_columns(folder, row, message):
+    lines = GOOD.replace("\n", ",,,,\n").splitlines()
+    lines[0] = "video,label,split,audio,start,end,id"
+    lines[1] = "a.mp4,cat,train,,,,one"
+    with pytest.raises(UserError, match=message):
+        read(folder, "\n".join([*lines, row]))
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r"manifest.csv: no such file; --root names a manifest, or a folder"):
+        read_manifest(tmp_path)

@@ -1,0 +1,36 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = Path(__file__).parents[2] / "launch" / "prepare.py"
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_it_prepares_and_says_where(data_set, tmp_path):
+    result = run("--dataset", "manifest", "--root", data_set, "--cache", tmp_path, "--set", "prepare.frame_size=8")
+    assert result.returncode == 0, result.stderr
+    (store,) = tmp_path.glob("manifest-*")
+    assert "clips: 8 train, 2 val, 2 test; 2 classes" in result.stdout
+    assert store.name in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "dmeo"], "error: --dataset dmeo: unknown data set; did you mean demo?\n"),
+        (["--dataset", "demo", "--set", "loss.focus=1"], "error: --set loss.focus: preparation takes only prepare.*"),
+        (["--dataset", "demo", "--set", "prepare.frames=0"], "error: --set: prepare.frames = 0: "),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments, message):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1
