@@ -18,7 +18,7 @@ from raygap.config import Prepare
 from raygap.data.clips import SPLITS, Clip, ClipList
 from raygap.data.media import BadClip, decode_audio, decode_frames, frames_shape
 from raygap.data.spectrogram import Spectrogram, spectrogram_shape
-from raygap.data.store import Store, StoreWriter, locked, store_key
+from raygap.data.store import Store, StoreWriter, store_key, written_once
 from raygap.errors import UserError
 
 # sum, sum of squares of the spectrogram; sums, sums of squares of the three channels of the frames.
@@ -52,21 +52,16 @@ def prepare(
     """
     key = store_key(clip_list, settings)
     path = cache / f"{clip_list.name}-{key[:16]}"
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with locked(cache / f".{path.name}.lock"):
-            if not path.exists():
-                partial = cache / f".{path.name}.partial"
-                shutil.rmtree(partial, ignore_errors=True)
-                try:
-                    _build(partial, clip_list, settings, key, max_quarantine, workers or _cores(), progress)
-                    partial.rename(path)
-                finally:
-                    shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or cache}: {error.strerror}; choose another folder with --cache or RAYGAP_CACHE"
-        ) from None
+    # A store appears by a rename, so what is there is whole; and a cache of others may be open for reading only.
+    if not path.exists():
+        try:
+            with written_once(path) as folder:
+                if folder:
+                    _build(folder, clip_list, settings, key, max_quarantine, workers or _cores(), progress)
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or cache}: {error.strerror}; choose another folder with --cache or RAYGAP_CACHE"
+            ) from None
     quarantined = {clip["id"]: clip["reason"] for clip in Store.open(path).header["quarantined"]}
     _check_quarantine(quarantined, len(clip_list.clips), max_quarantine)
     return path
@@ -87,8 +82,7 @@ def _build(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     clips = clip_list.clips
-    _check_disk(folder.parent, len(clips), settings)
-    folder.mkdir()
+    _check_disk(folder, len(clips), settings)
     writer = StoreWriter(folder, len(clips), settings)
     sums: dict[int, _Sums] = {}
     reasons: dict[int, str] = {}
@@ -113,8 +107,8 @@ def _check_disk(folder: Path, count: int, settings: Prepare) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"{folder}: the store needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; make room, choose "
-            "another folder with --cache or RAYGAP_CACHE, or lower prepare.frames or prepare.frame_size"
+            f"{folder.parent}: the store needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; make room, "
+            "choose another folder with --cache or RAYGAP_CACHE, or lower prepare.frames or prepare.frame_size"
         )
 
 

@@ -17,6 +17,7 @@ import json
 import logging
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,16 +120,31 @@ def relative(path: Path, root: Path) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file at `path`; waits while another process holds it. A killed process lets go of it."""
-    # flock, not lockf: it also keeps two threads of one process apart.
-    with path.open("a") as file:
+def written_once(path: Path) -> Iterator[Path | None]:
+    """Yields an empty folder, which becomes `path` when the block ends without an error.
+
+    Waits while another process is in this block for the same path; yields None if that one has made it. What a killed
+    process left behind is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with path.with_name(f".{path.name}.lock").open("a") as lock:
+        # flock, not lockf: it also keeps two threads of one process apart. A killed process lets go of it.
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logging.getLogger("raygap").warning("another process is preparing this store; waiting for it (%s)", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            logging.getLogger("raygap").warning("another process is preparing %s; waiting for it", path)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            yield None
+            return
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            yield partial
+            partial.rename(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 class StoreWriter:

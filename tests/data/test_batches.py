@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from raygap.config import Augment, Prepare
-from raygap.data.batches import batches, epoch_order
+from raygap.data.batches import _one_ahead, batches, epoch_order
 from raygap.data.manifest import read_manifest
 from raygap.data.store import Store, StoreWriter
 
@@ -126,3 +126,8 @@ def test_epoch_order_is_a_permutation_by_seed_and_epoch():
     assert (order == epoch_order(100, 0, 0)).all()
     assert (order != epoch_order(100, 0, 1)).any()
     assert (order != epoch_order(100, 1, 0)).any()
+
+
+def test_gathering_one_part_ahead_keeps_the_order():
+    for count in range(4):
+        assert list(_one_ahead(lambda part: part + 1, list(range(count)))) == list(range(1, count + 1))
