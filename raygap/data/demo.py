@@ -106,17 +106,17 @@ def _onsets(rng: np.random.Generator, interval: float, jitter: float) -> list[fl
     times = [rng.uniform(0, min(interval, 0.5))]
     while times[-1] + interval < SECONDS - 0.1:
         times.append(times[-1] + interval * (1 + jitter * rng.uniform(-1, 1)))
-    return times
+    return [time for time in times if time < SECONDS]
 
 
 def _since(onset: float) -> Array:
-    """Seconds since the onset, at the samples after it (negative onsets count as 0)."""
-    return _TIME[: max(0, _TIME.size - int(max(onset, 0.0) * SAMPLE_RATE))]
+    """Seconds since the onset, at every sample from there to the end of the clip."""
+    return _TIME[: _TIME.size - int(onset * SAMPLE_RATE)]
 
 
 def _add(sound: Array, onset: float, event: Array) -> None:
-    start = int(max(onset, 0.0) * SAMPLE_RATE)
-    sound[start : start + event.size] += event[: sound.size - start]
+    """Add an event, sampled at `_since(onset)`, to the sound."""
+    sound[int(onset * SAMPLE_RATE) :] += event
 
 
 def _struck_metal(rng: np.random.Generator, pitch: tuple[float, float], decay: tuple[float, float]) -> Array:
@@ -206,7 +206,7 @@ def _render_sound(label: str, spoiled: bool, rng: np.random.Generator) -> Array:
     background = _coloured_noise(rng, rng.uniform(0.0, 1.0))
     if not spoiled:
         sound = _class_sound(label, rng)
-        ratio = 10 ** (rng.uniform(-3, 12) / 20)  # signal to noise, -3 to 12 dB
+        ratio = 10 ** (rng.uniform(-10, 8) / 20)  # signal to noise, -10 to 8 dB
         sound = ratio * sound / (sound.std() + 1e-6) + background
         peak = 10 ** rng.uniform(-1.0, -0.1)
     else:
@@ -294,20 +294,23 @@ def _silhouette(label: str, x: Array, y: Array, rng: np.random.Generator) -> tup
 
 
 def _paint(picture: Array, distance: Array, scale: float, colour: Array) -> None:
-    """Blend a colour into (T, 64, 64, 3) where the distance, `scale` pixels a unit, is negative; a soft edge."""
-    cover = np.clip(0.5 - distance * scale, 0, 1)[..., None]
-    picture += cover * (colour - picture)
+    """Blend a colour (3,) into (3, 20, 64, 64) where the distance, `scale` pixels a unit, is negative; a soft edge."""
+    cover = np.clip(0.5 - distance * scale, 0, 1)
+    for channel, value in zip(picture, colour, strict=True):
+        channel += cover * (value - channel)
 
 
 def _background(rng: np.random.Generator) -> Array:
-    """(20, 64, 64, 3) in 0..1: a wavy two-colour texture, with rectangles and ellipses that drift."""
+    """(3, 20, 64, 64) in 0..1: a wavy two-colour texture, with rectangles and ellipses that drift."""
     colours = rng.uniform(0, 1, (2, 3)).astype(np.float32)
+    colours[1] = 0.4 * colours[0] + 0.6 * colours[1]
     waves = np.zeros((1, FRAME_SIZE, FRAME_SIZE), np.float32)
     for _ in range(3):
         fx, fy = rng.normal(0, 0.12, 2)
         waves += np.sin(fx * _X + fy * _Y + rng.uniform(0, 6))
-    mix = (0.5 + 0.5 * np.tanh(waves))[..., None]
-    picture = np.repeat(colours[0] + mix * (colours[1] - colours[0]), _FRAMES, axis=0)
+    mix = 0.5 + 0.5 * np.tanh(waves)
+    low, high = colours[:, :, None, None, None]
+    picture = np.repeat(low + mix * (high - low), _FRAMES, axis=1)
     for _ in range(rng.integers(1, 4)):
         (cx, cy), (vx, vy) = rng.uniform(0, FRAME_SIZE, 2), rng.normal(0, 4, 2)
         a, b = rng.uniform(2, 9, 2)
@@ -318,7 +321,7 @@ def _background(rng: np.random.Generator) -> Array:
 
 
 def _add_object(picture: Array, label: str, rng: np.random.Generator) -> None:
-    """Paint a class's silhouette into (20, 64, 64, 3), wandering slowly."""
+    """Paint a class's silhouette into (3, 20, 64, 64), wandering slowly."""
     size = rng.uniform(15, 22)
     cx, cy = rng.uniform(size, FRAME_SIZE - size, 2)
     vx, vy = rng.normal(0, 2, 2)
@@ -343,7 +346,8 @@ def _render_picture(label: str, spoiled: bool, rng: np.random.Generator) -> NDAr
     elif kind == 1:
         fx, fy, speed = rng.uniform(-0.8, 0.8), rng.uniform(-0.8, 0.8), rng.uniform(2, 8)
         stripes = 0.5 + 0.5 * np.sin(fx * _X + fy * _Y + speed * _CLOCK)
-        picture += 0.8 * (stripes[..., None] * rng.uniform(0, 1, 3).astype(np.float32) - picture)
+        colour = rng.uniform(0, 1, 3).astype(np.float32)
+        picture += 0.8 * (stripes * colour[:, None, None, None] - picture)
     else:
         _add_object(picture, label, rng)
     noise = rng.standard_normal(picture.shape, dtype=np.float32)
@@ -351,7 +355,8 @@ def _render_picture(label: str, spoiled: bool, rng: np.random.Generator) -> NDAr
         picture = 0.5 + 0.1 * (picture - 0.5) + 0.3 * noise
     else:
         picture += rng.uniform(0.02, 0.10) * noise
-    return (np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    pixels = (np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
