@@ -40,6 +40,7 @@ and libraries give the same files; other versions of the codecs may give slightl
 """
 
 import csv
+import math
 import os
 import shutil
 import subprocess
@@ -122,11 +123,12 @@ def _add(sound: Array, onset: float, event: Array) -> None:
 def _struck_metal(rng: np.random.Generator, pitch: tuple[float, float], decay: tuple[float, float]) -> Array:
     sound = np.zeros_like(_TIME)
     base, fade = rng.uniform(*pitch), rng.uniform(*decay)
-    partials = np.array([0.5, 1.0, 1.19, 1.5, 2.0, 2.74, 3.76]) * rng.uniform(0.98, 1.02, 7)
+    church_bell = np.array([0.5, 1.0, 1.19, 1.5, 2.0, 2.74, 3.76])
+    partials = church_bell * rng.uniform(0.98, 1.02, 7)
     strengths = rng.uniform(0.3, 1.0, 7) / np.arange(1, 8) ** 0.5
     for onset in _onsets(rng, rng.uniform(0.5, 1.1), 0.1):
         t = _since(onset)
-        for partial, strength in zip(partials, strengths, strict=True):
+        for partial, strength in zip(partials.tolist(), strengths.tolist(), strict=True):
             ring = np.sin(2 * np.pi * base * partial * t) * np.exp(-t * (0.7 + 0.3 * partial) / fade)
             _add(sound, onset, (strength * ring).astype(np.float32))
     return sound
@@ -213,7 +215,7 @@ def _render_sound(label: str, spoiled: bool, rng: np.random.Generator) -> Array:
         kind = rng.integers(3)
         sound, peak = background, 10 ** rng.uniform(-1.0, -0.1)
         if kind == 1:
-            hum = 2 * np.pi * rng.choice([50.0, 60.0]) * _TIME
+            hum = 2 * np.pi * (50 if rng.random() < 0.5 else 60) * _TIME
             sound = sum(np.sin(k * hum + rng.uniform(0, 6)) / k for k in (1, 2, 3, 5)) + 0.05 * background
         elif kind == 2:
             peak = 10 ** rng.uniform(-3.0, -2.5)
@@ -221,7 +223,8 @@ def _render_sound(label: str, spoiled: bool, rng: np.random.Generator) -> Array:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Picture: shapes are signed distances in pixels, negative inside, of shape (frames or 1, 64, 64).
+# Picture: shapes are signed distances, negative inside, of shape (20 or 1, 64, 64).
+# Random numbers enter as Python floats: a numpy float64 scalar would turn every array it meets into float64.
 
 _FRAMES = SECONDS * FRAME_RATE
 _CLOCK = np.arange(_FRAMES, dtype=np.float32)[:, None, None] / FRAME_RATE
@@ -306,14 +309,14 @@ def _background(rng: np.random.Generator) -> Array:
     colours[1] = 0.4 * colours[0] + 0.6 * colours[1]
     waves = np.zeros((1, FRAME_SIZE, FRAME_SIZE), np.float32)
     for _ in range(3):
-        fx, fy = rng.normal(0, 0.12, 2)
+        fx, fy = rng.normal(0, 0.12, 2).tolist()
         waves += np.sin(fx * _X + fy * _Y + rng.uniform(0, 6))
     mix = 0.5 + 0.5 * np.tanh(waves)
     low, high = colours[:, :, None, None, None]
     picture = np.repeat(low + mix * (high - low), _FRAMES, axis=1)
     for _ in range(rng.integers(1, 4)):
-        (cx, cy), (vx, vy) = rng.uniform(0, FRAME_SIZE, 2), rng.normal(0, 4, 2)
-        a, b = rng.uniform(2, 9, 2)
+        (cx, cy), (vx, vy) = rng.uniform(0, FRAME_SIZE, 2).tolist(), rng.normal(0, 4, 2).tolist()
+        a, b = rng.uniform(2, 9, 2).tolist()
         shape = _box if rng.random() < 0.5 else _ellipse
         distance = shape(_X, _Y, cx + vx * _CLOCK, cy + vy * _CLOCK, a, b)
         _paint(picture, distance, 1.0, rng.uniform(0, 1, 3).astype(np.float32))
@@ -323,13 +326,14 @@ def _background(rng: np.random.Generator) -> Array:
 def _add_object(picture: Array, label: str, rng: np.random.Generator) -> None:
     """Paint a class's silhouette into (3, 20, 64, 64), wandering slowly."""
     size = rng.uniform(15, 22)
-    cx, cy = rng.uniform(size, FRAME_SIZE - size, 2)
-    vx, vy = rng.normal(0, 2, 2)
+    cx, cy = rng.uniform(size, FRAME_SIZE - size, 2).tolist()
+    vx, vy = rng.normal(0, 2, 2).tolist()
     angle = rng.normal(0, 0.15)
-    side = rng.choice([-1, 1])  # seen from the left or the right
+    cos, sin = math.cos(angle), math.sin(angle)
+    side = -1 if rng.random() < 0.5 else 1  # seen from the left or the right
     dx = (_X - cx - vx * (_CLOCK - SECONDS / 2)) * (side / size)
     dy = (_Y - cy - vy * (_CLOCK - SECONDS / 2)) / size
-    x, y = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
+    x, y = dx * cos + dy * sin, dy * cos - dx * sin
     body, marks = _silhouette(label, x, y, rng)
     colour = rng.uniform(0, 1, 3)
     contrast = rng.uniform(0.35, 0.7) * (1 if colour.mean() < 0.5 else -1)
@@ -340,16 +344,14 @@ def _add_object(picture: Array, label: str, rng: np.random.Generator) -> None:
 def _render_picture(label: str, spoiled: bool, rng: np.random.Generator) -> NDArray[np.uint8]:
     """(20, 64, 64, 3) RGB: the class's silhouette before clutter, or one of the three kinds of spoiled picture."""
     picture = _background(rng)
-    kind = rng.integers(3) if spoiled else -1
-    if kind == 0:
-        pass  # the background alone
+    kind = rng.integers(3) if spoiled else -1  # of the spoiled ones, 0 is the background alone
+    if not spoiled:
+        _add_object(picture, label, rng)
     elif kind == 1:
         fx, fy, speed = rng.uniform(-0.8, 0.8), rng.uniform(-0.8, 0.8), rng.uniform(2, 8)
         stripes = 0.5 + 0.5 * np.sin(fx * _X + fy * _Y + speed * _CLOCK)
         colour = rng.uniform(0, 1, 3).astype(np.float32)
         picture += 0.8 * (stripes * colour[:, None, None, None] - picture)
-    else:
-        _add_object(picture, label, rng)
     noise = rng.standard_normal(picture.shape, dtype=np.float32)
     if kind == 2:
         picture = 0.5 + 0.1 * (picture - 0.5) + 0.3 * noise
