@@ -17,6 +17,7 @@ from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.data.store import Store
 from raygap.errors import UserError
+from raygap.search.space import load_space
 
 
 @user_errors()
@@ -39,7 +40,7 @@ def main(
     for field in fields:
         if not field.startswith("prepare."):
             raise UserError(f"--set {field}: preparation takes only prepare.* fields; leave it out")
-    settings = from_mapping(fields, "--set").prepare
+    settings = from_mapping(load_space(dataset, None, None).fixed | fields, "--set").prepare
     clip_list = read_clips(dataset, root)
     with preparation_bar(Console()) as progress:
         path = prepare(

@@ -119,4 +119,4 @@ def _write(gaussians: Gaussians, prefix: str = "") -> State:
 def _read(state: State | None, prefix: str = "") -> Gaussians | None:
     if not state:
         return None
-    return Gaussians(*(state[prefix + name] for name in ("weights", "means", "covariances")))
+    return Gaussians(*(np.asarray(state[prefix + name]) for name in ("weights", "means", "covariances")))

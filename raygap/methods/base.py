@@ -63,20 +63,30 @@ class Method:
         return {"mixture_degenerate": 0.0, **metrics}
 
     def separate(self, ledger: Ledger) -> dict[str, float]:
-        """Two-component mixture over the gaps (DESIGN: mixture). Raises DegenerateMixture."""
-        values = mixture_values(ledger.audio, ledger.visual, self.config.gap.score)
-        mixture = fit_gap_mixture(values, n_init=self.config.mixture.n_init, seed=self.config.seed, start=self.mixture)
-        self.mixture = mixture
-        imbalanced = mixture.imbalanced(values)
+        """Write P(balanced) into the ledger, and whatever follows from it into the weights. Raises DegenerateMixture."""
+        imbalanced = self.imbalanced(ledger)
         ledger.balanced[:] = 1 - self.control(imbalanced)
+        return {**self.mixture_metrics(), "imbalanced_share": float((imbalanced > 0.5).mean())}
+
+    def imbalanced(self, ledger: Ledger) -> np.ndarray:
+        """P(imbalanced), (N,), by the two-component mixture over the gaps. Raises DegenerateMixture."""
+        values = mixture_values(ledger.audio, ledger.visual, self.config.gap.score)
+        settings = self.config.mixture
+        self.mixture = fit_gap_mixture(values, n_init=settings.n_init, seed=self.config.seed, start=self.mixture)
+        return self.mixture.imbalanced(values)
+
+    def mixture_metrics(self) -> dict[str, float]:
+        """The gap mixture in numbers."""
+        if self.mixture is None:
+            return {}
+        (mean, mean_imbalanced), (variance, variance_imbalanced) = self.mixture.means, self.mixture.variances
         return {
-            "mixture_mean_balanced": float(mixture.means[0]),
-            "mixture_mean_imbalanced": float(mixture.means[1]),
-            "mixture_std_balanced": float(mixture.variances[0] ** 0.5),
-            "mixture_std_imbalanced": float(mixture.variances[1] ** 0.5),
-            "mixture_weight_imbalanced": float(mixture.weights[1]),
-            "mixture_ashman_d": float(mixture.ashman_d),
-            "imbalanced_share": float((imbalanced > 0.5).mean()),
+            "mixture_mean_balanced": mean,
+            "mixture_mean_imbalanced": mean_imbalanced,
+            "mixture_std_balanced": variance**0.5,
+            "mixture_std_imbalanced": variance_imbalanced**0.5,
+            "mixture_weight_imbalanced": self.mixture.weights[1],
+            "mixture_ashman_d": self.mixture.ashman_d,
         }
 
     def control(self, posterior: np.ndarray) -> np.ndarray:

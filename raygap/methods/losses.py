@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raygap.imbalance.gap import modality_gap, true_class_score
 from raygap.models.network import Outputs
 
 
@@ -19,21 +20,20 @@ def alignment(outputs: Outputs, labels: Tensor, kind: str) -> Tensor:
     scores; both move the weaker modality alone. gap_both: |s_audio - s_visual|, which may also shrink the gap by
     spoiling the stronger one.
     """
-    log_audio, log_visual = outputs.audio.float().log_softmax(1), outputs.visual.float().log_softmax(1)
-    true = labels[:, None]
-    audio_is_stronger = (log_audio.gather(1, true) >= log_visual.gather(1, true)).detach()
+    audio, visual = true_class_score(outputs.audio, labels), true_class_score(outputs.visual, labels)
     if kind == "gap_both":
-        return (log_audio.gather(1, true).exp() - log_visual.gather(1, true).exp()).abs().squeeze(1)
-    strong = torch.where(audio_is_stronger, log_audio, log_visual).detach()
-    weak = torch.where(audio_is_stronger, log_visual, log_audio)
-    if kind == "kl":
-        return (strong.exp() * (strong - weak)).sum(1)
-    return (strong.gather(1, true).exp() - weak.gather(1, true).exp()).abs().squeeze(1)
+        return modality_gap(audio, visual).abs()
+    audio_is_stronger = (audio >= visual).detach()
+    if kind == "gap_weak":
+        strong = torch.where(audio_is_stronger, audio, visual).detach()
+        return strong - torch.where(audio_is_stronger, visual, audio)
+    log_audio, log_visual = outputs.audio.float().log_softmax(1), outputs.visual.float().log_softmax(1)
+    strong = torch.where(audio_is_stronger[:, None], log_audio, log_visual).detach()
+    weak = torch.where(audio_is_stronger[:, None], log_visual, log_audio)
+    return (strong.exp() * (strong - weak)).sum(1)
 
 
 def excess_gap(outputs: Outputs, labels: Tensor, balanced_mean: Tensor) -> Tensor:
     """relu(|gap| - balanced_mean), (B,): how far a clip lies outside the balanced component; moves both modalities."""
-    true = labels[:, None]
-    audio = outputs.audio.float().softmax(1).gather(1, true)
-    visual = outputs.visual.float().softmax(1).gather(1, true)
-    return F.relu((audio - visual).abs() - balanced_mean).squeeze(1)
+    gap = modality_gap(true_class_score(outputs.audio, labels), true_class_score(outputs.visual, labels))
+    return F.relu(gap.abs() - balanced_mean)

@@ -86,7 +86,7 @@ class StudySearch(OptunaSearch):
             return
         self._completed_trials.add(trial_id)
         trial, result = self._ot_trials[trial_id], result or {}
-        reason = result.get("error") or ("the trial's process died" if error else None)
+        reason = result.get("error") or ("its process died; see error.txt under tune/" if error else None)
         if not reason:
             self._report(trial, result)
         trial.set_user_attr("epochs", result.get("epoch", 0))

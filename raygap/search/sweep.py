@@ -1,6 +1,7 @@
 """The trials of a sweep, on Ray Tune."""
 
 import logging
+import os
 from pathlib import Path
 
 import optuna
@@ -30,6 +31,7 @@ def run_trials(
     config = plan.check()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output engine prints tables even at verbose=0
     start_ray()
     space = SearchSpace(plan.fixed, plan.space)
     search = StudySearch(space.domains(), open_storage(folder / JOURNAL), folder.name, config.seed, config.epochs)
@@ -51,6 +53,7 @@ def run_trials(
                 name="tune",
                 storage_path=str(folder.resolve()),
                 verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the trials keep their own
                 callbacks=[ProgressLine(search.study, folder, plan.trials, config.epochs)],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
             ),

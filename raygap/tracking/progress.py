@@ -18,22 +18,17 @@ class ProgressLine(Callback):
 
     def __init__(self, study: optuna.Study, folder: Path, planned: int, epochs: int) -> None:
         self.study, self.folder, self.planned, self.epochs = study, folder, planned, epochs
-        self.console = Console(stderr=True)
         self.running: dict[str, int] = {}
         self.cleaned: set[int] = set()
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
-        self.task = self.progress.add_task("starting Ray Tune", total=planned)
 
     def setup(self, **info: Any) -> None:
-        """Tune calls this once, before the first trial."""
+        """Tune calls this once, before the first trial, and after it has pickled the callback: locks may come now."""
+        self.console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn(), TextColumn("left"))
+        self.progress = Progress(
+            *columns, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal
+        )
+        self.task = self.progress.add_task("starting Ray Tune", total=self.planned)
         self.progress.start()
         self._show()
 

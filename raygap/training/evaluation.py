@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from raygap.config import TrialConfig
 from raygap.data.batches import batches
 from raygap.data.store import Store
+from raygap.imbalance.gap import true_class_score
 from raygap.models.network import Network
 from raygap.training.precision import autocast
 
@@ -38,9 +39,8 @@ def true_class_scores(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Audio and visual score of each clip, each (N,), from a pass without augmentation."""
     logits = predict(network, store, rows, config, device)
-    labels = torch.from_numpy(store.labels[rows])[:, None]
-    audio, visual = (logits[m].softmax(1).gather(1, labels).squeeze(1).numpy() for m in ("audio", "visual"))
-    return audio, visual
+    labels = torch.from_numpy(store.labels[rows])
+    return true_class_score(logits["audio"], labels).numpy(), true_class_score(logits["visual"], labels).numpy()
 
 
 def evaluate(network: Network, store: Store, split: str, config: TrialConfig, device: torch.device) -> dict[str, float]:
