@@ -47,7 +47,7 @@ def batches(
     seed: int,
     epoch: int,
 ) -> Iterator[Batch]:
-    """Batches of the clips `rows[order]`, in that order; the last one may be smaller.
+    """Batches of the clips `rows[order]`, in that order; the last one may be smaller, or one clip larger.
 
     `rows` are rows of the store, (n,); `order` holds positions within `rows` and may be a part of them (a worker's
     share, a filtered subset). `augment` None leaves the frames as they are. What happens to a clip depends on seed,
@@ -71,6 +71,8 @@ def batches(
         return host if boxes is None else (*host, boxes[host[0]])
 
     parts = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    if len(parts) > 1 and len(parts[-1]) == 1:  # batch normalisation cannot train on a lone clip
+        parts[-2:] = [np.concatenate(parts[-2:])]
     for host in _one_ahead(gather, parts) if pinned else map(gather, parts):
         index, audio, visual, labels, *box = (tensor.to(device, non_blocking=pinned) for tensor in host)
         visual = visual.permute(0, 1, 4, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)

@@ -17,7 +17,7 @@ class Ledger:
     `records`: (N,) int64, how often each clip was recorded.
 
     >>> ledger = Ledger(clips=3, beta=0.8)
-    >>> ledger.record(np.array([2, 0]), audio=np.array([0.9, 0.5]), visual=np.array([0.4, 0.5]))
+    >>> ledger.record(np.array([2, 0]), audio=np.array([0.75, 0.5]), visual=np.array([0.25, 0.5]))
     >>> ledger.gap
     array([0. , nan, 0.5], dtype=float32)
     """

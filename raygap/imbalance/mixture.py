@@ -9,6 +9,9 @@ from raygap.imbalance.gaussians import DegenerateMixture, Gaussians, fit_gaussia
 REG_COVAR = 1e-6
 """Added to each variance; scikit-learn's default. In gaps: a standard deviation of 0.001."""
 
+TOLERANCE = 1e-6
+"""scikit-learn's default, 1e-3, stops folded gaps half way, where the weights still depend on the start."""
+
 
 @dataclass(frozen=True)
 class GapMixture:
@@ -68,6 +71,7 @@ def fit_gap_mixture(values: np.ndarray, *, n_init: int, seed: int, start: GapMix
         _column(values),
         2,
         reg_covar=REG_COVAR,
+        tolerance=TOLERANCE,
         n_init=n_init,
         seed=seed,
         start=start._gaussians() if start else None,

@@ -63,7 +63,7 @@ class Method:
         return {"mixture_degenerate": 0.0, **metrics}
 
     def separate(self, ledger: Ledger) -> dict[str, float]:
-        """Write P(balanced) into the ledger, and whatever follows from it into the weights. Raises DegenerateMixture."""
+        """Write P(balanced) into the ledger, and what follows from it into the weights. Raises DegenerateMixture."""
         imbalanced = self.imbalanced(ledger)
         ledger.balanced[:] = 1 - self.control(imbalanced)
         return {**self.mixture_metrics(), "imbalanced_share": float((imbalanced > 0.5).mean())}

@@ -74,9 +74,10 @@ def test(folder: Path, store: Store) -> Metrics:
 
 
 def write_table(path: Path, columns: dict[str, list | np.ndarray]) -> None:
-    """Write a parquet file, whole or not at all."""
+    """Write a parquet file, whole or not at all; NaN, which stands for a value not known yet, becomes null."""
     partial = path.with_name(f".{path.name}")
-    pq.write_table(pa.table(columns), partial)
+    arrays = {name: pa.array(values, from_pandas=True) for name, values in columns.items()}
+    pq.write_table(pa.table(arrays), partial)
     partial.replace(path)
 
 
