@@ -1,6 +1,6 @@
 """What a data set is to raygap: a list of labelled clips."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -34,3 +34,23 @@ class ClipList:
     class_names: tuple[str, ...]
     root: Path
     """Folder that the media lie under; a store's key holds the paths relative to it."""
+    notes: tuple[str, ...] = ()
+    """What the reader left out or drew by itself, a line each; shown to the user and kept in the store."""
+
+
+@dataclass(frozen=True)
+class ReaderOptions:
+    """How a data set is read, where its folder leaves a choice. Plain values: a sweep's plan keeps them in YAML."""
+
+    splits: str | None = None
+    """Folder of the split files; None: the data set's own folder."""
+    val: Literal["stratified", "actors"] | None = None
+    """How validation is carved from train; None: the reader's own way."""
+    keep_overlap: bool = False
+    """Leave clips in train that stand in val or test too."""
+
+    def given(self) -> dict[str, str]:
+        """The options that differ from their defaults, as the commands take them: name -> value ("" for a switch)."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {name: value for name, value in values.items() if value not in (None, False)}
+        return {f"--{name.replace('_', '-')}": "" if value is True else value for name, value in given.items()}

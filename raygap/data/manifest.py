@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from raygap.data.clips import SPLITS, Clip, ClipList
+from raygap.data.lists import read_text
 from raygap.errors import UserError
 
 REQUIRED = ("video", "label", "split")
@@ -53,16 +54,9 @@ class _Faults:
 
 def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Line number and stripped fields of every row."""
-    try:
-        # utf-8-sig: spreadsheets write a byte order mark, which would become part of the first column's name.
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; --root names a manifest, or a folder with manifest.csv") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}, line {line}: not UTF-8 text; save it as CSV in UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if not path.exists():
+        raise UserError(f"{path}: no such file; --root names a manifest, or a folder with manifest.csv")
+    text = read_text(path)
     reader = csv.reader(io.StringIO(text, newline=""))
     rows = []
     try:

@@ -72,6 +72,15 @@ def decode_frames(path: Path, start: float | None, end: float | None, frames: in
         return pictures
 
 
+def file_seconds(path: Path) -> float | None:
+    """How long a file says it is, in seconds; None if it does not say, or cannot be read."""
+    try:
+        with _open(path) as container:
+            return container.duration / av.time_base if container.duration else None
+    except BadClip:
+        return None
+
+
 def _timed(container: InputContainer, zero: float) -> Iterator[tuple[float, av.VideoFrame]]:
     """The decoded frames from here on, with their times in seconds since `zero`."""
     for frame in container.decode(video=0):

@@ -2,40 +2,61 @@
 
 import difflib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from raygap.data.clips import ClipList
+from raygap.data.ave import read_ave
+from raygap.data.clips import ClipList, ReaderOptions
+from raygap.data.cremad import read_cremad
+from raygap.data.kinetic_sound import read_kinetic_sound
 from raygap.data.manifest import read_manifest
 from raygap.errors import UserError
 
 
-def _read_demo(root: Path | None) -> ClipList:
+def _read_demo(root: Path | None, options: ReaderOptions) -> ClipList:
     from raygap.data.demo import ensure_demo
 
     return read_manifest(ensure_demo(root), "demo")
 
 
-def _read_manifest(root: Path | None) -> ClipList:
-    if root is None:
-        raise UserError("--dataset manifest: give --root, a CSV file or a folder with manifest.csv")
-    return read_manifest(root)
+@dataclass(frozen=True)
+class Reader:
+    """How one data set is read."""
+
+    read: Callable[[Path, ReaderOptions], ClipList]
+    root: str | None
+    """What --root names; None: it may be left out."""
+    takes: tuple[str, ...] = ()
+    """The options it has a use for."""
 
 
-READERS: dict[str, Callable[[Path | None], ClipList]] = {
-    "manifest": _read_manifest,
-    "demo": _read_demo,
+READERS = {
+    "manifest": Reader(lambda root, options: read_manifest(root), "a CSV file or a folder with manifest.csv"),
+    "demo": Reader(_read_demo, None),
+    "cremad": Reader(read_cremad, "the folder with AudioWAV and VideoFlash", ("--splits", "--val")),
+    "ave": Reader(read_ave, "the folder with AVE/ and its lists", ("--splits", "--keep-overlap")),
+    "kinetic_sound": Reader(read_kinetic_sound, "the folder of the videos", ("--splits", "--keep-overlap")),
 }
 
 
-def read_clips(dataset: str, root: Path | None) -> ClipList:
+def read_clips(dataset: str, root: Path | None, options: ReaderOptions = ReaderOptions()) -> ClipList:
     """The clips of a data set whose files lie under `root` (None only for demo: the default cache).
 
-    Raises UserError for an unknown data set, a missing folder, and whatever is wrong with the data set itself.
+    Raises UserError for an unknown data set, a missing folder, an option that the data set has no use for, and whatever
+    is wrong with the data set itself.
     """
     if dataset not in READERS:
         near = difflib.get_close_matches(dataset, READERS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(READERS)}"
         raise UserError(f"--dataset {dataset}: unknown data set; {hint}")
-    if root is not None and dataset != "demo" and not root.exists():
+    reader = READERS[dataset]
+    for option in options.given():
+        if option not in reader.takes:
+            raise UserError(f"{option}: --dataset {dataset} has no use for it; leave it out")
+    if reader.root and root is None:
+        raise UserError(f"--dataset {dataset}: give --root, {reader.root}")
+    if reader.root and not root.exists():
         raise UserError(f"--root {root}: no such file or folder")
-    return READERS[dataset](root)
+    if options.splits and not Path(options.splits).is_dir():
+        raise UserError(f"--splits {options.splits}: no such folder")
+    return reader.read(root, options)

@@ -17,8 +17,6 @@ DISTINCT_PER_COMPONENT = 5
 """Fewer distinct values a component than this say nothing about its mean and spread."""
 SMALLEST_SHARE = 0.02
 """A component lighter than this share of an equal part (1 % of the clips with two components) is no group."""
-
-
 SHORT, FINISH = 1e-3, 1e-4
 """Tolerances of the short runs, and of the last steps, on all values, if not looser."""
 
@@ -123,101 +121,6 @@ def _em(values: np.ndarray, components: int, reg_covar: float, tolerance: float,
     # cost a factor of ten, and they add up in another order each time: the last bits of k-means would change.
     with warnings.catch_warnings(), _thread_pools().limit(limits=1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # read from converged_, and few distinct values
-        return mixture.fit(values)
-
-
-@cached_property
-    def _whitening(self) -> np.ndarray:
-        """(K, D, D) matrices W with W^T W the inverse covariance."""
-        return np.linalg.inv(np.linalg.cholesky(self.covariances))
-
-    def log_joint(self, values: np.ndarray) -> np.ndarray:
-        """log(weight_k * N(value | k)), (N, K), for values (N, D)."""
-        dimensions = values.shape[1]
-        columns = []
-        for weight, mean, whitening in zip(self.weights, self.means, self._whitening, strict=True):
-            distance = np.square((values - mean) @ whitening.T).sum(axis=1)
-            log_scale = np.log(np.diagonal(whitening)).sum() - 0.5 * dimensions * np.log(2 * np.pi)
-            columns.append(np.log(weight) + log_scale - 0.5 * distance)
-        return np.stack(columns, axis=1)
-
-    def posteriors(self, values: np.ndarray) -> np.ndarray:
-        """P(component k given value), (N, K), by Bayes' theorem in log space: far values underflow nowhere."""
-        joint = self.log_joint(values)
-        return np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
-
-    def log_likelihood(self, values: np.ndarray) -> float:
-        """Sum over the clips of the log density, in nats."""
-        return float(logsumexp(self.log_joint(values), axis=1).sum())
-
-
-def fit_gaussians(
-    values: np.ndarray,
-    components: int,
-    *,
-    reg_covar: float,
-    tolerance: float,
-    n_init: int,
-    seed: int,
-    start: Gaussians | None = None,
-) -> Gaussians:
-    """Fit `components` Gaussians to values (N, D) by expectation maximisation (scikit-learn's GaussianMixture).
-
-    `n_init` random starts compete on an evenly spaced subset of the sorted values, in short runs, and the winner is
-    refined (the short and long runs of Biernacki, Celeux and Govaert 2003); then it and the fit continued from
-    `start`, the last fit, if there is one, are both finished on all values and the likelier stays. EM stops on the
-    subset when the mean log-likelihood rises by less than `tolerance`.
-    The same values, in any order, with the same seed and start give the same fit to the last bit.
-
-    Raises DegenerateMixture for values that are not finite, fewer than 5 distinct values a component, a fit that does
-    not converge, or a component lighter than 2 % of an equal share (1 % of the clips with two components).
-    """
-    if not np.isfinite(values).all():
-        raise DegenerateMixture(f"{int((~np.isfinite(values)).any(axis=1).sum())} clips have NaN or infinite values")
-    ordered = np.asarray(values, dtype=np.float64)
-    ordered = ordered[np.lexsort(ordered.T[::-1])]
-    distinct = 1 + int((np.diff(ordered, axis=0) != 0).any(axis=1).sum()) if len(ordered) else 0
-    if distinct < DISTINCT_PER_COMPONENT * components:
-        raise DegenerateMixture(f"only {distinct} distinct values for {components} components")
-    # Middles of equal stretches: in one dimension, quantiles.
-    size = min(THINNED_PER_COMPONENT * components, len(ordered))
-    thinned = ordered[((np.arange(size) + 0.5) * len(ordered) / size).astype(np.int64)]
-
-    candidates = [_parameters(_em(thinned, components, reg_covar, SHORT, n_init=n_init, random_state=seed))]
-    if start:
-        candidates.append(start)
-    finished = []
-    for candidate in candidates:
-        refined = _em(thinned, components, reg_covar, tolerance, **_start(candidate))
-        finished.append(_em(ordered, components, reg_covar, max(tolerance, FINISH), **_start(_parameters(refined))))
-    converged = [run for run in finished if run.converged_]
-    if not converged:
-        raise DegenerateMixture(f"the fit of {components} components did not converge")
-    best = _parameters(max(converged, key=lambda run: run.lower_bound_))
-    lightest = float(best.weights.min())
-    if lightest < SMALLEST_SHARE / components:
-        raise DegenerateMixture(f"a component holds only {lightest:.2%} of the clips")
-    return best
-
-
-def _em(values: np.ndarray, start: Gaussians, reg_covar: float, *, tolerance: float) -> GaussianMixture:
-    precisions = np.linalg.inv(start.covariances)
-    one_dimension = values.shape[1] == 1
-    mixture = GaussianMixture(
-        len(start.weights),
-        # The same model in one dimension, at half the time: "full" would multiply thin matrices.
-        covariance_type="diag" if one_dimension else "full",
-        reg_covar=reg_covar,
-        tol=tolerance,
-        max_iter=200,
-        weights_init=start.weights / start.weights.sum(),
-        means_init=start.means,
-        precisions_init=precisions[:, :, 0] if one_dimension else precisions,
-    )
-    # The matrices are thin, so BLAS threads gain nothing; where several trials share a machine, waiting for each
-    # other they cost a factor of ten, and with their number the last bits of the sums would change.
-    with warnings.catch_warnings(), _thread_pools().limit(limits=1, user_api="blas"):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # read from converged_
         return mixture.fit(values)
 
 

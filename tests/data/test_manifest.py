@@ -92,7 +92,7 @@ def test_one_picture_with_two_sounds_gives_two_ids(folder):
         (GOOD.replace("dog", "cat"), "every label is 'cat'; a classifier needs two classes or more"),
         (GOOD + "e.mp4,cow,test\n", "no clip of class 'cow' has split train; add some, or remove the class"),
         (GOOD + "e.mp4,cow,val\nf.mp4,elk,val\n", "no clip of class 'cow' \\(nor of 1 more classes\\) has split train"),
-        (GOOD.encode() + b"\xff\xfe,cat,train\n", "line 6: not UTF-8 text; save it as CSV in UTF-8"),
+        (GOOD.encode() + b"\xff\xfe,cat,train\n", "line 6: not UTF-8 text; save it in UTF-8"),
     ],
 )
 def test_faults_are_told_in_one_line(folder, text, message):
