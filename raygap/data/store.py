@@ -93,13 +93,16 @@ class Store:
 
 def store_key(clip_list: ClipList, settings: Prepare) -> str:
     """sha256 over all that a store's content follows from: settings, and the clips with their file sizes."""
-    sizes: dict[Path, int] = {}
+    sizes: dict[Path, int | None] = {}
 
-    def media(path: Path | None) -> tuple[str, int] | None:
+    def media(path: Path | None) -> tuple[str, int | None] | None:
         if path is None:
             return None
         if path not in sizes:
-            sizes[path] = path.stat().st_size
+            try:
+                sizes[path] = path.stat().st_size
+            except FileNotFoundError:  # listed, but not there: the clip will be quarantined
+                sizes[path] = None
         return relative(path, clip_list.root), sizes[path]
 
     content = {

@@ -1,5 +1,6 @@
 import pytest
 
+from raygap.data.clips import ReaderOptions
 from raygap.data.readers import read_clips
 from raygap.errors import UserError
 
@@ -20,3 +21,19 @@ def test_a_root_is_needed_and_must_exist(tmp_path):
         read_clips("manifest", None)
     with pytest.raises(UserError, match=r"--root .*nowhere: no such file or folder"):
         read_clips("manifest", tmp_path / "nowhere")
+
+
+def test_options_that_a_data_set_has_no_use_for_are_refused(data_set):
+    with pytest.raises(UserError, match="--val: --dataset manifest has no use for it; leave it out"):
+        read_clips("manifest", data_set, ReaderOptions(val="actors"))
+    with pytest.raises(UserError, match="--keep-overlap: --dataset cremad has no use for it"):
+        read_clips("cremad", data_set, ReaderOptions(keep_overlap=True))
+
+
+def test_given_options_as_the_commands_take_them():
+    assert ReaderOptions().given() == {}
+    assert ReaderOptions("lists", "actors", True).given() == {
+        "--splits": "lists",
+        "--val": "actors",
+        "--keep-overlap": "",
+    }

@@ -1,0 +1,108 @@
+"""CREMA-D: AudioWAV/<clip>.wav and VideoFlash/<clip>.flv, where <clip> is actor_sentence_emotion_level."""
+
+import re
+from pathlib import Path
+
+from raygap.data.clips import Clip, ClipList, ReaderOptions, Split
+from raygap.data.lists import VAL_SHARE, Entry, carve, drop_overlap, drop_repeats, present_classes, read_rows
+from raygap.errors import UserError
+
+CLASSES = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
+"""Neutral, happy, sad, fear, disgust, anger; in the order of OGM-GE's published code."""
+AUDIO, VIDEO = "AudioWAV", "VideoFlash"
+TEST_ACTORS = 0.15
+"""Share of the actors that are tested on when there are no split files."""
+
+_NAME = re.compile(rf"(?P<actor>\d{{4}})_[A-Z]{{3}}_(?P<label>{'|'.join(CLASSES)})_[A-Z]{{1,2}}")
+
+
+def read_cremad(root: Path, options: ReaderOptions) -> ClipList:
+    """Read the folder that holds AudioWAV and VideoFlash.
+
+    train.csv and test.csv (`clip,emotion`, with or without header), from the root or from `options.splits`, say what
+    is trained and tested on; without them whole actors are held out. Validation is val.csv if it is there, else a
+    ninth of train: class by class (`options.val` stratified, the default with split files), or whole actors.
+
+    Raises UserError for missing folders, a list with a line that is not CREMA-D's, and `--splits` without lists.
+    """
+    for folder, kind in ((AUDIO, ".wav"), (VIDEO, ".flv")):
+        first = next((root / folder).glob(f"*{kind}"), None)
+        if first is None:
+            raise UserError(f"{root}: no folder {folder} with {kind} files; --root names CREMA-D's own folder")
+        with first.open("rb") as file:
+            if file.read(20).startswith(b"version https://git"):
+                raise UserError(f"{first}: a Git LFS pointer, not the recording; run `git lfs pull` in {root}")
+    notes: list[str] = []
+    lists = Path(options.splits) if options.splits else root
+    entries = _read_lists(lists, required=options.splits is not None)
+    if entries:
+        entries = drop_overlap(drop_repeats(entries, notes), False, notes)
+        val = options.val or "stratified"
+    else:
+        names = sorted(file.stem for file in (root / VIDEO).glob("*.flv") if _NAME.fullmatch(file.stem))
+        entries = carve([_entry(name, "train") for name in names], "test", TEST_ACTORS, _actor)
+        notes.append(f"no train.csv and test.csv in {lists}: whole actors are held out for test")
+        val = options.val or "actors"
+    if options.val or not any(entry.split == "val" for entry in entries):
+        # --val given: the clips of val.csv are training clips again, and validation is drawn as asked.
+        entries = [_entry(entry.id, "train") if entry.split == "val" else entry for entry in entries]
+        entries = carve(entries, "val", VAL_SHARE, _actor if val == "actors" else None)
+        drawn = sum(entry.split == "val" for entry in entries)
+        notes.append(f"validation: {drawn} clips drawn from train, {'whole actors' if val == 'actors' else val}")
+    seen = {entry.split: {_actor(e) for e in entries if e.split == entry.split} for entry in entries}
+    shared = len(seen.get("train", set()) & seen.get("test", set()))
+    if shared:
+        notes.append(f"test has {shared} actors that train has too: the result holds for known speakers")
+    return ClipList(
+        "cremad",
+        tuple(
+            Clip(e.id, root / VIDEO / f"{e.id}.flv", root / AUDIO / f"{e.id}.wav", e.label, e.split) for e in entries
+        ),
+        present_classes(lists, entries, CLASSES),
+        root,
+        tuple(notes),
+    )
+
+
+def _read_lists(folder: Path, required: bool) -> list[Entry]:
+    """The entries of train.csv, test.csv and, if it is there, val.csv; none if neither of the first two is there."""
+    train, test, val = (folder / name for name in ("train.csv", "test.csv", "val.csv"))
+    if not required and not train.exists() and not test.exists():
+        return []
+    for path in (train, test):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; CREMA-D's splits are train.csv and test.csv")
+    validation = _read_list(val, "val") if val.is_file() else []
+    taken = {entry.id for entry in validation}
+    # Published val.csv files hold a part of train.csv.
+    training = [entry for entry in _read_list(train, "train") if entry.id not in taken]
+    return training + validation + _read_list(test, "test")
+
+
+def _read_list(path: Path, split: Split) -> list[Entry]:
+    entries = []
+    rows = read_rows(path)
+    for line, (name, *rest) in rows:
+        clip = _NAME.fullmatch(name)
+        if clip is None:
+            if line == rows[0][0] and rest[:1] and rest[0].lower() in ("label", "emotion"):
+                continue  # a header
+            raise UserError(
+                f"{path}, line {line}: {name!r} is no clip of CREMA-D; its clips are named like 1001_IEO_NEU_XX"
+            )
+        if not rest or rest[0] != clip["label"]:
+            raise UserError(
+                f"{path}, line {line}: label {rest[0] if rest else ''!r}, but {name} is {clip['label']}; mend the line"
+            )
+        entries.append(_entry(name, split))
+    if not entries:
+        raise UserError(f"{path}: no clips below the header; add one line a clip")
+    return entries
+
+
+def _entry(name: str, split: Split) -> Entry:
+    return Entry(name, _NAME.fullmatch(name)["label"], split)
+
+
+def _actor(entry: Entry) -> str:
+    return entry.id[:4]

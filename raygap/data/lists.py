@@ -1,0 +1,136 @@
+"""What the readers of published data sets share: list files, repeats, overlaps, validation, class names."""
+
+import csv
+import difflib
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from raygap.data.clips import SPLITS, Split
+from raygap.errors import UserError
+
+# A ninth of train: with the official split of CREMA-D, about as many clips as its test split has.
+VAL_SHARE = 1 / 9
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a list: a clip before its files are looked up."""
+
+    id: str
+    label: str
+    split: Split
+    start: float | None = None
+    end: float | None = None
+
+
+def read_text(path: Path) -> str:
+    """A text file, without the byte order mark that spreadsheets write. Raises UserError naming the file."""
+    try:
+        # utf-8-sig: the mark would become part of the first field.
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: not UTF-8 text; save it in UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Line number and stripped fields of every line of a CSV file that is not blank, a header among them.
+
+    Raises UserError if the file cannot be read or has no lines.
+    """
+    reader = csv.reader(read_text(path).splitlines())
+    rows = [(reader.line_num, [field.strip() for field in fields]) for fields in reader]
+    rows = [(line, fields) for line, fields in rows if any(fields)]
+    if not rows:
+        raise UserError(f"{path}: the file is empty; it needs a line a clip")
+    return rows
+
+
+def unknown_class(where: str, label: str, classes: Iterable[str]) -> UserError:
+    """The error for a label that is no class of the data set; `where` names file and line."""
+    near = difflib.get_close_matches(label, list(classes), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"the classes are {', '.join(classes)}"
+    return UserError(f"{where}: unknown class {label!r}; {hint}")
+
+
+def drop_repeats(entries: list[Entry], notes: list[str]) -> list[Entry]:
+    """Keep the first of the entries that name the same clip in one split; what is dropped is noted."""
+    kept = list({(entry.id, entry.split): entry for entry in reversed(entries)}.values())[::-1]
+    for split in SPLITS:
+        listed, left = (sum(entry.split == split for entry in some) for some in (entries, kept))
+        if left < listed:
+            notes.append(
+                f"{split}: {listed} listed, {left} different clips; the first row of each repeated one is kept"
+            )
+    return kept
+
+
+def drop_overlap(
+    entries: list[Entry], keep: bool, notes: list[str], same: Callable[[Entry], str] = lambda entry: entry.id
+) -> list[Entry]:
+    """Leave out of train what stands in val or test too, and note it; `keep` leaves it in, under an id of its own.
+
+    `same` tells what two entries of one clip have in common.
+    """
+    elsewhere = {split: {same(entry) for entry in entries if entry.split == split} for split in ("val", "test")}
+    for split, others in elsewhere.items():
+        shared = sorted({same(entry) for entry in entries if entry.split == "train"} & others)
+        if shared:
+            done = "kept in train (--keep-overlap)" if keep else "left out of train"
+            names = ", ".join(shared[:10]) + (", ..." if len(shared) > 10 else "")
+            notes.append(f"{len(shared)} clips stand in train and in {split}, {done}: {names}")
+    overlap = elsewhere["val"] | elsewhere["test"]
+    if keep:
+        return [
+            replace(entry, id=f"{entry.id}@train") if entry.split == "train" and same(entry) in overlap else entry
+            for entry in entries
+        ]
+    return [entry for entry in entries if entry.split != "train" or same(entry) not in overlap]
+
+
+def carve(entries: list[Entry], to: Split, share: float, group: Callable[[Entry], str] | None = None) -> list[Entry]:
+    """Move about `share` of train to another split: of the clips of each class, or, with `group`, of whole groups.
+
+    What is moved follows from the clips' ids (or the groups' names) alone: a clip more or less in the list moves
+    hardly any other.
+    """
+    train = [entry for entry in entries if entry.split == "train"]
+    if group:
+        moved = set(_draw({group(entry) for entry in train}, to, share))
+        chosen = {entry.id for entry in train if group(entry) in moved}
+    else:
+        by_class: dict[str, set[str]] = {}
+        for entry in train:
+            by_class.setdefault(entry.label, set()).add(entry.id)
+        chosen = {name for names in by_class.values() for name in _draw(names, to, share)}
+    return [replace(e, split=to) if e.split == "train" and e.id in chosen else e for e in entries]
+
+
+def _draw(names: set[str], purpose: str, share: float) -> list[str]:
+    """One name at least, but never all."""
+    ranked = sorted(names, key=lambda name: hashlib.sha256(f"{purpose}/{name}".encode()).digest())
+    return ranked[: min(max(round(len(names) * share), 1), len(names) - 1)]
+
+
+def present_classes(where: Path, entries: Iterable[Entry], classes: Sequence[str]) -> tuple[str, ...]:
+    """Those of `classes` that the entries have, in that order.
+
+    Raises UserError for an empty split, fewer than two classes, or a class without a clip in train.
+    """
+    counts = Counter((entry.split, entry.label) for entry in entries)
+    for split in SPLITS:
+        if not any(counted == split for counted, _ in counts):
+            raise UserError(f"{where}: no clips for split {split}; check that lists and media belong together")
+    labels = {label for _, label in counts}
+    if len(labels) < 2:
+        raise UserError(f"{where}: every clip is of class {labels.pop()!r}; a classifier needs two classes or more")
+    present = tuple(name for name in classes if name in labels)
+    absent = [name for name in present if not counts["train", name]]
+    if absent:
+        raise UserError(f"{where}: no clip of class {absent[0]!r} for training; add some, or take the class out")
+    return present

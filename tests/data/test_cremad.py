@@ -1,0 +1,148 @@
+from collections import Counter
+
+import pytest
+from splits import OFFICIAL, needs_official
+
+from raygap.data.clips import ReaderOptions
+from raygap.data.readers import read_clips
+from raygap.errors import UserError
+
+
+def read(root, **options):
+    return read_clips("cremad", root, ReaderOptions(**options))
+
+
+def counts(clip_list):
+    return Counter(clip.split for clip in clip_list.clips)
+
+
+def actors(clip_list, split):
+    return {clip.id[:4] for clip in clip_list.clips if clip.split == split}
+
+
+@pytest.fixture
+def root(tmp_path):
+    """20 actors, three sentences, two emotions: 120 clips; the files are empty."""
+    root = tmp_path / "CREMA-D"
+    for folder, kind in (("AudioWAV", "wav"), ("VideoFlash", "flv")):
+        (root / folder).mkdir(parents=True)
+        for actor in range(1001, 1021):
+            for sentence in ("IEO", "TIE", "DFA"):
+                for emotion in ("ANG", "NEU"):
+                    (root / folder / f"{actor}_{sentence}_{emotion}_XX.{kind}").touch()
+    return root
+
+
+def write_lists(folder, train="", test="", **others):
+    names = [f"{actor}_{sentence}" for actor in range(1001, 1021) for sentence in ("IEO", "TIE", "DFA")]
+    lines = [f"{name}_{emotion}_XX,{emotion}\n" for name in names for emotion in ("ANG", "NEU")]
+    texts = {"train": train or "".join(lines[12:]), "test": test or "".join(lines[:12]), **others}
+    for name, text in texts.items():
+        (folder / f"{name}.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return texts
+
+
+def test_split_files_say_what_is_trained_and_tested_on(root):
+    write_lists(root)
+    clips = read(root)
+    assert clips.name == "cremad"
+    assert clips.class_names == ("NEU", "ANG")
+    assert counts(clips) == {"train": 96, "val": 12, "test": 12}
+    first = clips.clips[-1]
+    assert (first.id, first.label, first.split) == ("1002_DFA_NEU_XX", "NEU", "test")
+    assert first.video == root / "VideoFlash" / "1002_DFA_NEU_XX.flv"
+    assert first.audio == root / "AudioWAV" / "1002_DFA_NEU_XX.wav"
+    assert clips.notes == ("validation: 12 clips drawn from train, stratified",)
+    assert {label for clip in clips.clips if clip.split == "val" for label in [clip.label]} == {"NEU", "ANG"}
+
+
+def test_published_forms_of_the_lists(root, tmp_path):
+    texts = write_lists(root)
+    plain = read(root)
+    for form in ("\ufeff{}", "name,label\n{}", "\ufeffname,label\r\n{}\r\n"):
+        lists = tmp_path / "lists"
+        lists.mkdir(exist_ok=True)
+        write_lists(lists, **{name: form.format(text).replace("\n", "\r\n") for name, text in texts.items()})
+        assert read(root, splits=str(lists)) == plain
+
+
+def test_validation_by_actors_and_by_a_list(root):
+    texts = write_lists(root)
+    by_actors = read(root, val="actors")
+    assert counts(by_actors) == {"train": 96, "val": 12, "test": 12}
+    assert len(actors(by_actors, "val")) == 2
+    assert not actors(by_actors, "val") & actors(by_actors, "train")
+    (root / "val.csv").write_text("".join(texts["train"].splitlines(keepends=True)[:7]))
+    assert counts(read(root)) == {"train": 101, "val": 7, "test": 12}
+    assert read(root, val="actors").clips[:100] != read(root).clips[:100]
+    assert actors(read(root, val="actors"), "val") == actors(by_actors, "val")
+
+
+def test_without_lists_no_actor_is_in_two_splits(root):
+    clips = read(root)
+    assert counts(clips) == {"train": 90, "val": 12, "test": 18}
+    groups = [actors(clips, split) for split in ("train", "val", "test")]
+    assert sum(map(len, groups)) == len(set().union(*groups)) == 20
+    assert clips == read(root)
+    assert "whole actors are held out for test" in clips.notes[0]
+    stratified = read(root, val="stratified")
+    assert actors(stratified, "test") == groups[2]
+    assert actors(stratified, "val") & actors(stratified, "train")
+
+
+def test_known_speakers_are_told(root):
+    texts = write_lists(root)
+    write_lists(root, train=texts["test"].splitlines(keepends=True)[0] + texts["train"], test=texts["test"])
+    clips = read(root)
+    assert clips.notes[0] == "1 clips stand in train and in test, left out of train: 1001_IEO_ANG_XX"
+    lines = texts["test"].splitlines(keepends=True)
+    write_lists(root, train=texts["train"] + lines[0], test="".join(lines[1:]))
+    assert read(root).notes[-1] == "test has 1 actors that train has too: the result holds for known speakers"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("../../1001_IEO_ANG_XX,ANG", "train.csv, line 1: '../../1001_IEO_ANG_XX' is no clip of CREMA-D"),
+        ("1001_IEO_JOY_XX,JOY", "train.csv, line 1: '1001_IEO_JOY_XX' is no clip of CREMA-D; its clips are named like"),
+        ("1001_IEO_ANG_XX,NEU", "train.csv, line 1: label 'NEU', but 1001_IEO_ANG_XX is ANG; mend the line"),
+        ("1001_IEO_ANG_XX", "train.csv, line 1: label '', but 1001_IEO_ANG_XX is ANG; mend the line"),
+        ("name,label", "train.csv: no clips below the header; add one line a clip"),
+        ("\n", "train.csv: the file is empty; it needs a line a clip"),
+    ],
+)
+def test_faults_of_a_list(root, line, message):
+    write_lists(root, train=line)
+    with pytest.raises(UserError, match=message) as error:
+        read(root)
+    assert "\n" not in str(error.value)
+
+
+def test_faults_of_the_folder(root, tmp_path):
+    with pytest.raises(UserError, match=r"no folder AudioWAV with .wav files; --root names CREMA-D's own folder"):
+        read(tmp_path)
+    with pytest.raises(UserError, match=r"lists: no such folder"):
+        read(root, splits=str(tmp_path / "lists"))
+    (tmp_path / "lists").mkdir()
+    with pytest.raises(UserError, match=r"train.csv: no such file; CREMA-D's splits are train.csv and test.csv"):
+        read(root, splits=str(tmp_path / "lists"))
+    write_lists(root)
+    (root / "test.csv").unlink()
+    with pytest.raises(UserError, match=r"test.csv: no such file"):
+        read(root)
+    for file in (root / "VideoFlash").iterdir():
+        file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(UserError, match=r"flv: a Git LFS pointer, not the recording; run `git lfs pull` in"):
+        read(root)
+
+
+@needs_official
+def test_the_official_lists(root):
+    clips = read(root, splits=str(OFFICIAL / "cremad"))
+    assert counts(clips) == {"train": 6698 - 745, "val": 745, "test": 744}
+    assert clips.class_names == ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
+    assert clips.notes[-1] == "test has 91 actors that train has too: the result holds for known speakers"
+    by_actors = read(root, splits=str(OFFICIAL / "cremad"), val="actors")
+    assert len(actors(by_actors, "val")) == 10
+    assert not actors(by_actors, "val") & actors(by_actors, "train")
+    assert counts(by_actors)["train"] + counts(by_actors)["val"] == 6698

@@ -1,0 +1,209 @@
+import json
+from collections import Counter
+
+import pytest
+from media import RED, solid, tone, write_mp4
+from splits import OFFICIAL, needs_official
+
+from raygap.data.clips import ReaderOptions
+from raygap.data.kinetic_sound import CLASSES
+from raygap.data.readers import read_clips
+from raygap.errors import UserError
+
+TRAIN = {f"train-{i:03d}-a_{i:06d}_{i + 10:06d}": (0, 30)[i % 2] for i in range(40)}
+TEST = {f"test--{i:03d}-b_{i}": (0, 30)[i % 2] for i in range(6)}
+
+
+def read(root, **options):
+    return read_clips("kinetic_sound", root, ReaderOptions(**options))
+
+
+def counts(clip_list):
+    return Counter(clip.split for clip in clip_list.clips)
+
+
+def write_index_lists(folder, train=TRAIN, test=TEST):
+    for split, rows in (("train", train), ("test", test)):
+        text = "".join(f"{name},10,{label}\r\n" for name, label in rows.items())
+        (folder / f"my_{split}.txt").write_bytes(text.encode())
+
+
+def touch(folder, names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / f"{name}.mp4").touch()
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "videos"
+    touch(root / "any" / "depth", [*TRAIN, *TEST])
+    return root
+
+
+def test_index_lists_with_validation_drawn_from_train(root):
+    write_index_lists(root)
+    clips = read(root)
+    assert clips.class_names == ("blowing_nose", "tickling")
+    assert counts(clips) == {"train": 36, "val": 4, "test": 6}
+    assert clips.notes == ("validation: 4 clips drawn from train, stratified",)
+    first = clips.clips[0]
+    assert (first.id, first.start, first.end) == ("train-000-a_000000_000010", None, None)
+    assert first.video == root / "any" / "depth" / f"{first.id}.mp4"
+
+
+def test_missing_videos_are_counted_by_class(root):
+    write_index_lists(root)
+    whole = {clip.id: clip.split for clip in read(root).clips}
+    gone = [name for name in TRAIN if TRAIN[name] == 30][:5] + list(TEST)[:1]
+    for name in gone:
+        (root / "any" / "depth" / f"{name}.mp4").unlink()
+    clips = read(root)
+    assert {clip.id: clip.split for clip in clips.clips} == {k: v for k, v in whole.items() if k not in gone}
+    drawn = sum(whole[name] == "val" for name in gone)
+    assert clips.notes[-2:] == (
+        f"listed videos without a file, left out: {5 - drawn} of 36 train, {drawn} of 4 val, 1 of 6 test",
+        "missing by class: tickling 22%, blowing_nose 4%",
+    )
+    for name in TRAIN:
+        if TRAIN[name] == 30:
+            (root / "any" / "depth" / f"{name}.mp4").unlink(missing_ok=True)
+    for name in TEST:
+        (root / "any" / "depth" / f"{name}.mp4").unlink(missing_ok=True)
+    with pytest.raises(UserError, match=r"no video of class 'tickling' is there; download some, or use lists without"):
+        read(root)
+
+
+def test_the_json_list(root):
+    subsets = {"training": list(TRAIN)[:30], "validation": list(TRAIN)[30:], "testing": list(TEST)}
+    labels = {name: CLASSES[index] for name, index in (TRAIN | TEST).items()}
+    database = {name: {"subset": subset, "label": labels[name]} for subset in subsets for name in subsets[subset]}
+    path = root / "KS_train_val.json"
+    path.write_text(json.dumps({"labels": CLASSES, "database": database}))
+    assert counts(read(root)) == {"train": 30, "val": 10, "test": 6}
+    assert read(root).notes == ()
+    database[next(iter(TRAIN))]["label"] = "blowing_noise"
+    path.write_text(json.dumps({"labels": CLASSES, "database": database}))
+    with pytest.raises(UserError, match="json: unknown class 'blowing_noise'; did you mean 'blowing_nose'"):
+        read(root)
+    for spoiled in ("{", "[]", '{"database": {"a": {"label": "x", "subset": "y"}}}'):
+        path.write_text(spoiled)
+        with pytest.raises(UserError, match=r"json: not the published list of KineticSound"):
+            read(root)
+
+
+def kinetics_csv(rows, split, labels=True):
+    header = ["label,"] if labels else [""]
+    lines = [header[0] + "youtube_id,time_start,time_end,split"]
+    for name, index in rows.items():
+        start = int(name.split("_")[1]) if "_" in name[11:] else 0
+        label = CLASSES[index].replace("_", " ")
+        lines.append((f"{label}," if labels else "") + f"{name[:11]},{start},{start + 10},{split}")
+    return "\n".join([*lines, ("abseiling," if labels else "") + f"--zzzzzzzz1,1,11,{split}", ""])
+
+
+@pytest.mark.parametrize("folder", [".", "annotations"])
+def test_kinetics_own_csv_files(root, folder):
+    (root / folder).mkdir(exist_ok=True)
+    train = {name: index for name, index in TRAIN.items() if int(name[6:9]) < 30}
+    val = {name: index for name, index in TRAIN.items() if int(name[6:9]) >= 30}
+    (root / folder / "train.csv").write_text(kinetics_csv(train, "train"))
+    (root / folder / "validate.csv").write_text(kinetics_csv(val, "validate"))
+    (root / folder / "test.csv").write_text(kinetics_csv(TEST, "test"))
+    clips = read(root)
+    assert counts(clips) == {"train": 30, "val": 10, "test": 6}
+    assert clips.notes == ()
+    # Kinetics' first release kept the labels of test: its validation is tested on.
+    (root / folder / "test.csv").write_text(kinetics_csv(TEST, "test", labels=False))
+    clips = read(root)
+    assert counts(clips) == {"train": 26, "val": 4, "test": 10}
+    assert clips.notes[0] == "no labelled test split: the validation split is tested on"
+    (root / folder / "train.csv").write_text("label,youtube_id\nabseiling,--zzzzzzzz1\n")
+    with pytest.raises(UserError, match=r"train.csv: no row has a class of KineticSound; its classes are blowing_nose"):
+        read(root)
+    (root / folder / "train.csv").write_text("name,label\n--zzzzzzzz1,bowling\n")
+    with pytest.raises(UserError, match=r"train.csv, line 1: no column 'youtube_id' among name, label"):
+        read(root)
+
+
+def test_folders_named_after_classes(tmp_path):
+    for label in ("playing_organ", "tap dancing", "abseiling"):
+        touch(tmp_path / "train" / label, [f"{label[:3]}{i:08d}" for i in range(18)])
+        touch(tmp_path / "val" / label, [f"{label[:3]}{i:08d}" for i in range(50, 53)])
+    clips = read(tmp_path)
+    assert clips.class_names == ("playing_organ", "tap_dancing")
+    assert counts(clips)["test"] == 6
+    touch(tmp_path / "test" / "tap dancing", ["tap00000099"])
+    assert counts(read(tmp_path))["test"] == 1
+
+
+def test_several_files_of_one_video(tmp_path):
+    root = tmp_path / "videos"
+    touch(root, [*TRAIN, *TEST, "train-003-a_000077_000087"])
+    write_index_lists(root)
+    by_id = {clip.id: clip for clip in read(root).clips}
+    wanted = "train-003-a"
+    name = next(key for key in TRAIN if key.startswith(wanted))
+    assert by_id[name].video.stem == name
+    (root / f"{name}.mp4").unlink()
+    assert name not in {clip.id for clip in read(root).clips}
+
+
+def test_a_whole_video_is_cut_to_the_listed_time_and_a_clip_is_not(tmp_path):
+    root = tmp_path / "videos"
+    touch(root, [*TRAIN, *TEST])
+    long, short = list(TRAIN)[2:4]
+    for name, seconds in ((long, 20.0), (short, 1.0)):
+        (root / f"{name}.mp4").unlink()
+        write_mp4(root / f"{name[:11]}.mp4", solid(RED, seconds=seconds), tone(440, seconds=seconds))
+    write_index_lists(root)
+    by_id = {clip.id: clip for clip in read(root).clips}
+    assert (by_id[long].start, by_id[long].end) == (2.0, 12.0)
+    assert (by_id[short].start, by_id[short].end) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("../../../etc/p,10,3", "line 1: '../../../etc/p' is no clip"),
+        ("--4-0ihtnBU_000058_000068,10,31", "line 1: '--4-0ihtnBU_000058_000068,10,31' is not id,10,class"),
+        ("--4-0ihtnBU_000058_000068,10", "line 1: .* is not id,10,class with a class from 0 to 30; mend the line"),
+    ],
+)
+def test_faults_of_a_list(root, line, message):
+    write_index_lists(root)
+    (root / "my_train.txt").write_text(line)
+    with pytest.raises(UserError, match=f"my_train.txt, {message}"):
+        read(root)
+
+
+def test_faults_of_the_folder(root, tmp_path):
+    with pytest.raises(UserError, match=r"no lists .* and no folders train/<class> with videos; name .* --splits"):
+        read(root)
+    with pytest.raises(UserError, match=r"no KS_train_val.json, my_train.txt and my_test.txt, or train.csv in this"):
+        read(root, splits=str(root))
+    write_index_lists(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no video named by a YouTube id under this folder; --root names"):
+        read(tmp_path / "empty", splits=str(tmp_path))
+
+
+@needs_official
+def test_the_official_lists(tmp_path):
+    lists = OFFICIAL / "kinetic_sound"
+    database = json.loads((lists / "KS_train_val.json").read_text())["database"]
+    root = tmp_path / "videos"
+    touch(root, database)
+    clips = read(root, splits=str(lists))
+    assert counts(clips) == {"train": 14_799, "test": 2_597, "val": 1_320}
+    assert clips.class_names == CLASSES
+    assert clips.notes == ()
+    text_only = tmp_path / "lists"
+    text_only.mkdir()
+    for name in ("my_train.txt", "my_test.txt"):
+        (text_only / name).write_bytes((lists / name).read_bytes())
+    drawn = read(root, splits=str(text_only))
+    assert counts(drawn)["train"] + counts(drawn)["val"] == 14_799
+    assert counts(drawn)["test"] == 2_597
+    labels = {clip.id: clip.label for clip in clips.clips}
+    assert all(labels[clip.id] == clip.label for clip in drawn.clips)
