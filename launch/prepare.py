@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from raygap.cli import preparation_bar, user_errors
+from raygap.cli import KeepOverlap, Splits, Val, preparation_bar, reader_options, user_errors
 from raygap.config import from_mapping, parse_assignments
 from raygap.data.clips import SPLITS
 from raygap.data.prepare import default_cache, prepare
@@ -24,6 +24,9 @@ from raygap.search.space import load_space
 def main(
     dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(READERS)}.")],
     root: Annotated[Path | None, typer.Option(help="Folder of the data set, or a manifest CSV.")] = None,
+    splits: Splits = None,
+    val: Val = None,
+    keep_overlap: KeepOverlap = False,
     cache: Annotated[
         Path | None, typer.Option(help="Where stores are kept.", show_default="RAYGAP_CACHE, else ~/.cache/raygap")
     ] = None,
@@ -41,7 +44,7 @@ def main(
         if not field.startswith("prepare."):
             raise UserError(f"--set {field}: preparation takes only prepare.* fields; leave it out")
     settings = from_mapping(load_space(dataset, None, None).fixed | fields, "--set").prepare
-    clip_list = read_clips(dataset, root)
+    clip_list = read_clips(dataset, root, reader_options(splits, val, keep_overlap))
     with preparation_bar(Console()) as progress:
         path = prepare(
             clip_list,

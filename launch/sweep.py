@@ -15,7 +15,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from raygap.cli import preparation_bar, user_errors
+from raygap.cli import KeepOverlap, Splits, Val, preparation_bar, reader_options, user_errors
 from raygap.config import parse_assignments, to_mapping
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
@@ -33,6 +33,9 @@ RUNS = Path("runs")
 def main(
     dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(READERS)}.")],
     root: Annotated[Path | None, typer.Option(help="Folder of the data set, or a manifest CSV.")] = None,
+    splits: Splits = None,
+    val: Val = None,
+    keep_overlap: KeepOverlap = False,
     method: Annotated[str | None, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = None,
     space: Annotated[Path | None, typer.Option(help="A search space in place of search_spaces/.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials in all, also with --resume.")] = None,
@@ -66,14 +69,15 @@ def main(
     else:
         fixed = parse_assignments(assignments or [])
         fixed |= {path: value for path, value in (("epochs", epochs), ("seed", seed)) if value is not None}
-        plan = make_plan(dataset, root, method, space, trials, test_seeds, fixed)
+        reader = reader_options(splits, val, keep_overlap)
+        plan = make_plan(dataset, root, method, space, trials, test_seeds, fixed, reader)
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         folder = out or RUNS / (name or f"{dataset}-{plan.fixed['method']}-{stamp}")
     config = plan.check()
     if dry_run:
         _print_plan(plan, folder, concurrency)
         return
-    clip_list = read_clips(plan.dataset, Path(plan.root) if plan.root else None)
+    clip_list = read_clips(plan.dataset, Path(plan.root) if plan.root else None, plan.reader)
     if not resume:
         write_plan(plan, folder)
     with locked(folder):

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from raygap.cli import preparation_bar, user_errors
+from raygap.cli import KeepOverlap, Splits, Val, preparation_bar, reader_options, user_errors
 from raygap.config import flatten, from_mapping, load_yaml, parse_assignments
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
@@ -28,6 +28,9 @@ from raygap.tracking.seed_results import seeds_bar, seeds_table
 def main(
     dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(READERS)}.")],
     root: Annotated[Path | None, typer.Option(help="Folder of the data set, or a manifest CSV.")] = None,
+    splits: Splits = None,
+    val: Val = None,
+    keep_overlap: KeepOverlap = False,
     config: Annotated[Path | None, typer.Option(help="A configuration, for example a sweep's best.yaml.")] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field; may be repeated.")
@@ -47,7 +50,7 @@ def main(
     fields = flatten(load_yaml(config)) if config else {}
     trial = from_mapping(fields | parse_assignments(assignments or []), str(config or "--set"))
     find_method(trial.method)
-    clip_list = read_clips(dataset, root)
+    clip_list = read_clips(dataset, root, reader_options(splits, val, keep_overlap))
     folder = out or Path("runs") / f"{dataset}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     with preparation_bar(console) as progress:
         store = prepare(

@@ -3,11 +3,29 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from raygap.data.clips import ReaderOptions
 from raygap.errors import UserError
+
+Splits = Annotated[Path | None, typer.Option(help="Folder of the split files.", show_default="that of the data set")]
+Val = Annotated[
+    Literal["stratified", "actors"] | None,
+    typer.Option(help="How validation is carved from train (cremad).", show_default="stratified"),
+]
+KeepOverlap = Annotated[
+    bool, typer.Option("--keep-overlap", help="Leave clips in train that stand in val or test too (ave).")
+]
+
+
+def reader_options(splits: Path | None, val: str | None, keep_overlap: bool) -> ReaderOptions:
+    """The three options above, as read_clips takes them."""
+    return ReaderOptions(str(splits.resolve()) if splits else None, val, keep_overlap)
 
 
 @contextmanager

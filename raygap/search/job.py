@@ -1,6 +1,7 @@
 """The whole line of a sweep after its data are prepared: trials, best configuration, test seeds, figures, report."""
 
 import csv
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +74,8 @@ def _about(plan: Plan, study: optuna.Study, best: FrozenTrial) -> list[str]:
 
 def _write_report(plan: Plan, folder: Path, outcome: Outcome) -> None:
     trials = list(csv.reader((folder / TRIALS).open(newline="")))
-    root = f" --root {plan.root}" if plan.root else ""
+    given = ({"--root": plan.root} if plan.root else {}) | plan.reader.given()
+    source = "".join(f" {shlex.join([name, value] if value else [name])}" for name, value in given.items())
     write_report(
         folder,
         f"Sweep {folder.name}",
@@ -87,7 +89,7 @@ def _write_report(plan: Plan, folder: Path, outcome: Outcome) -> None:
             "Validation accuracy by modality and mean gap, best trial": folder / "figures" / "curves.png",
         },
         [
-            f"python launch/train.py --dataset {plan.dataset}{root} --config {folder / BEST} --seeds 5",
+            f"python launch/train.py --dataset {plan.dataset}{source} --config {folder / BEST} --seeds 5",
             f"python launch/sweep.py --dataset {plan.dataset} --out {folder} --resume --trials {2 * plan.trials}",
             f"optuna-dashboard {folder / JOURNAL}",
             f"tensorboard --logdir {folder / 'tune'}",

@@ -3,13 +3,14 @@
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from raygap.config import TrialConfig, load_yaml
+from raygap.data.clips import ReaderOptions
 from raygap.errors import UserError
 from raygap.methods import find_method
 from raygap.search.space import SearchSpace, check_space, load_space
@@ -26,6 +27,7 @@ class Plan:
     test_seeds: int
     fixed: dict[str, Any]
     space: dict[str, dict[str, list]]
+    reader: ReaderOptions = field(default_factory=ReaderOptions)
 
     def check(self) -> TrialConfig:
         """Raise UserError for whatever would make a trial fail; see check_space for what is returned."""
@@ -42,6 +44,7 @@ def make_plan(
     trials: int | None,
     test_seeds: int,
     fixed: dict[str, Any],
+    reader: ReaderOptions = ReaderOptions(),
 ) -> Plan:
     """A plan from what the user gave; `fixed` wins over the search space, whose field is then not searched.
 
@@ -52,7 +55,7 @@ def make_plan(
     space = load_space(dataset, fixed.get("method") or method, space_file)
     searched = {path: entry for path, entry in space.space.items() if path not in fixed}
     where = str(root.resolve()) if root else None
-    return Plan(dataset, where, trials or space.trials, test_seeds, space.fixed | fixed, searched)
+    return Plan(dataset, where, trials or space.trials, test_seeds, space.fixed | fixed, searched, reader)
 
 
 def write_plan(plan: Plan, folder: Path) -> None:
@@ -71,7 +74,8 @@ def read_plan(folder: Path) -> Plan:
     if not (folder / PLAN).exists():
         raise UserError(f"{folder}: holds no sweep ({PLAN} is missing)")
     try:
-        return Plan(**load_yaml(folder / PLAN))
+        content = load_yaml(folder / PLAN)
+        return Plan(**content | {"reader": ReaderOptions(**content.get("reader", {}))})
     except TypeError as error:
         raise UserError(f"{folder / PLAN}: not the plan of a sweep ({error})") from None
 
