@@ -19,6 +19,7 @@ from raygap.cli import KeepOverlap, Splits, Val, preparation_bar, reader_options
 from raygap.config import parse_assignments, to_mapping
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
+from raygap.errors import UserError
 from raygap.methods import METHODS
 from raygap.search.cluster import capacity, default_concurrency
 from raygap.search.job import Outcome, run_sweep
@@ -63,6 +64,11 @@ def main(
     """Search a method's configuration on a data set."""
     console = Console()
     if resume:
+        given = [
+            o for o, v in (("--set", assignments), ("--epochs", epochs), ("--space", space), ("--method", method)) if v
+        ]
+        if given:
+            raise UserError(f"{given[0]}: a resumed sweep keeps its plan; leave it out, or start another sweep")
         folder = out or (RUNS / name if name else newest_run(RUNS, dataset))
         plan = read_plan(folder)
         plan = replace(plan, trials=trials or plan.trials)
@@ -114,9 +120,11 @@ def _print_plan(plan: Plan, folder: Path, concurrency: int | None) -> None:
 def _print_outcome(console: Console, plan: Plan, folder: Path, outcome: Outcome) -> None:
     again = f"python launch/sweep.py --dataset {plan.dataset} --out {folder} --resume"
     if outcome.best is None:
-        console.print(f"{outcome.finished()}/{plan.trials} trials ended, none complete; see {folder / TRIALS}")
+        for number, reason in outcome.failures().items():
+            print(f"trial {number} failed: {reason}")
+        print(f"{outcome.finished()} of {plan.trials} trials ended, none complete; see {folder / TRIALS}")
         print(f"go on with: {again}")
-        sys.exit(1)
+        sys.exit(130 if outcome.interrupted else 1)
     console.print(
         f"\nbest of {outcome.finished()} trials: trial {outcome.best.number}, "
         f"validation accuracy {outcome.best.value:.3f}",
@@ -136,7 +144,8 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, outcome: Outcome)
     print(f"all trials:         {folder / TRIALS}")
     if outcome.finished() < plan.trials:
         print(f"stopped after {outcome.finished()} of {plan.trials} trials; go on with: {again}")
-        sys.exit(1)
+    if outcome.interrupted:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -30,12 +30,18 @@ def reader_options(splits: Path | None, val: str | None, keep_overlap: bool) -> 
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Print a UserError as one line on stderr and exit with code 2. A context manager, and so a decorator too."""
+    """Print a UserError as one line on stderr and exit with code 2; exit with 130, as shells do, after Ctrl-C.
+
+    A context manager, and so a decorator too.
+    """
     try:
         yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import csv
 import shlex
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +23,13 @@ from raygap.tracking.seed_results import Reporter, SeedResults
 
 @dataclass(frozen=True)
 class Outcome:
-    """`best` is None as long as no trial is complete, `test` None unless all planned trials have ended."""
+    """`best` is None as long as no trial is complete; `test` is None if the search was interrupted, or no seeds asked.
+
+    `interrupted`: neither are all planned trials done nor is the time budget spent.
+    """
 
     study: optuna.Study
+    interrupted: bool
     best: FrozenTrial | None
     config: TrialConfig | None
     test: SeedResults | None
@@ -42,24 +47,27 @@ class Outcome:
 def run_sweep(
     plan: Plan, folder: Path, store: Path, concurrency: int | None, time_budget: float | None, report: Reporter
 ) -> Outcome:
-    """Run (or go on with) a sweep in its folder. The test split is read only when all planned trials have ended."""
+    """Run (or go on with) a sweep in its folder. When the search is over, one configuration is read on test."""
+    began = time.monotonic()
     study = run_trials(plan, folder, store, concurrency, time_budget)
+    spent = time_budget is not None and time.monotonic() - began >= time_budget
+    interrupted = not spent and len(finished_trials(study)) < plan.trials
     complete = [trial for trial in finished_trials(study) if trial.state == TrialState.COMPLETE]
     if not complete:
-        return Outcome(study, None, None, None)
+        return Outcome(study, interrupted, None, None, None)
     best = max(complete, key=lambda trial: (trial.value, -trial.number))
     files = trial_folder(folder, best.number)
     config = from_mapping(load_yaml(files / "config.yaml"), str(files / "config.yaml"))
     write_best(folder, to_mapping(config), "\n".join(_about(plan, study, best)))
     test = None
-    if len(finished_trials(study)) >= plan.trials and plan.test_seeds:
+    if not interrupted and plan.test_seeds:
         # Fresh seeds: the one the configuration was chosen with may have been a lucky one.
         seeds = [config.seed + 1 + i for i in range(plan.test_seeds)]
         resources = trial_resources(concurrency or default_concurrency(config.compute.threads))
         test = train_seeds(config, store, folder / "seeds" / f"trial-{best.number:04d}", seeds, resources, report)
     draw_gap(files, config.gap.score, config.seed, folder / "figures" / "gap.png")
     draw_curves(files, folder / "figures" / "curves.png")
-    outcome = Outcome(study, best, config, test)
+    outcome = Outcome(study, interrupted, best, config, test)
     _write_report(plan, folder, outcome)
     return outcome
 

@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.tune.search.optuna import OptunaSearch
+
+from raygap.config import field_paths, from_mapping
+from raygap.errors import UserError
+from raygap.methods import METHODS
+from raygap.search.plan import make_plan
+from raygap.search.space import FOLDER, SearchSpace, check_space, load_space, read_space
+
+
+def space_file(folder: Path, text: str) -> Path:
+    file = folder / "space.yaml"
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
+def test_shipped_spaces_are_valid_with_every_method(file: Path) -> None:
+    for method in METHODS:
+        space = load_space(file.stem, method, None)
+        check_space(space, str(file))
+        assert OptunaSearch.convert_search_space(space.domains()).keys() == space.space.keys()
+
+
+@pytest.mark.parametrize("dataset", ["demo", "cremad", "ave", "kinetic_sound"])
+def test_data_sets_search_the_five_dimensions_of_the_method(dataset: str) -> None:
+    searched = load_space(dataset, None, None).space
+    assert {"warmup.epochs", "mixture.refit_every", "loss.align_weight", "loss.fusion_weight"} <= searched.keys()
+    assert "purify.threshold" in searched
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("space: {warmup.epoch: {randint: [1, 3]}}", "unknown field 'warmup.epoch'; did you mean warmup.epochs?"),
+        ("space: {loss.focus: {uniform: [2, 2]}}", "the range [2, 2] is empty"),
+        ("space: {loss.focus: {uniform: [3, 2]}}", "the range [3, 2] is empty"),
+        ("space: {loss.focus: {choice: []}}", "needs a non-empty list"),
+        ("space: {loss.focus: {unifrom: [1, 2]}}", "unknown distribution 'unifrom'"),
+        ("space: {loss.focus: {uniform: [1]}}", "needs two or three numbers"),
+        ("space: {loss.focus: {quniform: [1, 2]}}", "lower, upper and step"),
+        ("space: {loss.focus: {loguniform: [0, 2]}}", "needs a lower end above 0"),
+        ("space: {warmup.epochs: {randint: [1.5, 3]}}", "needs whole numbers"),
+        ("space: {warmup.epochs: {uniform: [a, 3]}}", "needs two or three numbers"),
+        ("space: {loss.focus: 3}", "expected one distribution"),
+        ("space: [1]", "expected a mapping"),
+        ("spaces: {}", "unknown key 'spaces'"),
+        ("trials: many", "trials = 'many'"),
+        ("fixed: {loss: {fokus: 1}}", "unknown field 'loss.fokus'; did you mean loss.focus?"),
+        ("space: {a: [}", "not valid YAML"),
+        ("- 1", "expected a mapping"),
+    ],
+)
+def test_a_bad_file_is_one_line_that_names_it(text: str, message: str, tmp_path: Path) -> None:
+    file = space_file(tmp_path, text)
+    with pytest.raises(UserError) as error:
+        read_space(file)
+    assert message in str(error.value)
+    assert str(error.value).startswith(str(file))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "space", "message"),
+    [
+        ({}, {"loss.focus": {"uniform": [-1, 2]}}, "loss.focus = -1"),
+        ({}, {"model.fusion": {"choice": ["concat", "cat"]}}, "model.fusion = 'cat'"),
+        ({}, {"model.fusion": {"choice": ["concat", "film"]}}, "readout split needs fusion concat or sum"),
+        ({"epochs": 5}, {"warmup.epochs": {"randint": [1, 8]}}, "warmup.epochs (7)"),
+        ({"epochs": 5, "purify.epochs": 2}, {"warmup.epochs": {"randint": [1, 5]}}, "exceed epochs (5)"),
+        ({}, {"warmup.epochs": {"uniform": [0.5, 3.5]}}, "warmup.epochs = 0.5"),
+        ({}, {"epochs": {"randint": [5, 9]}}, "epochs cannot be searched"),
+        ({}, {"seed": {"randint": [5, 9]}}, "seed cannot be searched"),
+        ({}, {"prepare.frames": {"randint": [1, 3]}}, "prepare.frames cannot be searched"),
+        ({}, {}, "nothing to search"),
+    ],
+)
+def test_no_trial_can_fail_on_its_configuration(fixed: dict, space: dict, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        check_space(SearchSpace(fixed, space), "space.yaml")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_longest_stages_may_fill_all_epochs() -> None:
+    config = check_space(SearchSpace({"epochs": 5, "purify.epochs": 1}, {"warmup.epochs": {"randint": [1, 5]}}), "s")
+    assert config.warmup.epochs == 4  # randint excludes its upper end, as in Ray
+    config = check_space(SearchSpace({"epochs": 5}, {"warmup.epochs": {"qrandint": [1, 5, 1]}}), "s")
+    assert config.warmup.epochs == 5  # and qrandint includes it
+
+
+def test_fields_given_by_hand_are_not_searched(tmp_path: Path) -> None:
+    plan = make_plan("demo", None, None, None, None, 3, {"warmup.epochs": 3})
+    assert plan.fixed["warmup.epochs"] == 3
+    assert "warmup.epochs" not in plan.space
+    assert plan.trials == 12
+    with pytest.raises(UserError, match="did you mean gmm_scores"):
+        make_plan("demo", None, "gmm_score", None, None, 3, {})
+
+
+def test_every_field_is_documented_defaulted_and_survives_yaml() -> None:
+    for path, info in field_paths().items():
+        assert info.description, path
+        assert not info.is_required(), path
+    config = from_mapping({"loss.focus": 0.1, "method": "joint"})
+    assert from_mapping(yaml.safe_load(yaml.safe_dump(config.model_dump()))) == config
