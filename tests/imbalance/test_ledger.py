@@ -1,0 +1,114 @@
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raygap.imbalance.ledger import COLUMNS, Ledger
+
+
+def filled(beta: float = 0.8) -> Ledger:
+    random = np.random.default_rng(0)
+    ledger = Ledger(6, beta)
+    for index in (np.arange(6), np.array([4, 1])):
+        ledger.record(index, random.random(len(index)), random.random(len(index)))
+    ledger.balanced[:] = random.random(6)
+    ledger.good_audio[2] = 0.25
+    return ledger
+
+
+@given(st.floats(0, 0.99), st.lists(st.floats(0, 1, width=32), min_size=1, max_size=30))
+def test_average_is_the_weighted_mean_of_the_records(beta: float, scores: list[float]) -> None:
+    ledger = Ledger(1, beta)
+    for score in scores:
+        ledger.record(np.array([0]), np.array([score]), np.array([1 - score]))
+    weights = beta ** np.arange(len(scores))[::-1]
+    expected = np.average(scores, weights=weights)
+    assert ledger.audio_average[0] == pytest.approx(expected, abs=1e-5)
+    assert ledger.visual_average[0] == pytest.approx(1 - expected, abs=1e-5)
+    assert 0 <= ledger.audio_average[0] <= 1
+
+
+def test_each_clip_is_debiased_by_its_own_count() -> None:
+    ledger = Ledger(2, beta=0.5)
+    ledger.record(np.array([0]), np.array([0.0]), np.array([0.0]))
+    ledger.record(np.array([0, 1]), np.array([1.0, 1.0]), np.array([1.0, 1.0]))
+    np.testing.assert_allclose(ledger.audio_average, [2 / 3, 1.0], rtol=1e-6)
+    assert ledger.records.tolist() == [2, 1]
+
+
+def test_without_memory_the_average_is_the_latest_score() -> None:
+    ledger = Ledger(1, beta=0.0)
+    for score in (0.3, 0.7):
+        ledger.record(np.array([0]), np.array([score]), np.array([score]))
+    assert ledger.audio_average[0] == ledger.audio[0] == np.float32(0.7)
+
+
+def test_recording_a_subset_leaves_the_other_rows() -> None:
+    ledger = filled()
+    before = ledger.columns()
+    ledger.record(np.array([5, 3]), np.array([0.1, 0.2]), np.array([0.3, 0.4]))
+    others = [0, 1, 2, 4]
+    for name, column in ledger.columns().items():
+        np.testing.assert_array_equal(column[others], before[name][others])
+    np.testing.assert_array_equal(ledger.audio[[5, 3]], np.float32([0.1, 0.2]))
+    np.testing.assert_array_equal(ledger.visual[[5, 3]], np.float32([0.3, 0.4]))
+
+
+def test_an_empty_record_changes_nothing() -> None:
+    ledger = filled()
+    before = ledger.columns()
+    ledger.record(np.array([], dtype=np.int64), np.array([]), np.array([]))
+    for name, column in ledger.columns().items():
+        np.testing.assert_array_equal(column, before[name])
+
+
+def test_rows_are_nan_until_first_seen() -> None:
+    ledger = Ledger(3, 0.8)
+    ledger.record(np.array([1]), np.array([0.9]), np.array([0.4]))
+    for name in ("audio", "visual", "audio_average", "visual_average", "gap"):
+        assert np.isnan(ledger.columns()[name]).tolist() == [True, False, True]
+    assert ledger.gap[1] == pytest.approx(0.5)
+    assert all(ledger.columns()[name].dtype == np.float32 for name in COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("index", "reason"), [([0, 6], "outside"), ([-1, 0], "outside"), ([2, 2], "twice"), ([1], "one length")]
+)
+def test_a_wrong_index_is_refused_before_anything_is_written(index: list[int], reason: str) -> None:
+    ledger = filled()
+    before = ledger.columns()
+    with pytest.raises(ValueError, match=reason):
+        ledger.record(np.array(index), np.array([0.1, 0.2]), np.array([0.3, 0.4]))
+    for name, column in ledger.columns().items():
+        np.testing.assert_array_equal(column, before[name])
+
+
+def test_a_restored_ledger_goes_on_like_the_one_saved() -> None:
+    ledger, restored = filled(), Ledger(6, 0.8)
+    restored.load_state_dict(pickle.loads(pickle.dumps(ledger.state_dict())))
+    for either in (ledger, restored):
+        either.record(np.array([0, 4]), np.array([0.15, 0.25]), np.array([0.35, 0.45]))
+    for name, column in ledger.columns().items():
+        np.testing.assert_array_equal(column, restored.columns()[name])
+
+
+def test_a_saved_state_is_a_copy() -> None:
+    ledger = filled()
+    state = ledger.state_dict()
+    saved = state["audio"].copy()
+    ledger.record(np.arange(6), np.zeros(6), np.zeros(6))
+    np.testing.assert_array_equal(state["audio"], saved)
+
+
+@pytest.mark.parametrize("other", [Ledger(5, 0.8), Ledger(6, 0.7)])
+def test_a_state_of_other_clips_or_another_beta_is_refused(other: Ledger) -> None:
+    with pytest.raises(ValueError, match="the saved one"):
+        other.load_state_dict(filled().state_dict())
+
+
+@pytest.mark.parametrize("beta", [-0.1, 1.0, float("nan")])
+def test_beta_outside_its_range_is_refused(beta: float) -> None:
+    with pytest.raises(ValueError, match="beta"):
+        Ledger(3, beta)
