@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from ray import tune
+
+from raygap.search.scheduler import make_scheduler
+from raygap.search.study import METRIC, TRIAL_NUMBER, StudySearch, finished_trials, open_storage
+
+SPACE = {"loss.focus": tune.uniform(0, 5), "warmup.epochs": tune.randint(1, 4)}
+
+
+def search(journal: Path, seed: int = 0) -> StudySearch:
+    return StudySearch(SPACE, open_storage(journal), "sweep", seed, epochs=4)
+
+
+def report(searcher: StudySearch, trial_id: str, epochs: range, value: float = 0.5) -> None:
+    for epoch in epochs:
+        searcher.on_trial_result(trial_id, {"epoch": epoch, METRIC: value + epoch / 100})
+
+
+def end(searcher: StudySearch, trial_id: str, epoch: int, value: float = 0.5) -> None:
+    searcher.on_trial_complete(trial_id, {"epoch": epoch, METRIC: value, "time_total_s": 1.0})
+
+
+def test_how_a_trial_ended_is_told_as_it_was(tmp_path: Path) -> None:
+    searcher = search(tmp_path / "journal")
+    for trial_id in "abcd":
+        searcher.suggest(trial_id)
+        report(searcher, trial_id, range(1, 3))
+    end(searcher, "a", 4, 0.8)
+    end(searcher, "b", 3, 0.6)
+    searcher.on_trial_complete("c", {"epoch": 2, METRIC: float("nan"), "error": "the loss became nan in epoch 3"})
+    searcher.on_trial_complete("d", error=True)
+    a, b, c, d = searcher.study.trials
+    assert [t.state for t in (a, b, c, d)] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
+    assert a.value == 0.8
+    assert b.intermediate_values == {1: 0.51, 2: 0.52, 3: 0.6}
+    assert c.user_attrs["error"] == "the loss became nan in epoch 3"
+    assert searcher.study.best_trial.number == 0
+
+
+def test_a_resumed_sweep_goes_on_with_the_trials_that_were_running(tmp_path: Path) -> None:
+    first = search(tmp_path / "journal")
+    begun = {trial_id: first.suggest(trial_id) for trial_id in "abc"}
+    report(first, "b", range(1, 3))
+    end(first, "a", 4)
+    again = search(tmp_path / "journal")
+    assert [again.suggest("x"), again.suggest("y")] == [begun["b"], begun["c"]]
+    report(again, "x", range(1, 4), value=0.9)  # replays epochs 1 and 2
+    end(again, "x", 4)
+    end(again, "y", 4)
+    new = again.suggest("z")
+    assert new[TRIAL_NUMBER] == 3
+    assert {k: v for k, v in new.items() if k != TRIAL_NUMBER} not in [
+        {k: v for k, v in params.items() if k != TRIAL_NUMBER} for params in begun.values()
+    ]
+    trials = again.study.trials
+    assert len(finished_trials(again.study)) == 3
+    assert len(trials) == 4
+    assert trials[1].intermediate_values == {1: 0.51, 2: 0.52, 3: 0.93, 4: 0.5}
+
+
+def test_a_study_cut_off_in_mid_line_and_left_locked_opens_at_once(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    first = search(journal)
+    first.suggest("a")
+    end(first, "a", 4)
+    first.suggest("b")
+    whole = journal.read_bytes()
+    for cut in range(len(whole) - 200, len(whole), 7):
+        journal.write_bytes(whole[:cut])
+        Path(f"{journal}.lock").symlink_to(journal)
+        again = search(journal)
+        assert finished_trials(again.study)[0].number == 0
+        params = again.suggest("x")  # also a trial of which only some parameters were written
+        assert set(params) == {*SPACE, TRIAL_NUMBER}
+        end(again, "x", 4)
+
+
+def test_early_stopping_waits_for_the_adaptive_stage_and_remembers(tmp_path: Path) -> None:
+    study = optuna.create_study(direction="maximize")
+    scheduler = make_scheduler(study, epochs=27, longest_warmup=5)
+    assert min(milestone for milestone, _ in scheduler._brackets[0]._rungs) == 6
+    for value in (0.7, 0.8, 0.9):
+        trial = study.ask()
+        for epoch in range(1, 28):
+            trial.report(value, epoch)
+        study.tell(trial, value)
+    scheduler = make_scheduler(study, epochs=27, longest_warmup=5)
+
+    class Late:
+        trial_id = "late"
+
+    assert scheduler._brackets[0].on_result(Late(), 5, 0.1) == "CONTINUE"
+    assert scheduler._brackets[0].on_result(Late(), 6, 0.1) == "STOP"
+
+
+@pytest.mark.parametrize("longest_warmup", [0, 3, 4])
+def test_the_first_verdict_never_comes_after_the_last_epoch(longest_warmup: int) -> None:
+    make_scheduler(optuna.create_study(direction="maximize"), epochs=4, longest_warmup=longest_warmup)

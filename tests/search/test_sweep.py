@@ -1,0 +1,131 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+from optuna.trial import TrialState
+from stores import SMALL, write_store
+
+from raygap.config import from_mapping, load_yaml
+from raygap.data.store import Store
+from raygap.search.job import run_sweep
+from raygap.search.plan import Plan, write_plan
+from raygap.search.study import finished_trials
+from raygap.search.sweep import run_trials
+from raygap.training.run import train
+
+SPACE = {"loss.focus": {"uniform": [0, 5]}, "warmup.epochs": {"randint": [1, 3]}}
+TESTS = Path(__file__).parents[1]
+
+
+def plan(trials: int, **changes: Any) -> Plan:
+    return Plan(
+        **(
+            {"dataset": "small", "root": None, "trials": trials, "test_seeds": 2, "fixed": SMALL, "space": SPACE}
+            | changes
+        )
+    )
+
+
+def test_a_sweep_leaves_what_its_users_read(small_store: Store, tmp_path: Path, ray_cluster: None) -> None:
+    folder = tmp_path / "run"
+    write_plan(plan(4), folder)
+    outcome = run_sweep(plan(4), folder, small_store.path, None, None, lambda seed, metrics: None)
+    states = [trial.state for trial in outcome.study.trials]
+    assert len(states) == 4
+    assert set(states) <= {TrialState.COMPLETE, TrialState.PRUNED}
+    best = from_mapping(load_yaml(folder / "best.yaml"))
+    assert best == outcome.config
+    assert best.loss.focus == outcome.best.params["loss.focus"]
+    assert outcome.best.value == max(t.value for t in outcome.study.trials if t.value is not None)
+    assert sorted(outcome.test.rows) == [1, 2]  # fresh seeds: the search used 0
+    assert 0 <= outcome.test.interval("test_accuracy").mean <= 1
+    rows = (folder / "trials.csv").read_text().splitlines()
+    assert len(rows) == 5
+    files = folder / "trials" / f"{outcome.best.number:04d}"
+    assert {p.name for p in files.iterdir()} == {"best.pt", "config.yaml", "ledger.parquet", "metrics.parquet"}
+    ledger = pq.read_table(files / "ledger.parquet")
+    assert len(ledger) == len(small_store.rows("train"))
+    assert {"clip", "audio", "visual", "gap", "balanced", "audio_after_warmup"} <= set(ledger.column_names)
+    for file in ("figures/gap.png", "figures/curves.png", "report.html"):
+        assert (folder / file).stat().st_size > 5000
+    assert "validation accuracy" in (folder / "report.html").read_text()
+    # What the sweep says of a trial is what training it alone says.
+    alone = list(train(best, small_store, tmp_path / "alone"))
+    assert alone[-1]["best_val_accuracy"] == outcome.best.value
+    assert pq.read_table(tmp_path / "alone" / "metrics.parquet").equals(pq.read_table(files / "metrics.parquet"))
+
+
+def test_a_failed_trial_is_told_as_failed_and_its_actor_lives_on(
+    small_store: Store, tmp_path: Path, ray_cluster: None
+) -> None:
+    # A learning rate at the end of float32 makes the loss NaN in the first epochs.
+    space = {"optimizer.lr": {"choice": [0.05, 10.0]}, "loss.focus": {"uniform": [0, 5]}}
+    fixed = SMALL | {"optimizer.weight_decay": 1.0, "optimizer.momentum": 0.99, "model.norm": "group"}
+    folder = tmp_path / "run"
+    write_plan(plan(8), folder)
+    study = run_trials(plan(8, space=space, fixed=fixed), folder, small_store.path)
+    failed = [trial for trial in study.trials if trial.state == TrialState.FAIL]
+    assert len(study.trials) == 8
+    assert failed
+    assert len(failed) < 8
+    assert all(trial.params["optimizer.lr"] == 10.0 for trial in failed)
+    assert all("the loss became" in trial.user_attrs["error"] for trial in failed)
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from raygap.search.plan import read_plan
+from raygap.search.sweep import run_trials
+folder = Path(sys.argv[1])
+run_trials(read_plan(folder), folder, Path(sys.argv[2]), concurrency=2)
+"""
+
+
+def sweep_process(folder: Path, store: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(folder), str(store)],
+        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
+        start_new_session=True,
+    )
+
+
+def wait_for(condition: Any, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def test_a_sweep_killed_at_a_random_moment_is_completed_by_another(tmp_path: Path, ray_cluster: None) -> None:
+    store = write_store(tmp_path / "store", clips=240)
+    folder = tmp_path / "run"
+    write_plan(plan(6, fixed=SMALL | {"epochs": 15}), folder)
+    child = sweep_process(folder, store.path)
+    trials = folder / "trials"
+    wait_for(lambda: trials.exists() and any(trials.glob("*/checkpoint.pt")))
+    time.sleep(random.uniform(0, 4))
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    before = {p.parent.name: p.read_bytes() for p in trials.glob("*/metrics.parquet")}
+    ended = {p.parent.name for p in trials.glob("*/metrics.parquet") if not (p.parent / "checkpoint.pt").exists()}
+    study = run_trials(plan(6, fixed=SMALL | {"epochs": 15}), folder, store.path, concurrency=2)
+    assert len(study.trials) == len(finished_trials(study)) == 6
+    assert sorted(p.name for p in trials.iterdir()) == [f"{n:04d}" for n in range(6)]
+    for name in ended:  # nothing that had ended was done again
+        assert (trials / name / "metrics.parquet").read_bytes() == before[name]
+    for trial in study.trials:  # and what was interrupted went on as if nothing had happened
+        files = trials / f"{trial.number:04d}"
+        table = pq.read_table(files / "metrics.parquet")
+        assert table["epoch"].to_pylist() == list(range(1, trial.user_attrs["epochs"] + 1))
+        if trial.state == TrialState.COMPLETE and files.name in before and files.name not in ended:
+            rows = list(train(from_mapping(yaml.safe_load((files / "config.yaml").read_text())), store, tmp_path / "x"))
+            assert [row["val_loss"] for row in rows] == table["val_loss"].to_pylist()
+            break
