@@ -32,15 +32,28 @@ class Prepare(Section):
     sample_rate: int = Field(16_000, ge=1_000, le=96_000)
     """Audio is resampled to this rate, in Hz, and mixed to mono."""
     seconds: float = Field(2.0, gt=0, le=60)
-    """Length of audio a clip; shorter sound is padded with silence, longer sound is cut."""
-    spectrogram: Literal["mel", "stft"] = "mel"
-    """Log-mel bands, or the log-magnitude short-time Fourier transform."""
+    """Length of audio a clip; shorter sound is filled up, longer sound is cut."""
+    fill: Literal["silence", "repeat"] = "silence"
+    """What follows a sound shorter than seconds: silence, or the same sound again."""
+    spectrogram: Literal["mel", "stft", "psd", "fbank"] = "mel"
+    """Log-mel bands, log-magnitude Fourier transform, log power density (SciPy's), or Kaldi's log-mel filter bank."""
     n_mels: int = Field(64, ge=8, le=512)
-    """Mel bands (only with spectrogram mel)."""
+    """Mel bands (spectrogram mel and fbank)."""
     n_fft: int = Field(1024, ge=16, le=8192)
     """Window and Fourier length in samples."""
     hop_length: int = Field(512, ge=8, le=8192)
     """Samples between two windows."""
+    sound_scaling: Literal["training", "clip", "audioset", "none"] = "training"
+    """Spectrograms are standardised over the training clips, each over itself, with AudioSet's constants, or left."""
+    frame_scaling: Literal["training", "imagenet"] = "training"
+    """Frames are standardised a channel over the training clips, or with ImageNet's constants."""
+
+    @model_validator(mode="after")
+    def _windows_fit_into_the_sound(self) -> Self:
+        window = self.spectrogram in ("psd", "fbank")
+        if window and not self.hop_length <= self.n_fft <= self.seconds * self.sample_rate:
+            raise ValueError(f"spectrogram {self.spectrogram} needs hop_length <= n_fft <= seconds * sample_rate")
+        return self
 
 
 class Augment(Section):

@@ -32,10 +32,18 @@ def tone(*frequencies: float, seconds: float = 1.0, rate: int = 16_000, peak: fl
 
 
 def write_mp4(
-    path: Path, frames: np.ndarray | None, sound: np.ndarray | None, *, rate: int = 16_000, index_first: bool = False
+    path: Path,
+    frames: np.ndarray | None,
+    sound: np.ndarray | None,
+    *,
+    rate: int = 16_000,
+    index_first: bool = False,
+    key_every: int | None = None,
 ) -> Path:
-    """h264 and AAC; sound (n,) or (n, channels). None leaves a stream out. `index_first` survives a cut at the end."""
-    return _write(path, frames, "libx264", sound, "aac", rate, {"movflags": "faststart"} if index_first else {})
+    """h264 and AAC; sound (n,) or (n, channels). None leaves a stream out. `index_first` survives a cut at the end;
+    `key_every` is the number of frames from one key frame to the next."""
+    options = {"movflags": "faststart"} if index_first else {}
+    return _write(path, frames, "libx264", sound, "aac", rate, options, key_every)
 
 
 def write_flv(path: Path, frames: np.ndarray | None, sound: np.ndarray | None = None, *, rate: int = 22_050) -> Path:
@@ -63,6 +71,7 @@ def _write(
     audio_codec: str,
     rate: int,
     options: dict[str, str],
+    key_every: int | None = None,
 ) -> Path:
     with av.open(str(path), "w", options=options) as container:
         video = audio = None
@@ -70,6 +79,8 @@ def _write(
             video = container.add_stream(video_codec, rate=FPS)
             video.height, video.width, video.pix_fmt = *frames.shape[1:3], "yuv420p"
             video.bit_rate = 500_000
+            if key_every:
+                video.codec_context.gop_size = key_every
         if sound is not None:
             channels = sound[:, None] if sound.ndim == 1 else sound
             audio = container.add_stream(audio_codec, rate=rate, layout="mono" if channels.shape[1] == 1 else "stereo")
@@ -117,3 +128,14 @@ class CrashingPath(PosixPath):
         if multiprocessing.parent_process() is not None:
             os.kill(os.getpid(), signal.SIGSEGV)
         return super().__str__()
+
+
+class RayCrashingPath(PosixPath):
+    """The same for a Ray task."""
+
+    def is_file(self) -> bool:
+        import ray
+
+        if ray.get_runtime_context().get_task_id() is not None:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().is_file()

@@ -9,11 +9,14 @@ import numpy as np
 import soundfile
 from av.container import InputContainer
 from av.video.reformatter import Interpolation
+from av.video.stream import VideoStream
 
 from raygap.config import Prepare
 
-# Seconds: jumps ahead in a file that are longer than this seek to a key frame, shorter ones decode on.
+# Seconds: in a file that does not list its key frames, longer jumps ahead than this seek, shorter ones decode on.
 SEEK_BEYOND = 5.0
+# Seconds by which a key frame must precede what is sought: indices hold decoding times, which run a few frames ahead.
+KEY_MARGIN = 0.25
 # Sound that never exceeds this share of full scale (-80 dB) is silence: a dead microphone, or none at all.
 SILENT_PEAK = 1e-4
 # Seconds: less sound than this holds nothing to learn from.
@@ -31,11 +34,14 @@ def frames_shape(settings: Prepare) -> tuple[int, int, int, int]:
     return settings.frames, settings.frame_size, settings.frame_size, 3
 
 
-def decode_frames(path: Path, start: float | None, end: float | None, frames: int, size: int) -> np.ndarray:
-    """RGB frames nearest to the middles of `frames` equal stretches of the clip, uint8 (frames, size, size, 3).
+def decode_frames(
+    path: Path, start: float | None, end: float | None, frames: int, size: int
+) -> tuple[np.ndarray, float]:
+    """RGB frames nearest to the middles of `frames` equal stretches of the clip, and the clip's length in seconds.
 
-    `start` and `end` are in seconds from the beginning of the file, None for its beginning and its end. The picture is
-    squeezed to a square.
+    The frames are uint8 (frames, size, size, 3), each squeezed to a square. `start` and `end` are in seconds from the
+    beginning of the file, None for its beginning and its end. Nothing is decoded but what lies between the last key
+    frame before a wanted frame and that frame.
 
     Raises BadClip: unreadable, corrupt, no video stream, no frames, or too short to reach one of the stretches.
     """
@@ -46,7 +52,8 @@ def decode_frames(path: Path, start: float | None, end: float | None, frames: in
         stream.codec_context.thread_count = 1  # preparation already runs a process a core
         zero = (container.start_time or 0) / av.time_base
         begin = start or 0.0
-        stretch = ((_video_end(container) - zero if end is None else end) - begin) / frames
+        stop = _video_end(container) - zero
+        stretch = ((stop if end is None else end) - begin) / frames
         if stretch <= 0:
             raise BadClip(f"too short: no video after {begin:g} s")
         # How far behind the last frame a middle may lie: within its stretch, or while that frame is on show.
@@ -58,8 +65,8 @@ def decode_frames(path: Path, start: float | None, end: float | None, frames: in
             raise BadClip("no frames")
         for i in range(frames):
             middle = begin + (i + 0.5) * stretch
-            if middle - after[0] > SEEK_BEYOND:
-                container.seek(int((middle + zero) / stream.time_base), stream=stream)
+            if _pays_to_seek(stream, after[0], middle, zero):
+                container.seek(int((middle - KEY_MARGIN + zero) / stream.time_base), stream=stream)
                 decoded = _timed(container, zero)
                 before = after = next(decoded, None) or after
             while after[0] < middle and (following := next(decoded, None)):
@@ -69,7 +76,15 @@ def decode_frames(path: Path, start: float | None, end: float | None, frames: in
             nearest = min(before, after, key=lambda timed: abs(timed[0] - middle))[1]
             square = nearest.reformat(size, size, format="rgb24", interpolation=Interpolation.AREA)
             pictures[i] = square.to_ndarray()
-        return pictures
+        return pictures, (stop if end is None else min(end, stop)) - begin
+
+
+def _pays_to_seek(stream: VideoStream, now: float, wanted: float, zero: float) -> bool:
+    """Whether a key frame lies between `now` and `wanted`: decoding may then go on from it."""
+    entry = stream.index_entries.search_timestamp(int((wanted - KEY_MARGIN + zero) / stream.time_base))
+    if entry < 0:
+        return wanted - now > SEEK_BEYOND
+    return stream.index_entries[entry].timestamp * float(stream.time_base) - zero > now
 
 
 def file_seconds(path: Path) -> float | None:

@@ -1,28 +1,30 @@
 """Making a store: every clip of a data set is decoded once, in parallel."""
 
+import json
 import math
-import multiprocessing
 import os
 import shutil
-import signal
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from raygap.config import Prepare
-from raygap.data.clips import SPLITS, Clip, ClipList
-from raygap.data.media import BadClip, decode_audio, decode_frames, frames_shape
-from raygap.data.spectrogram import Spectrogram, spectrogram_shape
+from raygap.data.clips import SPLITS, ClipList
+from raygap.data.decoding import Decoded, decode_here, decode_on_ray
+from raygap.data.media import frames_shape
+from raygap.data.spectrogram import spectrogram_shape
 from raygap.data.store import Store, StoreWriter, store_key, written_once
 from raygap.errors import UserError
 
-# sum, sum of squares of the spectrogram; sums, sums of squares of the three channels of the frames.
-_Sums = tuple[float, ...]
+JOURNAL = "finished.jsonl"
+"""In a store in the making: row, checksum, length and sums of each clip that is finished, a line each."""
+IMAGENET = {"frame_mean": [123.675, 116.28, 103.53], "frame_std": [58.395, 57.12, 57.375]}
+AUDIOSET = {"spectrogram_mean": -4.503877, "spectrogram_std": 2 * 5.141276}
+"""The constants that published code divides Kaldi's filter banks by; the deviation is doubled there too."""
 
 
 def default_cache() -> Path:
@@ -37,16 +39,18 @@ def prepare(
     *,
     max_quarantine: float = 0.05,
     workers: int | None = None,
+    on_ray: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """The folder under `cache` of the store made of these clips with these settings; it is made if it is not there.
 
     A clip that cannot be decoded is quarantined: left out, and named with its reason in the store. `max_quarantine` is
-    the share of clips that may be; `workers` the number of processes (None: one for each core this process may use);
-    `progress` is called with the clips done and the clips in all.
+    the share of clips that may be; `workers` the number of processes (None: one for each core this process may use).
+    `on_ray` spreads the work over the Ray cluster that this process is connected to instead. `progress` is called with
+    the clips done and the clips in all.
 
-    Two processes that prepare the same store take turns, and the second finds it ready; what a killed one left behind
-    is removed by the next.
+    Two processes that prepare the same store take turns, and the second finds it ready. Where one was killed the next
+    goes on: what was finished, and is whole on the disk, is not decoded again.
 
     Raises UserError: too many bad clips, a split or a class left empty, too little disk, a damaged store in the way.
     """
@@ -57,7 +61,8 @@ def prepare(
         try:
             with written_once(path) as folder:
                 if folder:
-                    _build(folder, clip_list, settings, key, max_quarantine, workers or _cores(), progress)
+                    decode_with = None if on_ray else workers or _cores()
+                    _build(folder, clip_list, settings, key, max_quarantine, decode_with, progress)
         except OSError as error:
             raise UserError(
                 f"{error.filename or cache}: {error.strerror}; choose another folder with --cache or RAYGAP_CACHE"
@@ -78,32 +83,63 @@ def _build(
     settings: Prepare,
     key: str,
     max_quarantine: float,
-    workers: int,
+    workers: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> None:
+    """`workers` None: on Ray."""
     clips = clip_list.clips
     _check_disk(folder, len(clips), settings)
     writer = StoreWriter(folder, len(clips), settings)
-    sums: dict[int, _Sums] = {}
+    decoded = _finished_rows(folder / JOURNAL, writer)
     reasons: dict[int, str] = {}
+    left = [row for row in range(len(clips)) if row not in decoded]
+    if progress and decoded:
+        progress(len(decoded), len(clips))
+    if workers is None:
+        decoding = decode_on_ray(clips, left, settings, writer)
+    else:
+        decoding = decode_here(clips, left, settings, folder, workers)
     # closing: an error ends the workers before their files are removed.
-    with closing(_decode_all(clips, settings, folder, min(workers, len(clips)))) as results:
-        for done, (row, result) in enumerate(results, 1):
+    with (folder / JOURNAL).open("a") as journal, closing(decoding) as results:
+        for row, result in results:
             if isinstance(result, str):
                 reasons[row] = result
                 _check_quarantine({clips[row].id: reasons[row] for row in reasons}, len(clips), max_quarantine)
             else:
-                sums[row] = result
+                decoded[row] = result
+                journal.write(json.dumps([row, *astuple(result)]) + "\n")
+                journal.flush()
             if progress:
-                progress(done, len(clips))
+                progress(len(decoded) + len(reasons), len(clips))
     _check_complete(clip_list, reasons)
-    training = [sums[row] for row, clip in enumerate(clips) if clip.split == "train" and row in sums]
-    writer.finish(clip_list, key, _statistics(training, settings), reasons)
+    training = [decoded[row].sums for row, clip in enumerate(clips) if clip.split == "train" and row in decoded]
+    seconds = {row: result.seconds for row, result in decoded.items()}
+    writer.finish(clip_list, key, _statistics(training, settings), reasons, seconds)
+    (folder / JOURNAL).unlink()
+
+
+def _finished_rows(journal: Path, writer: StoreWriter) -> dict[int, Decoded]:
+    """The rows that a killed preparation has noted and whose content is whole; the others are taken off the journal."""
+    finished: dict[int, Decoded] = {}
+    lines = journal.read_text().splitlines(keepends=True) if journal.exists() else []
+    whole = []
+    for line in lines:
+        try:
+            row, checksum, seconds, sums = json.loads(line)
+        except ValueError:  # the line that was being written
+            continue
+        # A machine that lost its power may have kept the note but not the row.
+        if line.endswith("\n") and writer.checksum(row) == checksum:
+            finished[row] = Decoded(checksum, seconds, tuple(sums))
+            whole.append(line)
+    journal.write_text("".join(whole))
+    return finished
 
 
 def _check_disk(folder: Path, count: int, settings: Prepare) -> None:
     needed = count * (math.prod(frames_shape(settings)) + 2 * math.prod(spectrogram_shape(settings)))
     needed += 1000 * count + 2**20  # tables
+    needed -= sum(512 * file.stat().st_blocks for file in folder.iterdir())  # what a killed preparation has written
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
@@ -136,8 +172,8 @@ def _check_complete(clip_list: ClipList, reasons: dict[int, str]) -> None:
             )
 
 
-def _statistics(sums: list[_Sums], settings: Prepare) -> dict[str, Any]:
-    """Mean and standard deviation of the spectrograms, and of the frames (0..255) a channel."""
+def _statistics(sums: list[tuple[float, ...]], settings: Prepare) -> dict[str, Any]:
+    """Mean and deviation by which training scales the spectrograms, and the frames (0..255) a channel."""
     total = np.array(sums).sum(axis=0)
     cells = math.prod(spectrogram_shape(settings)) * len(sums)
     pixels = math.prod(frames_shape(settings)[:3]) * len(sums)
@@ -145,116 +181,10 @@ def _statistics(sums: list[_Sums], settings: Prepare) -> dict[str, Any]:
     squares = total[[1, 5, 6, 7]] / [cells, pixels, pixels, pixels]
     deviation = np.sqrt(np.maximum(squares - mean**2, 0))
     deviation[deviation == 0] = 1.0  # a channel that never changes
-    return {
-        "spectrogram_mean": mean[0],
-        "spectrogram_std": deviation[0],
-        "frame_mean": mean[1:].tolist(),
-        "frame_std": deviation[1:].tolist(),
-    }
-
-
-def _decode_all(
-    clips: tuple[Clip, ...], settings: Prepare, folder: Path, workers: int
-) -> Iterator[tuple[int, _Sums | str]]:
-    """Decode every clip into the arrays in `folder`; yields (row, sums) or (row, reason why it is bad), as they come.
-
-    The workers are processes of our own and not an executor, which would be lost as a whole, without saying at which
-    clip, when a decoder crashes. One clip is sent at a time: sending costs 0.1 ms, decoding tens of it.
-    """
-    # Not fork: the caller may run threads (progress bars, torch, Ray) whose locks a forked child would inherit, held.
-    # Not spawn: each worker would spend seconds on importing torch. A fork server imports it once, without threads.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "torchaudio"])
-    waiting = deque(range(len(clips)))
-    busy: dict[Connection, tuple[multiprocessing.Process, int]] = {}
-    crashed: set[int] = set()
-
-    def send(connection: Connection, process: multiprocessing.Process) -> None:
-        if not waiting:
-            connection.close()  # which tells the worker to leave
-            return
-        row = waiting.popleft()
-        busy[connection] = process, row
-        with suppress(OSError):  # a worker that is gone shows as the end of its connection, below
-            connection.send((row, clips[row]))
-
-    def start() -> None:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, folder, len(clips), settings), daemon=True)
-        process.start()
-        theirs.close()
-        send(ours, process)
-
-    try:
-        for _ in range(workers):
-            start()
-        while busy:
-            for connection in wait(list(busy)):
-                process, row = busy.pop(connection)
-                result = None
-                with suppress(EOFError, OSError):
-                    result = connection.recv()
-                if result is None:
-                    connection.close()
-                    process.join()
-                    if process.exitcode >= 0:  # no signal: a mistake of ours or of the caller, not of a decoder
-                        raise RuntimeError(f"a worker stopped with exit code {process.exitcode}; see its message above")
-                    if row in crashed:
-                        yield row, f"the decoder crashed ({signal.Signals(-process.exitcode).name})"
-                    else:  # once more: the machine may have been short of memory
-                        crashed.add(row)
-                        waiting.append(row)
-                    if waiting:
-                        start()
-                elif isinstance(result, OSError):
-                    raise result
-                else:
-                    send(connection, process)
-                    yield row, result
-    finally:
-        for process, _ in busy.values():
-            process.terminate()
-        for connection, (process, _) in busy.items():
-            process.join()
-            connection.close()
-
-
-def _work(connection: Connection, folder: Path, count: int, settings: Prepare) -> None:
-    """A worker: decodes the clips it is sent, until the connection closes."""
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one ends the others
-    torch.set_num_threads(1)
-    writer = StoreWriter(folder, count, settings)
-    spectrogram = Spectrogram(settings)
-    with suppress(EOFError):  # the end, also when the first process was killed
-        while True:
-            row, clip = connection.recv()
-            connection.send(_decode(row, clip, settings, spectrogram, writer))
-
-
-def _decode(
-    row: int, clip: Clip, settings: Prepare, spectrogram: Spectrogram, writer: StoreWriter
-) -> _Sums | str | OSError:
-    """Write one clip into its row. Returns its sums, or the reason why it is bad, or why nothing can be written."""
-    start = clip.start or 0.0
-    heard = start + settings.seconds  # sound beyond this would be cut off
-    try:
-        frames = decode_frames(clip.video, clip.start, clip.end, settings.frames, settings.frame_size)
-        sound = decode_audio(
-            clip.audio or clip.video,
-            clip.start,
-            heard if clip.end is None else min(clip.end, heard),
-            settings.sample_rate,
-        )
-        sounds = spectrogram(sound)
-    except BadClip as error:
-        return str(error)
-    except Exception as error:  # no single file may end a preparation of hours
-        return f"{type(error).__name__}: {error}"
-    try:
-        writer.write(row, frames, sounds)
-    except OSError as error:
-        return error
-    cells, pixels = sounds.astype(np.float64), frames.reshape(-1, 3).astype(np.float64)
-    return cells.sum(), (cells**2).sum(), *pixels.sum(axis=0), *(pixels**2).sum(axis=0)
+    sound = {"spectrogram_mean": mean[0], "spectrogram_std": deviation[0]}
+    if settings.sound_scaling == "audioset":
+        sound = AUDIOSET
+    elif settings.sound_scaling != "training":
+        sound = {"spectrogram_mean": 0.0, "spectrogram_std": 1.0}
+    frames = {"frame_mean": mean[1:].tolist(), "frame_std": deviation[1:].tolist()}
+    return sound | (IMAGENET if settings.frame_scaling == "imagenet" else frames)

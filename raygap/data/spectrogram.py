@@ -1,4 +1,6 @@
-"""Sound as a picture: log-mel bands, or the log-magnitude short-time Fourier transform."""
+"""Sound as a picture: spectrograms of four kinds, as published recipes make them."""
+
+import math
 
 import numpy as np
 
@@ -10,8 +12,21 @@ FLOOR = 1e-7
 
 def spectrogram_shape(settings: Prepare) -> tuple[int, int]:
     """(bins, steps) of every spectrogram made with these settings."""
-    bins = settings.n_mels if settings.spectrogram == "mel" else settings.n_fft // 2 + 1
-    return bins, _samples(settings) // settings.hop_length + 1
+    samples = _samples(settings)
+    if settings.spectrogram == "mel":
+        return settings.n_mels, samples // settings.hop_length + 1
+    if settings.spectrogram == "stft":
+        return settings.n_fft // 2 + 1, samples // settings.hop_length + 1
+    if settings.spectrogram == "psd":  # only windows that lie whole inside the sound
+        return settings.n_fft // 2 + 1, (samples - settings.n_fft) // settings.hop_length + 1
+    return settings.n_mels, samples // settings.hop_length
+
+
+def longest_sound(settings: Prepare) -> int:
+    """Samples of a sound that its spectrogram follows from; what comes later is cut off."""
+    # The last of Kaldi's windows begins before the end and reaches beyond it.
+    beyond = settings.n_fft - settings.hop_length if settings.spectrogram == "fbank" else 0
+    return _samples(settings) + beyond
 
 
 def _samples(settings: Prepare) -> int:
@@ -24,25 +39,74 @@ class Spectrogram:
     def __init__(self, settings: Prepare) -> None:
         # Here, not above: the process that hands out the work needs only the shape, and torch takes seconds to load.
         import torch
-        from torchaudio.transforms import MelSpectrogram
-        from torchaudio.transforms import Spectrogram as Stft
 
-        self._samples = _samples(settings)
+        self._settings, self._shape = settings, spectrogram_shape(settings)
+        self._samples, self._longest = _samples(settings), longest_sound(settings)
         self._from_numpy = torch.from_numpy
+        kind = settings.spectrogram
+        self._picture = {"mel": self._fourier, "stft": self._fourier, "psd": self._density, "fbank": self._fbank}[kind]
         # Padding with silence, not with the mirrored sound, works for sounds shorter than a window.
         window = {"n_fft": settings.n_fft, "hop_length": settings.hop_length, "pad_mode": "constant"}
-        if settings.spectrogram == "mel":
+        if kind == "mel":
+            from torchaudio.transforms import MelSpectrogram
+
             self._transform = MelSpectrogram(settings.sample_rate, n_mels=settings.n_mels, **window)
-        else:
+        elif kind == "stft":
+            from torchaudio.transforms import Spectrogram as Stft
+
             self._transform = Stft(power=1, **window)
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
-        """float32 (n,) at the settings' sample rate -> float16 (bins, steps), natural logarithm.
+        """float32 (n,), n > 0, at the settings' sample rate -> float16 (bins, steps), natural logarithms.
 
-        mel: of the energy a band; stft: of the magnitude. Silence fills what is missing of the settings' seconds;
-        what is longer is cut off.
+        mel and fbank: of the energy a band; stft: of the magnitude; psd: of the power density. Sound that is longer
+        than the settings' seconds is cut off, shorter sound filled up. With sound_scaling clip the spectrogram has
+        mean 0 and deviation 1.
         """
+        if self._settings.fill == "repeat":
+            waveform = np.tile(waveform, math.ceil(self._samples / len(waveform)))[: self._samples]
+        picture = self._picture(waveform[: self._longest])
+        if self._settings.sound_scaling == "clip":
+            picture = (picture - picture.mean()) / (picture.std() + 1e-9)
+        return picture.astype(np.float16)
+
+    def _padded(self, waveform: np.ndarray) -> np.ndarray:
         padded = np.zeros(self._samples, np.float32)
-        kept = waveform[: self._samples]
-        padded[: len(kept)] = kept
-        return (self._transform(self._from_numpy(padded)) + FLOOR).log().half().numpy()
+        padded[: len(waveform)] = waveform
+        return padded
+
+    def _fourier(self, waveform: np.ndarray) -> np.ndarray:
+        return (self._transform(self._from_numpy(self._padded(waveform))) + FLOOR).log().numpy()
+
+    def _density(self, waveform: np.ndarray) -> np.ndarray:
+        from scipy.signal import spectrogram
+
+        settings = self._settings
+        overlap = settings.n_fft - settings.hop_length
+        _, _, density = spectrogram(
+            self._padded(waveform), settings.sample_rate, nperseg=settings.n_fft, noverlap=overlap
+        )
+        return np.log(density + FLOOR)
+
+    def _fbank(self, waveform: np.ndarray) -> np.ndarray:
+        from torchaudio.compliance.kaldi import fbank
+
+        settings = self._settings
+        centred = np.zeros(max(len(waveform), settings.n_fft), np.float32)
+        centred[: len(waveform)] = waveform - waveform.mean()
+        bands = fbank(
+            self._from_numpy(centred)[None],
+            htk_compat=True,
+            sample_frequency=settings.sample_rate,
+            use_energy=False,
+            window_type="hanning",
+            num_mel_bins=settings.n_mels,
+            dither=0.0,
+            frame_length=1000 * settings.n_fft / settings.sample_rate,
+            frame_shift=1000 * settings.hop_length / settings.sample_rate,
+        )
+        # As published: what is missing is 0, not the logarithm of silence.
+        picture = np.zeros(self._shape, np.float32)
+        kept = bands[: self._shape[1]].numpy().T
+        picture[:, : kept.shape[1]] = kept
+        return picture

@@ -2,8 +2,8 @@
 
 frames.npy          uint8 (N, T, H, W, 3), RGB
 spectrograms.npy    float16 (N, F, S), natural logarithms
-clips.parquet       id, label (class index), split, video, audio (relative to the root), start, end (seconds)
-header.json         version, key, settings, classes, counts, statistics, quarantined clips, file sizes
+clips.parquet       id, label (class index), split, video, audio (relative to the root), start, end, seconds (length)
+header.json         version, key, settings, classes, counts, statistics, quarantined clips, reader's notes, file sizes
 quarantined.csv     the clips left out, with reasons
 """
 
@@ -18,8 +18,10 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ from raygap.data.spectrogram import spectrogram_shape
 from raygap.errors import UserError
 
 # Part of the key: raise it whenever decoding or the layout changes, and old stores are made anew.
-STORE_VERSION = 1
+STORE_VERSION = 2
 
 FRAMES, SPECTROGRAMS, CLIPS = "frames.npy", "spectrograms.npy", "clips.parquet"
 HEADER, QUARANTINED = "header.json", "quarantined.csv"
@@ -53,7 +55,7 @@ class Store:
         self.spectrograms = spectrograms
         """float16 (N, F, S)."""
         self.clips = clips
-        """Table of N rows: id, label, split, video, audio, start, end."""
+        """Table of N rows: id, label, split, video, audio, start, end, seconds."""
         self.clip_ids: list[str] = clips["id"].to_pylist()
         self.labels: np.ndarray = clips["label"].to_numpy().astype(np.int64)
         """int64 (N,), indices into class_names."""
@@ -124,10 +126,10 @@ def relative(path: Path, root: Path) -> str:
 
 @contextlib.contextmanager
 def written_once(path: Path) -> Iterator[Path | None]:
-    """Yields an empty folder, which becomes `path` when the block ends without an error.
+    """Yields a folder, which becomes `path` when the block ends without an error.
 
-    Waits while another process is in this block for the same path; yields None if that one has made it. What a killed
-    process left behind is removed.
+    Waits while another process is in this block for the same path; yields None if that one has made it. The folder
+    holds what a killed process left behind; a UserError removes it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -141,13 +143,13 @@ def written_once(path: Path) -> Iterator[Path | None]:
         if path.exists():
             yield None
             return
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+        partial.mkdir(exist_ok=True)
         try:
             yield partial
-            partial.rename(path)
-        finally:
+        except UserError:
             shutil.rmtree(partial, ignore_errors=True)
+            raise
+        partial.rename(path)
 
 
 class StoreWriter:
@@ -164,8 +166,22 @@ class StoreWriter:
         self._frames.write(row, frames)
         self._spectrograms.write(row, spectrogram)
 
-    def finish(self, clip_list: ClipList, key: str, statistics: dict[str, Any], quarantined: dict[int, str]) -> None:
-        """Leave out the quarantined rows (row -> reason) and write the tables; the folder then is a store."""
+    def checksum(self, row: int) -> int:
+        """CRC-32 of what the files hold for this row, as `row_checksum` gives it for what was written."""
+        return zlib.crc32(self._spectrograms.read(row), zlib.crc32(self._frames.read(row)))
+
+    def finish(
+        self,
+        clip_list: ClipList,
+        key: str,
+        statistics: dict[str, Any],
+        quarantined: dict[int, str],
+        seconds: Mapping[int, float] = MappingProxyType({}),
+    ) -> None:
+        """Leave out the quarantined rows (row -> reason) and write the tables; the folder then is a store.
+
+        `seconds` are the clips' lengths by row.
+        """
         keep = np.ones(len(clip_list.clips), bool)
         keep[list(quarantined)] = False
         # The last rows move into the gaps: no more rows are copied than are left out.
@@ -174,7 +190,9 @@ class StoreWriter:
         self._frames.finish(order)
         self._spectrograms.finish(order)
         clips = [clip_list.clips[row] for row in order]
-        pyarrow.parquet.write_table(_clips_table(clips, clip_list), self.folder / CLIPS)
+        table = _clips_table(clips, clip_list)
+        lengths = pyarrow.array([seconds.get(row) for row in order.tolist()], pyarrow.float64())
+        pyarrow.parquet.write_table(table.append_column("seconds", lengths), self.folder / CLIPS)
         left_out = [{"id": clip_list.clips[row].id, "reason": quarantined[row]} for row in sorted(quarantined)]
         with (self.folder / QUARANTINED).open("w", newline="") as file:
             table = csv.DictWriter(file, ("id", "reason"))
@@ -190,9 +208,15 @@ class StoreWriter:
             "counts": {split: sum(clip.split == split for clip in clips) for split in SPLITS},
             "statistics": statistics,
             "quarantined": left_out,
+            "notes": clip_list.notes,
             "files": {name: (self.folder / name).stat().st_size for name in (FRAMES, SPECTROGRAMS, CLIPS)},
         }
         (self.folder / HEADER).write_text(json.dumps(header, indent=1))
+
+
+def row_checksum(frames: np.ndarray, spectrogram: np.ndarray) -> int:
+    """CRC-32 of a row."""
+    return zlib.crc32(spectrogram.tobytes(), zlib.crc32(frames.tobytes()))
 
 
 def _clips_table(clips: list[Clip], clip_list: ClipList) -> pyarrow.Table:
@@ -231,11 +255,13 @@ class _RowFile:
             raise ValueError(f"row of {values.dtype} {values.shape} for {self._dtype} {self._shape}")
         self._write(row, values.tobytes())
 
+    def read(self, row: int) -> bytes:
+        return os.pread(self._file.fileno(), self._row_bytes, self._offset + row * self._row_bytes)
+
     def finish(self, order: np.ndarray) -> None:
         """Keep the rows `order`, in that order (a row moves towards the front or stays), and close the file."""
         for row in np.flatnonzero(order != np.arange(len(order))).tolist():
-            position = self._offset + int(order[row]) * self._row_bytes
-            self._write(row, os.pread(self._file.fileno(), self._row_bytes, position))
+            self._write(row, self.read(int(order[row])))
         os.pwrite(self._file.fileno(), self._header(len(order)), 0)
         self._file.truncate(self._offset + len(order) * self._row_bytes)
         os.fsync(self._file.fileno())

@@ -3,7 +3,11 @@ import pytest
 from media import BLUE, GREEN, RED, WHITE, solid, tone, truncate, write_flv, write_mp4, write_wav
 
 from raygap.data import media
-from raygap.data.media import BadClip, decode_audio, decode_frames
+from raygap.data.media import BadClip, decode_audio
+
+
+def decode_frames(*arguments):
+    return media.decode_frames(*arguments)[0]
 
 
 def colours(frames):
@@ -40,6 +44,18 @@ def test_start_and_end_are_honoured_by_seeking_and_by_decoding_through(tmp_path,
     assert_colours(decode_frames(path, 2.0, None, 2, 16), BLUE, WHITE)
     assert_colours(decode_frames(path, None, 2.0, 2, 16), RED, GREEN)
     assert_colours(decode_frames(path, None, None, 4, 16), RED, GREEN, BLUE, WHITE)
+
+
+def test_seeking_finds_the_frames_that_decoding_through_finds(tmp_path, monkeypatch):
+    # Every frame its own grey; key frames every half second, with B-frames between them.
+    shades = [(30 + (7 * i) % 200,) * 3 for i in range(150)]
+    path = write_mp4(tmp_path / "clip.mp4", solid(*shades, seconds=6), None, key_every=12)
+    for start, end, count in ((None, None, 1), (None, None, 4), (None, None, 37), (1.9, 5.3, 3), (4.02, 4.1, 1)):
+        sought, seconds = media.decode_frames(path, start, end, count, 8)
+        assert seconds == pytest.approx((end or 6) - (start or 0), abs=0.05)
+        with monkeypatch.context() as patch:
+            patch.setattr(media, "_pays_to_seek", lambda *arguments: False)
+            assert (decode_frames(path, start, end, count, 8) == sought).all()
 
 
 def test_the_nearest_frame_is_chosen(tmp_path):

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import json
 import shutil
 import subprocess
 import sys
@@ -7,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media import BLUE, RED, CrashingPath, solid, tone, write_data_set, write_mp4, write_wav
+from media import BLUE, RED, CrashingPath, RayCrashingPath, solid, tone, write_data_set, write_mp4, write_wav
 
 from raygap.config import Prepare
 from raygap.data import prepare as prepare_module
 from raygap.data.manifest import read_manifest
-from raygap.data.prepare import default_cache, prepare
+from raygap.data.prepare import JOURNAL, default_cache, prepare
 from raygap.data.store import Store
 from raygap.errors import UserError
 
@@ -109,6 +110,7 @@ def test_start_end_and_a_sound_file_of_its_own(tmp_path):
     assert low < 20 < 40 < high
     assert store.clips["start"].to_pylist()[-2:] == [0.0, 1.0]
     assert store.clips["audio"].to_pylist() == [None] * 6 + ["long.wav"] * 2
+    assert store.clips["seconds"].to_pylist() == pytest.approx([1.0] * 8, abs=0.1)
 
 
 @pytest.fixture
@@ -187,18 +189,85 @@ def test_a_cache_that_cannot_be_made(clip_list, tmp_path):
         prepare(clip_list, SETTINGS, tmp_path / "file" / "cache")
 
 
-def test_a_preparation_that_was_killed_leaves_nothing_in_the_way(data_set, store, clip_list, tmp_path):
-    cache = tmp_path / "cache"
-    process = start_preparation(tmp_path / "script.py", data_set, cache, pause=30)
-    assert process.stdout.readline() == "decoded\n"
+@pytest.fixture
+def killed(data_set, tmp_path):
+    """The cache of a preparation that was killed after its fifth clip."""
+    process = start_preparation(tmp_path / "script.py", data_set, tmp_path / "cache", pause=0.2)
+    for _ in range(5):
+        assert process.stdout.readline() == "decoded\n"
     process.kill()
     process.wait()
-    assert [path.suffix for path in sorted(cache.iterdir())] == [".lock", ".partial"]
-    path = prepare(clip_list, SETTINGS, cache)
-    assert sorted(cache.iterdir()) == sorted([path, cache / f".{path.name}.lock"])
-    assert (path / "frames.npy").read_bytes() == (store.path / "frames.npy").read_bytes()
     process.stderr.close()
     process.stdout.close()
+    return tmp_path / "cache"
+
+
+def same_files(path, other):
+    names = ("frames.npy", "spectrograms.npy", "header.json", "clips.parquet")
+    return all((path / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
+def test_a_killed_preparation_is_gone_on_with(killed, store, clip_list):
+    assert [path.suffix for path in sorted(killed.iterdir())] == [".lock", ".partial"]
+    calls = []
+    path = prepare(clip_list, SETTINGS, killed, progress=lambda *counts: calls.append(counts))
+    assert calls in ([(done, 12) for done in range(first, 13)] for first in (5, 6))
+    assert same_files(path, store.path)
+    assert sorted(killed.iterdir()) == sorted([path, killed / f".{path.name}.lock"])
+    assert sorted(file.name for file in path.iterdir()) == sorted(file.name for file in store.path.iterdir())
+
+
+def test_torn_rows_are_decoded_again(killed, store, clip_list):
+    (partial,) = killed.glob(".*.partial")
+    lines = (partial / JOURNAL).read_text().splitlines()
+    rows = [json.loads(line)[0] for line in lines]
+    with (partial / "frames.npy").open("r+b") as file:  # a row that never reached the disk
+        file.seek(128 + rows[0] * 2 * 8 * 8 * 3)
+        file.write(bytes(100))
+    with (partial / JOURNAL).open("a") as file:  # a note that was being written
+        file.write(lines[1][:20])
+    calls = []
+    path = prepare(clip_list, SETTINGS, killed, progress=lambda *counts: calls.append(counts))
+    assert calls[0] == (len(lines) - 1, 12)
+    assert same_files(path, store.path)
+
+
+def test_ctrl_c_keeps_what_is_finished(store, clip_list, tmp_path):
+    def interrupt(done, total):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(clip_list, SETTINGS, tmp_path, progress=interrupt)
+    calls = []
+    assert same_files(prepare(clip_list, SETTINGS, tmp_path, progress=lambda *c: calls.append(c)), store.path)
+    assert calls[0] == (4, 12)
+
+
+def test_on_a_ray_cluster(ray_cluster, store, clip_list, spoiled, tmp_path):
+    assert same_files(prepare(clip_list, SETTINGS, tmp_path / "cache", on_ray=True), store.path)
+    changed = [
+        dataclasses.replace(clip, video=RayCrashingPath(clip.video)) if isinstance(clip.video, CrashingPath) else clip
+        for clip in spoiled.clips
+    ]
+    spoiled = dataclasses.replace(spoiled, clips=tuple(changed))
+    mixed = Store.open(prepare(spoiled, SETTINGS, tmp_path / "cache", max_quarantine=0.25, on_ray=True))
+    reasons = {clip["id"]: clip["reason"] for clip in mixed.header["quarantined"]}
+    assert reasons["high-val-0.mp4"] == "the decoder crashed"
+    assert len(reasons) == 5
+
+
+def test_scaling_by_published_constants(store, clip_list, tmp_path):
+    def statistics(**changes):
+        return Store.open(prepare(clip_list, SETTINGS.model_copy(update=changes), tmp_path)).header["statistics"]
+
+    own = store.header["statistics"]
+    imagenet = statistics(frame_scaling="imagenet", sound_scaling="clip")
+    assert imagenet["frame_mean"] == [pytest.approx(255 * mean) for mean in (0.485, 0.456, 0.406)]
+    assert imagenet["frame_std"] == [pytest.approx(255 * deviation) for deviation in (0.229, 0.224, 0.225)]
+    assert (imagenet["spectrogram_mean"], imagenet["spectrogram_std"]) == (0, 1)
+    audioset = statistics(sound_scaling="audioset")
+    assert audioset == own | {"spectrogram_mean": -4.503877, "spectrogram_std": pytest.approx(10.282552)}
 
 
 def test_two_preparations_at_once_make_one_store(data_set, store, tmp_path):

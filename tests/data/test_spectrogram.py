@@ -1,17 +1,88 @@
 import numpy as np
 import pytest
+import scipy.signal
+import torch
 from media import tone
+from torchaudio.compliance.kaldi import fbank
 
-from raygap.config import Prepare
+from raygap.config import Prepare, from_mapping
 from raygap.data.spectrogram import FLOOR, Spectrogram, spectrogram_shape
+from raygap.errors import UserError
+from raygap.search.space import load_space
 
-# The recipe published with CREMA-D.
+# That of OGM-GE for CREMA-D, but for the filling up.
 PUBLISHED = Prepare(spectrogram="stft", sample_rate=22_050, seconds=3, n_fft=512, hop_length=353)
+
+
+def recipe(dataset):
+    """The prepare.* fields that search_spaces/ gives a data set."""
+    return from_mapping(load_space(dataset, None, None).fixed).prepare
 
 
 def test_shapes():
     assert spectrogram_shape(Prepare()) == (64, 63)
     assert spectrogram_shape(PUBLISHED) == (257, 188)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "shape"), [("cremad", (257, 188)), ("ave", (257, 1004)), ("kinetic_sound", (128, 1024))]
+)
+def test_the_recipes_have_their_published_shapes(dataset, shape):
+    settings = recipe(dataset)
+    assert spectrogram_shape(settings) == shape
+    for seconds in (0.02, 2.3, 11.0):
+        picture = Spectrogram(settings)(tone(440, seconds=seconds, rate=settings.sample_rate))
+        assert picture.shape == shape
+        assert np.isfinite(picture).all()
+
+
+def test_ogm_ge_recipe():
+    settings = recipe("cremad")
+    sound = np.random.default_rng(0).normal(0, 0.1, 50_000).astype(np.float32)
+    tiled = np.pad(np.tile(sound, 3)[: 3 * 22_050], 256)
+    windows = np.lib.stride_tricks.sliding_window_view(tiled, 512)[::353] * np.hanning(513)[:-1]
+    expected = np.log(np.abs(np.fft.rfft(windows, axis=1)) + 1e-7).T
+    assert Spectrogram(settings)(sound) == pytest.approx(expected, abs=0.01)
+
+
+def test_pmr_recipe():
+    settings = recipe("ave")
+    sound = np.random.default_rng(0).normal(0, 0.1, 50_000).astype(np.float32)
+    _, _, density = scipy.signal.spectrogram(np.tile(sound, 10)[:160_000], 16_000, nperseg=512, noverlap=353)
+    logarithm = np.log(density + 1e-7)
+    expected = (logarithm - logarithm.mean()) / logarithm.std()
+    assert Spectrogram(settings)(sound) == pytest.approx(expected, abs=0.01)
+
+
+def test_kaldi_recipe():
+    settings = recipe("kinetic_sound")
+    for samples in (50_000, 200_000):
+        sound = torch.from_numpy(np.random.default_rng(0).normal(0.1, 0.1, samples).astype(np.float32))[None]
+        bands = fbank(
+            sound - sound.mean(),
+            htk_compat=True,
+            sample_frequency=16_000,
+            use_energy=False,
+            window_type="hanning",
+            num_mel_bins=128,
+            dither=0.0,
+            frame_shift=10,
+        )
+        expected = torch.nn.functional.pad(bands, (0, 0, 0, max(1024 - len(bands), 0)))[:1024].T.numpy()
+        # The mean that is taken off is that of the sound that is kept.
+        assert Spectrogram(settings)(sound[0].numpy()) == pytest.approx(expected, abs=0.02)
+
+
+def test_sound_is_filled_up_with_itself_or_with_silence():
+    sound = tone(440, seconds=0.5)
+    once, twice = (Spectrogram(Prepare(seconds=1, hop_length=500, fill=fill))(sound) for fill in ("silence", "repeat"))
+    assert once[:, 20:] == pytest.approx(np.log(FLOOR), abs=0.01)
+    assert (twice[:, 18:28] == twice[:, 2:12]).all()
+
+
+def test_settings_that_leave_no_window_are_refused():
+    with pytest.raises(UserError, match="spectrogram psd needs hop_length <= n_fft <= seconds"):
+        from_mapping({"prepare.spectrogram": "psd", "prepare.seconds": 0.01})
 
 
 @pytest.mark.parametrize("settings", [Prepare(), PUBLISHED, Prepare(seconds=0.01, n_fft=8192)])
