@@ -16,13 +16,13 @@ The truth is written to the column `planted` of manifest.csv, which no reader of
 
 import csv
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import soundfile
-import torch
 from sklearn.datasets import load_digits
-from torchvision.io import write_png
 
 from raygap.errors import UserError
 from raygap.rng import generator
@@ -153,8 +153,12 @@ def _write_picture(path: Path, ink: np.ndarray, planted: str, recipe: Recipe, dr
     ink = ink + recipe.picture_noise * draw.standard_normal(ink.shape)
     # A grey between black and white as paper, so that the noise is cut off at neither end.
     grey = np.clip(64 + 128 * ink, 0, 255).round().astype(np.uint8)
-    pixels = torch.from_numpy(np.kron(grey, np.ones((PIXEL, PIXEL), np.uint8)))
-    write_png(pixels.expand(3, -1, -1).contiguous(), str(path))
+    pixels = np.kron(grey, np.ones((PIXEL, PIXEL), np.uint8))
+    encoder = av.CodecContext.create("png", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = pixels.shape[1], pixels.shape[0], "gray"
+    encoder.time_base = Fraction(1, 1)
+    frame = av.VideoFrame.from_ndarray(pixels, format="gray")
+    path.write_bytes(b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)]))
 
 
 def _write_sound(path: Path, source: Path, planted: str, recipe: Recipe, draw: np.random.Generator) -> None:
