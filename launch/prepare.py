@@ -2,17 +2,23 @@
 
 python launch/prepare.py --dataset demo
 python launch/prepare.py --dataset manifest --root my_clips/ --set prepare.frames=3 --set prepare.frame_size=112
+python launch/prepare.py --dataset cremad --root /data/CREMA-D --inspect
+python launch/prepare.py --dataset ave --root /shared/AVE_Dataset --cache /shared/stores --address auto
 """
+
+import os
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from raygap.cli import KeepOverlap, Splits, Val, preparation_bar, reader_options, user_errors
 from raygap.config import from_mapping, parse_assignments
 from raygap.data.clips import SPLITS
+from raygap.data.inspection import PAGE, tables, write_page
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.data.store import Store
@@ -37,6 +43,15 @@ def main(
         float, typer.Option(min=0, max=1, help="Share of clips that may be left out as unusable.")
     ] = 0.05,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a core")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Spread the work over this Ray cluster (auto: the one on this machine); needs a shared disk."
+        ),
+    ] = None,
+    inspect: Annotated[
+        bool, typer.Option("--inspect", help="Print what the store holds, and write a page with some clips.")
+    ] = False,
 ) -> None:
     """Decode a data set once into a packed store, and print where it lies."""
     fields = parse_assignments(assignments or [])
@@ -45,6 +60,10 @@ def main(
             raise UserError(f"--set {field}: preparation takes only prepare.* fields; leave it out")
     settings = from_mapping(load_space(dataset, None, None).fixed | fields, "--set").prepare
     clip_list = read_clips(dataset, root, reader_options(splits, val, keep_overlap))
+    for note in clip_list.notes:
+        typer.echo(f"note: {note}")
+    if address:
+        _connect(address)
     with preparation_bar(Console()) as progress:
         path = prepare(
             clip_list,
@@ -52,13 +71,37 @@ def main(
             cache or default_cache(),
             max_quarantine=max_quarantine,
             workers=workers,
+            on_ray=address is not None,
             progress=progress,
         )
-    header = Store.open(path).header
+    store = Store.open(path)
+    header = store.header
     counts = ", ".join(f"{header['counts'][split]} {split}" for split in SPLITS)
     typer.echo(f"store: {path}\nclips: {counts}; {len(header['class_names'])} classes")
     for clip in header["quarantined"]:
         typer.echo(f"quarantined: {clip['id']}: {clip['reason']}")
+    if inspect:
+        _print_tables(store)
+        typer.echo(f"page: {write_page(store, path / PAGE)}")
+
+
+def _connect(address: str) -> None:
+    from raygap.search.cluster import start_ray
+
+    os.environ["RAY_ADDRESS"] = address
+    try:
+        start_ray()
+    except (ConnectionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--address {address}: no Ray cluster answers ({reason}); start one with `ray start`") from None
+
+
+def _print_tables(store: Store) -> None:
+    for title, (header, *rows) in tables(store).items():
+        table = Table(*header, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*row)
+        Console().print(table)
 
 
 if __name__ == "__main__":

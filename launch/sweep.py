@@ -64,19 +64,28 @@ def main(
     """Search a method's configuration on a data set."""
     console = Console()
     if resume:
-        given = [
-            o for o, v in (("--set", assignments), ("--epochs", epochs), ("--space", space), ("--method", method)) if v
-        ]
-        if given:
-            raise UserError(f"{given[0]}: a resumed sweep keeps its plan; leave it out, or start another sweep")
+        kept = {"--set": assignments, "--epochs": epochs, "--seed": seed, "--space": space, "--method": method}
+        for option, value in kept.items():
+            if value is not None:
+                raise UserError(f"{option}: a resumed sweep keeps its plan; leave it out, or start another sweep")
         folder = out or (RUNS / name if name else newest_run(RUNS, dataset))
         plan = read_plan(folder)
         plan = replace(plan, trials=trials or plan.trials)
     else:
         fixed = parse_assignments(assignments or [])
         fixed |= {path: value for path, value in (("epochs", epochs), ("seed", seed)) if value is not None}
-        reader = reader_options(splits, val, keep_overlap)
-        plan = make_plan(dataset, root, method, space, trials, test_seeds, fixed, reader)
+        plan = make_plan(
+            dataset,
+            method,
+            space,
+            trials,
+            fixed,
+            root=str(root.resolve()) if root else None,
+            test_seeds=test_seeds,
+            cache=str((cache or default_cache()).resolve()),
+            max_quarantine=max_quarantine,
+            reader=reader_options(splits, val, keep_overlap),
+        )
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         folder = out or RUNS / (name or f"{dataset}-{plan.fixed['method']}-{stamp}")
     config = plan.check()
@@ -89,8 +98,17 @@ def main(
     with locked(folder):
         with preparation_bar(console) as progress:
             store = prepare(
-                clip_list, config.prepare, cache or default_cache(), max_quarantine=max_quarantine, progress=progress
+                clip_list,
+                config.prepare,
+                Path(plan.cache or default_cache()),
+                max_quarantine=plan.max_quarantine,
+                progress=progress,
             )
+        console.print(
+            f"{'going on with' if resume else 'sweep'} {folder}: {plan.trials} trials of {config.epochs} epochs, "
+            f"{config.method} on {plan.dataset}; starting Ray",
+            highlight=False,
+        )
         with seeds_bar(console, plan.test_seeds, config.epochs) as report:
             outcome = run_sweep(plan, folder, store, concurrency, time_budget, report)
     _print_outcome(console, plan, folder, outcome)

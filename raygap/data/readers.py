@@ -39,17 +39,22 @@ READERS = {
 }
 
 
+def find_reader(dataset: str) -> Reader:
+    """The reader of a data set. Raises UserError with the nearest name."""
+    if dataset not in READERS:
+        near = difflib.get_close_matches(dataset, READERS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(READERS)}"
+        raise UserError(f"--dataset {dataset}: unknown data set; {hint}")
+    return READERS[dataset]
+
+
 def read_clips(dataset: str, root: Path | None, options: ReaderOptions = ReaderOptions()) -> ClipList:
     """The clips of a data set whose files lie under `root` (None only for demo: the default cache).
 
     Raises UserError for an unknown data set, a missing folder, an option that the data set has no use for, and whatever
     is wrong with the data set itself.
     """
-    if dataset not in READERS:
-        near = difflib.get_close_matches(dataset, READERS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(READERS)}"
-        raise UserError(f"--dataset {dataset}: unknown data set; {hint}")
-    reader = READERS[dataset]
+    reader = find_reader(dataset)
     for option in options.given():
         if option not in reader.takes:
             raise UserError(f"{option}: --dataset {dataset} has no use for it; leave it out")

@@ -11,6 +11,7 @@ import yaml
 
 from raygap.config import TrialConfig, load_yaml
 from raygap.data.clips import ReaderOptions
+from raygap.data.readers import find_reader
 from raygap.errors import UserError
 from raygap.methods import find_method
 from raygap.search.space import SearchSpace, check_space, load_space
@@ -27,6 +28,8 @@ class Plan:
     test_seeds: int
     fixed: dict[str, Any]
     space: dict[str, dict[str, list]]
+    cache: str | None = None
+    max_quarantine: float = 0.05
     reader: ReaderOptions = field(default_factory=ReaderOptions)
 
     def check(self) -> TrialConfig:
@@ -38,24 +41,22 @@ class Plan:
 
 def make_plan(
     dataset: str,
-    root: Path | None,
     method: str | None,
     space_file: Path | None,
     trials: int | None,
-    test_seeds: int,
     fixed: dict[str, Any],
-    reader: ReaderOptions = ReaderOptions(),
+    **others: Any,
 ) -> Plan:
     """A plan from what the user gave; `fixed` wins over the search space, whose field is then not searched.
 
-    Raises UserError for an unknown method, field or distribution.
+    `others` are fields of Plan as they are. Raises UserError for an unknown data set, method, field or distribution.
     """
+    find_reader(dataset)
     if method:
         find_method(method)
     space = load_space(dataset, fixed.get("method") or method, space_file)
     searched = {path: entry for path, entry in space.space.items() if path not in fixed}
-    where = str(root.resolve()) if root else None
-    return Plan(dataset, where, trials or space.trials, test_seeds, space.fixed | fixed, searched, reader)
+    return Plan(dataset=dataset, trials=trials or space.trials, fixed=space.fixed | fixed, space=searched, **others)
 
 
 def write_plan(plan: Plan, folder: Path) -> None:

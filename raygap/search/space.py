@@ -46,7 +46,8 @@ def load_space(dataset: str, method: str | None, file: Path | None) -> SearchSpa
     """
     if file:
         own = read_space(file)
-        return SearchSpace(own.fixed | ({"method": method} if method else {}), own.space, own.trials)
+        method = method or own.fixed.get("method", TrialConfig().method)
+        return SearchSpace(own.fixed | {"method": method}, own.space, own.trials)
     by_dataset = FOLDER / f"{dataset}.yaml"
     base = read_space(by_dataset) if by_dataset.exists() else SearchSpace({}, {})
     method = method or base.fixed.get("method", TrialConfig().method)

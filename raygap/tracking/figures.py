@@ -30,7 +30,6 @@ def draw_gap(run: Path, score: str, seed: int, file: Path) -> None:
         values = mixture_values(ledger[audio].to_numpy(), ledger[visual].to_numpy(), score)
         _histogram(panel, values[~np.isnan(values)], seed)
         panel.set(title=title, xlabel=SCORE_NAMES[score], ylabel="clips")
-    panels[0].legend(frameon=False)
     _save(figure, file)
 
 
@@ -47,6 +46,7 @@ def _histogram(panel: Axes, values: np.ndarray, seed: int) -> None:
     for k, (name, color) in enumerate([("balanced", BALANCED), ("imbalanced", IMBALANCED)]):
         density = mixture.weights[k] * stats.norm.pdf(x, mixture.means[k], mixture.variances[k] ** 0.5)
         panel.plot(x, density * clips_per_unit, color=color, label=f"{name} ({mixture.weights[k]:.0%})")
+    panel.legend(frameon=False)
     # A narrow component's peak may stand far above the bars.
     highest = np.histogram(values, edges)[0].max()
     panel.set_ylim(0, 1.15 * highest)

@@ -93,12 +93,12 @@ def test_the_longest_stages_may_fill_all_epochs() -> None:
 
 
 def test_fields_given_by_hand_are_not_searched(tmp_path: Path) -> None:
-    plan = make_plan("demo", None, None, None, None, 3, {"warmup.epochs": 3})
+    plan = make_plan("demo", None, None, None, {"warmup.epochs": 3}, root=None, test_seeds=3)
     assert plan.fixed["warmup.epochs"] == 3
     assert "warmup.epochs" not in plan.space
     assert plan.trials == 12
     with pytest.raises(UserError, match="did you mean gmm_scores"):
-        make_plan("demo", None, "gmm_score", None, None, 3, {})
+        make_plan("demo", "gmm_score", None, None, {}, root=None, test_seeds=3)
 
 
 def test_every_field_is_documented_defaulted_and_survives_yaml() -> None:
