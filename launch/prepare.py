@@ -7,7 +7,6 @@ python launch/prepare.py --dataset ave --root /shared/AVE_Dataset --cache /share
 """
 
 import os
-
 from pathlib import Path
 from typing import Annotated
 
@@ -101,7 +100,7 @@ def _print_tables(store: Store) -> None:
         table = Table(*header, title=title, title_justify="left")
         for row in rows:
             table.add_row(*row)
-        Console().print(table)
+        Console(markup=False).print(table)
 
 
 if __name__ == "__main__":

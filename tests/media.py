@@ -39,11 +39,12 @@ def write_mp4(
     rate: int = 16_000,
     index_first: bool = False,
     key_every: int | None = None,
+    times: list[float] | None = None,
 ) -> Path:
     """h264 and AAC; sound (n,) or (n, channels). None leaves a stream out. `index_first` survives a cut at the end;
-    `key_every` is the number of frames from one key frame to the next."""
+    `key_every` is the number of frames from one key frame to the next; `times` are the frames' own, in seconds."""
     options = {"movflags": "faststart"} if index_first else {}
-    return _write(path, frames, "libx264", sound, "aac", rate, options, key_every)
+    return _write(path, frames, "libx264", sound, "aac", rate, options, key_every, times)
 
 
 def write_flv(path: Path, frames: np.ndarray | None, sound: np.ndarray | None = None, *, rate: int = 22_050) -> Path:
@@ -72,6 +73,7 @@ def _write(
     rate: int,
     options: dict[str, str],
     key_every: int | None = None,
+    times: list[float] | None = None,
 ) -> Path:
     with av.open(str(path), "w", options=options) as container:
         video = audio = None
@@ -79,14 +81,19 @@ def _write(
             video = container.add_stream(video_codec, rate=FPS)
             video.height, video.width, video.pix_fmt = *frames.shape[1:3], "yuv420p"
             video.bit_rate = 500_000
+            if times:
+                video.codec_context.time_base = Fraction(1, 90_000)
             if key_every:
                 video.codec_context.gop_size = key_every
         if sound is not None:
             channels = sound[:, None] if sound.ndim == 1 else sound
             audio = container.add_stream(audio_codec, rate=rate, layout="mono" if channels.shape[1] == 1 else "stereo")
         if video is not None:
-            for picture in frames:
-                container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            for i, picture in enumerate(frames):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                if times:
+                    frame.pts, frame.time_base = round(times[i] * 90_000), Fraction(1, 90_000)
+                container.mux(video.encode(frame))
             container.mux(video.encode())
         if audio is not None:
             frame = av.AudioFrame.from_ndarray(

@@ -20,7 +20,7 @@ KEY_MARGIN = 0.25
 # Sound that never exceeds this share of full scale (-80 dB) is silence: a dead microphone, or none at all.
 SILENT_PEAK = 1e-4
 # Seconds: less sound than this holds nothing to learn from.
-SHORTEST_SOUND = 0.05
+SHORTEST_SOUND = 0.2
 
 SOUND_FILES = (".wav", ".flac", ".ogg")
 

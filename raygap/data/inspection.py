@@ -1,0 +1,138 @@
+"""A look into a store: counts, lengths, what was left out, and some clips of each class as a page."""
+
+import base64
+import io
+from collections import Counter
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from raygap.data.clips import SPLITS
+from raygap.data.store import Store
+from raygap.errors import UserError
+
+PAGE = "inspect.html"
+CLIPS_A_CLASS = 3
+CLIPS_FOR_LEVEL = 20
+LONGEST_SIDE = 112
+"""Pixels of a frame, and of a spectrogram's height, on the page; its width may be three times as much."""
+
+Table = list[list[str]]
+"""Rows of cells, the header first."""
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; } h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+td, th { padding: .2rem 1rem .2rem 0; text-align: left; border-bottom: 1px solid #8884; vertical-align: top; }
+figure { margin: .3rem 0; display: flex; flex-wrap: wrap; gap: .4rem; align-items: end; }
+figcaption { width: 100%; font-size: .8rem; opacity: .75; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; } img { max-width: 100%; }
+"""
+
+
+def tables(store: Store) -> dict[str, Table]:
+    """Tables by title: clips by class and split, lengths by split, what was left out and why."""
+    splits = np.array(store.clips["split"].to_pylist())
+    seconds = np.array(store.clips["seconds"].to_pylist(), np.float64)
+    classes: Table = [["class", *SPLITS, "median s", "level"]]
+    for label, name in enumerate(store.class_names):
+        rows = np.flatnonzero(store.labels == label)
+        counts = [str(np.sum(splits[rows] == split)) for split in SPLITS]
+        level = np.mean(store.spectrograms[_spread(rows, CLIPS_FOR_LEVEL)], dtype=np.float64)
+        classes.append([f"{label} {name}", *counts, f"{np.median(seconds[rows]):.1f}", f"{level:.2f}"])
+    classes.append(["all", *(str(np.sum(splits == split)) for split in SPLITS), f"{np.median(seconds):.1f}", ""])
+    lengths: Table = [["split", "shortest s", "median s", "longest s"]]
+    for split in SPLITS:
+        own = seconds[splits == split]
+        lengths.append([split, *(f"{value:.2f}" for value in (own.min(), np.median(own), own.max()))])
+    left_out: Table = [["clips", "reason", "such as"]]
+    quarantined = store.header["quarantined"]
+    for reason, count in Counter(clip["reason"] for clip in quarantined).most_common():
+        names = [clip["id"] for clip in quarantined if clip["reason"] == reason]
+        left_out.append([str(count), reason, ", ".join(names[:3]) + (", ..." if count > 3 else "")])
+    found = {"Clips by class and split": classes, "Lengths": lengths}
+    return found | ({"Quarantined": left_out} if quarantined else {})
+
+
+def write_page(store: Store, path: Path) -> Path:
+    """Write the tables and a contact sheet as one HTML file without links. Raises UserError if it cannot be written."""
+    title = f"{store.header['dataset']}: {len(store.labels)} clips, {len(store.class_names)} classes"
+    parts = [
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title>",
+        f"<meta name=viewport content='width=device-width'><style>{STYLE}</style><h1>{escape(title)}</h1>",
+        f"<p>{escape(str(store.path))}</p>",
+        "<p>level: mean of the class's spectrograms; a class far below the others was recorded with a dead microphone."
+        if store.header["settings"]["sound_scaling"] != "clip"
+        else "<p>level: 0 for all, since each spectrogram is standardised over itself.",
+    ]
+    notes = store.header["notes"]
+    if notes:
+        parts.append("<h2>What the reader says</h2><ul>" + "".join(f"<li>{escape(note)}" for note in notes) + "</ul>")
+    for heading, table in tables(store).items():
+        header, *rows = ["".join(f"<td>{escape(cell)}" for cell in row) for row in table]
+        body = "".join(f"<tr>{row}" for row in rows)
+        parts.append(
+            f"<h2>{heading}</h2><div class=wide><table><tr>{header.replace('<td>', '<th>')}{body}</table></div>"
+        )
+    parts += [
+        "<h2>Contact sheet</h2><p>Training clips: their frames in order, and their sound, low below high.",
+        *_sheet(store),
+    ]
+    try:
+        path.write_text("\n".join([*parts, "</html>"]))
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); --inspect writes into the store's folder"
+        ) from None
+    return path
+
+
+def _sheet(store: Store) -> list[str]:
+    train = store.rows("train")
+    shown = {
+        label: _spread(train[store.labels[train] == label], CLIPS_A_CLASS) for label in range(len(store.class_names))
+    }
+    sounds = {row: store.spectrograms[row].astype(np.float32) for rows in shown.values() for row in rows.tolist()}
+    # One scale for all: a quiet clip must look quiet.
+    darkest, brightest = np.percentile(np.concatenate([sound.ravel()[::7] for sound in sounds.values()]), (1, 99.8))
+    parts = []
+    for label, rows in shown.items():
+        parts.append(f"<h3>{label} {escape(store.class_names[label])}</h3>")
+        for row in rows.tolist():
+            frames = np.concatenate([_shrink(frame, LONGEST_SIDE, LONGEST_SIDE) for frame in store.frames[row]], axis=1)
+            sound = _shrink(sounds[row], LONGEST_SIDE, 3 * LONGEST_SIDE)
+            parts.append(
+                f"<figure>{_image(frames / 255, 'frames', height=LONGEST_SIDE)}"
+                f"{_image(sound, 'sound', (darkest, brightest), LONGEST_SIDE)}"
+                f"<figcaption>{escape(store.clip_ids[row])}</figcaption></figure>"
+            )
+    return parts
+
+
+def _spread(rows: np.ndarray, count: int) -> np.ndarray:
+    """So many of the rows, evenly spread over them."""
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
+
+
+def _shrink(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Means over blocks, so that neither side is longer than asked."""
+    down, across = -(-picture.shape[0] // height), -(-picture.shape[1] // width)
+    whole = picture[: picture.shape[0] // down * down, : picture.shape[1] // across * across].astype(np.float32)
+    blocks = whole.reshape(whole.shape[0] // down, down, whole.shape[1] // across, across, *whole.shape[2:])
+    return blocks.mean(axis=(1, 3))
+
+
+def _image(picture: np.ndarray, name: str, scale: tuple[float, float] | None = None, height: int | None = None) -> str:
+    from matplotlib.image import imsave
+
+    file = io.BytesIO()
+    if scale:
+        imsave(file, picture, vmin=scale[0], vmax=scale[1], cmap="magma", origin="lower", format="png")
+    else:
+        imsave(file, np.ascontiguousarray(picture), format="jpeg", pil_kwargs={"quality": 80})
+    kind = "png" if scale else "jpeg"
+    content = base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="{name}" height={height} src="data:image/{kind};base64,{content}">'
