@@ -152,6 +152,7 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, outcome: Outcome)
         print(f"  {path}: {value:.4g}" if isinstance(value, float) else f"  {path}: {value}")
     for number, reason in outcome.failures().items():
         print(f"trial {number} failed: {reason}")
+    print("\n".join(outcome.about_gaps))
     if outcome.test:
         console.print("\ntest split, chosen configuration, fresh seeds:")
         console.print(seeds_table(outcome.test))

@@ -19,7 +19,7 @@ from raygap.data.readers import READERS, read_clips
 from raygap.methods import find_method
 from raygap.search.cluster import default_concurrency, start_ray, trial_resources
 from raygap.search.seeds import train_seeds
-from raygap.tracking.figures import draw_curves, draw_gap
+from raygap.tracking.figures import draw_curves, draw_gap, gap_values
 from raygap.tracking.run_folder import TEST
 from raygap.tracking.seed_results import seeds_bar, seeds_table
 
@@ -65,8 +65,10 @@ def main(
         print(f"seed {seed} failed: {reason}")
     if not results.rows:
         sys.exit(1)
-    draw_gap(folder / str(numbers[0]), trial.gap.score, trial.seed, folder / "figures" / "gap.png")
-    draw_curves(folder / str(numbers[0]), folder / "figures" / "curves.png")
+    first = folder / str(next(iter(results.rows)))
+    moments = gap_values(first, trial.gap.score)
+    draw_gap(moments, trial.gap.score, trial.seed, folder / "figures" / "gap.png")
+    draw_curves(first, folder / "figures" / "curves.png")
     console.print("test split:")
     console.print(seeds_table(results))
     print(f"results: {folder / TEST}\nfigures: {folder / 'figures'}")

@@ -15,7 +15,7 @@ from raygap.search.plan import Plan
 from raygap.search.seeds import train_seeds
 from raygap.search.study import finished_trials
 from raygap.search.sweep import run_trials
-from raygap.tracking.figures import draw_curves, draw_gap
+from raygap.tracking.figures import draw_curves, draw_gap, gap_values, verdicts
 from raygap.tracking.report import write_report
 from raygap.tracking.run_folder import BEST, JOURNAL, TRIALS, trial_folder, write_best
 from raygap.tracking.seed_results import Reporter, SeedResults
@@ -33,6 +33,7 @@ class Outcome:
     best: FrozenTrial | None
     config: TrialConfig | None
     test: SeedResults | None
+    about_gaps: list[str]
 
     def finished(self) -> int:
         """Trials that are complete, stopped early or failed."""
@@ -54,7 +55,7 @@ def run_sweep(
     interrupted = not spent and len(finished_trials(study)) < plan.trials
     complete = [trial for trial in finished_trials(study) if trial.state == TrialState.COMPLETE]
     if not complete:
-        return Outcome(study, interrupted, None, None, None)
+        return Outcome(study, interrupted, None, None, None, [])
     best = max(complete, key=lambda trial: (trial.value, -trial.number))
     files = trial_folder(folder, best.number)
     config = from_mapping(load_yaml(files / "config.yaml"), str(files / "config.yaml"))
@@ -65,9 +66,11 @@ def run_sweep(
         seeds = [config.seed + 1 + i for i in range(plan.test_seeds)]
         resources = trial_resources(concurrency or default_concurrency(config.compute.threads))
         test = train_seeds(config, store, folder / "seeds" / f"trial-{best.number:04d}", seeds, resources, report)
-    draw_gap(files, config.gap.score, config.seed, folder / "figures" / "gap.png")
+    moments = gap_values(files, config.gap.score)
+    draw_gap(moments, config.gap.score, config.seed, folder / "figures" / "gap.png")
     draw_curves(files, folder / "figures" / "curves.png")
-    outcome = Outcome(study, interrupted, best, config, test)
+    about_gaps = verdicts(moments, config.gap.score, config.seed)
+    outcome = Outcome(study, interrupted, best, config, test, about_gaps)
     _write_report(plan, folder, outcome)
     return outcome
 
@@ -88,6 +91,7 @@ def _write_report(plan: Plan, folder: Path, outcome: Outcome) -> None:
         folder,
         f"Sweep {folder.name}",
         _about(plan, outcome.study, outcome.best)
+        + outcome.about_gaps
         + [f"Trial {n} failed: {why}" for n, why in outcome.failures().items()],
         outcome.test.table() if outcome.test else [],
         trials,

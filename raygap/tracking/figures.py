@@ -11,6 +11,7 @@ from scipy import stats
 
 from raygap.imbalance.gap import mixture_values
 from raygap.imbalance.mixture import DegenerateMixture, fit_gap_mixture
+from raygap.imbalance.null_check import check_two_groups
 
 matplotlib.use("Agg")
 
@@ -19,18 +20,38 @@ SCORE_NAMES = {"absolute": "|audio score − visual score|", "signed": "audio sc
 SCORE_NAMES["min_score"] = "1 − smaller score"
 
 
-def draw_gap(run: Path, score: str, seed: int, file: Path) -> None:
-    """Histogram of the training clips' gaps after warm-up and at the end, with the fitted components over each."""
+def gap_values(run: Path, score: str) -> dict[str, np.ndarray]:
+    """What the mixture is fitted to, of the clips that were seen, by moment: "after warm-up" (if any), "at the end"."""
     ledger = pq.read_table(run / "ledger.parquet")
-    moments = [("after warm-up", "audio_after_warmup", "visual_after_warmup"), ("at the end", "audio", "visual")]
-    moments = [moment for moment in moments if moment[1] in ledger.column_names]
+    moments = {"after warm-up": ("audio_after_warmup", "visual_after_warmup"), "at the end": ("audio", "visual")}
+    values = {
+        moment: mixture_values(ledger[audio].to_numpy(), ledger[visual].to_numpy(), score)
+        for moment, (audio, visual) in moments.items()
+        if audio in ledger.column_names
+    }
+    return {moment: of_clips[~np.isnan(of_clips)] for moment, of_clips in values.items()}
+
+
+def draw_gap(moments: dict[str, np.ndarray], score: str, seed: int, file: Path) -> None:
+    """Histogram of the training clips' gaps at each moment (see gap_values), with the fitted components over it."""
     figure = Figure(figsize=(5 * len(moments), 3.4), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(moments), sharex=True))
-    for panel, (title, audio, visual) in zip(panels, moments, strict=True):
-        values = mixture_values(ledger[audio].to_numpy(), ledger[visual].to_numpy(), score)
-        _histogram(panel, values[~np.isnan(values)], seed)
-        panel.set(title=title, xlabel=SCORE_NAMES[score], ylabel="clips")
+    for panel, (moment, values) in zip(panels, moments.items(), strict=True):
+        _histogram(panel, values, seed)
+        panel.set(title=moment, xlabel=SCORE_NAMES[score], ylabel="clips")
     _save(figure, file)
+
+
+def verdicts(moments: dict[str, np.ndarray], score: str, seed: int) -> list[str]:
+    """A sentence a moment: do the gaps look like two groups, against the null of one group of bounded gaps?"""
+    lines = []
+    for moment, values in moments.items():
+        try:
+            verdict = check_two_groups(values, score, n_init=4, seed=seed).verdict
+        except DegenerateMixture as reason:
+            verdict = f"no mixture: {reason}."
+        lines.append(f"Gaps {moment}: {verdict}")
+    return lines
 
 
 def _histogram(panel: Axes, values: np.ndarray, seed: int) -> None:
