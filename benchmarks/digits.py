@@ -82,7 +82,9 @@ METHODS: dict[str, Config] = {
     "gmm_adaptive": {"method": "gmm_adaptive"},
     "gmm_scores": {"method": "gmm_scores"},
     "purification": {"method": BASELINE, "purify.epochs": 6},
+    "gmm_scores_wide": {"method": "gmm_scores"},
 }
+DEFAULT_METHODS = ("joint", BASELINE, "gmm_adaptive", "gmm_scores", "purification")
 # A list is a choice, a pair the ends of a log-uniform range.
 _OPTIMISER = {"optimizer.lr": (0.005, 0.08), "optimizer.weight_decay": (1e-5, 1e-2)}
 _GUIDED = {"warmup.epochs": [4, 6, 8], "mixture.refit_every": [1, 2, 4]}
@@ -112,6 +114,18 @@ SPACES: dict[str, dict[str, list | tuple[float, float]]] = {
         "purify.threshold": [0.2, 0.35, 0.5, 0.65, 0.8],
         "gap.score": ["absolute", "signed", "min_score"],
     },
+    # After a first look: the slower modality's scores tell little before epoch 10, so warm-up may be much longer; a
+    # later refit may find everything memorised, so there may be one alone (20) or a longer memory.
+    "gmm_scores_wide": {
+        "warmup.epochs": [4, 6, 8, 10, 12, 14],
+        "mixture.refit_every": [1, 2, 4, 20],
+        "loss.focus": (1.0, 40.0),
+        "loss.align_weight": (0.02, 2.0),
+        "align.mask": ["balanced", "all"],
+        "scores.separator": ["scores2d", "scores1d"],
+        "scores.weights": ["per_modality"],
+        "scores.beta": [0.5, 0.8, 0.9, 0.95],
+    },
 }
 
 
@@ -129,22 +143,23 @@ class Arm:
         return f"{self.method}, {self.variant}" if self.variant else self.method
 
 
-_SHUFFLED, _CONSTANT = (("mixture.posterior", "shuffled"),), (("mixture.posterior", "constant"),)
+_RAW = (("scores.separator", "raw"),)
+
+
+def _guided(method: str, *others: Arm) -> tuple[Arm, ...]:
+    posteriors = (Arm(method, name, (("mixture.posterior", name),)) for name in ("shuffled", "constant"))
+    return Arm(method), *posteriors, *others, Arm(method, "truth")
+
+
 ARMS = (
     Arm("joint"),
     Arm(BASELINE),
-    Arm("gmm_adaptive"),
-    Arm("gmm_adaptive", "shuffled", _SHUFFLED),
-    Arm("gmm_adaptive", "constant", _CONSTANT),
-    Arm("gmm_adaptive", "truth"),
-    Arm("gmm_scores"),
-    Arm("gmm_scores", "shuffled", _SHUFFLED),
-    Arm("gmm_scores", "constant", _CONSTANT),
-    Arm("gmm_scores", "raw", (("scores.separator", "raw"),)),
-    Arm("gmm_scores", "truth"),
+    *_guided("gmm_adaptive"),
+    *_guided("gmm_scores", Arm("gmm_scores", "raw", _RAW)),
     Arm("purification"),
     Arm("purification", "random", (("purify.subset", "random"),)),
     Arm("purification", "truth"),
+    *_guided("gmm_scores_wide", Arm("gmm_scores_wide", "raw", _RAW)),
 )
 
 
@@ -351,7 +366,9 @@ def main(
     out: Annotated[Path, typer.Option(help="Output folder; what is finished there is not run again.")] = Path(
         "runs/digits"
     ),
-    methods: Annotated[str, typer.Option(help="Methods besides the baseline.")] = ",".join(METHODS),
+    methods: Annotated[str, typer.Option(help=f"Methods besides the baseline, of {', '.join(METHODS)}.")] = ",".join(
+        DEFAULT_METHODS
+    ),
     seeds: Annotated[int, typer.Option(min=2, help="Fresh seeds of the test.")] = 8,
     first_seed: Annotated[int, typer.Option(min=1000, help="The first of them; those below serve selection.")] = 1000,
     trials: Annotated[int, typer.Option(min=1, help="Configurations a method.")] = 10,

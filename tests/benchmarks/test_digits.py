@@ -13,7 +13,7 @@ import soundfile
 
 # The benchmarks are scripts beside the package, not a part of it.
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from digits import BASELINE, FIXED, Arm, Bench, draw_point, report
+from digits import BASELINE, FIXED, METHODS, Arm, Bench, draw_point, report
 from digits_data import Recipe, write_data
 
 from raygap.config import from_mapping
@@ -129,10 +129,10 @@ def test_truth_is_the_truth_and_a_rerun_repeats_nothing(manifest: Path, tmp_path
     assert "| gmm_scores, truth |" in table
 
 
-@pytest.mark.parametrize("method", ["joint", BASELINE, "gmm_adaptive", "gmm_scores", "purification"])
+@pytest.mark.parametrize("method", METHODS)
 def test_every_point_is_a_valid_configuration(method: str) -> None:
     assert draw_point(method, 0) == {}
     for number in range(1, 30):
         point = draw_point(method, number)
         assert point == draw_point(method, number)
-        from_mapping(FIXED | point)
+        from_mapping(FIXED | METHODS[method] | point)
