@@ -1,6 +1,7 @@
 """report.html: one self-contained page with the outcome of a sweep, its trials and its figures."""
 
 import base64
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -59,4 +60,7 @@ def _table(rows: list[list[Any]]) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, str) and "." in value:
+        with suppress(ValueError):
+            value = float(value)
     return f"{value:.4g}" if isinstance(value, float) else escape(str(value))
