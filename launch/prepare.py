@@ -20,9 +20,12 @@ from raygap.data.clips import SPLITS
 from raygap.data.inspection import PAGE, tables, write_page
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
-from raygap.data.store import Store
+from raygap.data.store import QUARANTINED, Store
 from raygap.errors import UserError
 from raygap.search.space import load_space
+
+SHOWN = 10
+"""Quarantined clips that are printed; the store lists them all."""
 
 
 @user_errors()
@@ -59,8 +62,6 @@ def main(
             raise UserError(f"--set {field}: preparation takes only prepare.* fields; leave it out")
     settings = from_mapping(load_space(dataset, None, None).fixed | fields, "--set").prepare
     clip_list = read_clips(dataset, root, reader_options(splits, val, keep_overlap))
-    for note in clip_list.notes:
-        typer.echo(f"note: {note}")
     if address:
         _connect(address)
     with preparation_bar(Console()) as progress:
@@ -77,8 +78,10 @@ def main(
     header = store.header
     counts = ", ".join(f"{header['counts'][split]} {split}" for split in SPLITS)
     typer.echo(f"store: {path}\nclips: {counts}; {len(header['class_names'])} classes")
-    for clip in header["quarantined"]:
+    for clip in header["quarantined"][:SHOWN]:
         typer.echo(f"quarantined: {clip['id']}: {clip['reason']}")
+    if len(header["quarantined"]) > SHOWN:
+        typer.echo(f"quarantined: {len(header['quarantined'])} in all, listed in {path / QUARANTINED}")
     if inspect:
         _print_tables(store)
         typer.echo(f"page: {write_page(store, path / PAGE)}")

@@ -102,7 +102,9 @@ def _sheet(store: Store) -> list[str]:
     for label, rows in shown.items():
         parts.append(f"<h3>{label} {escape(store.class_names[label])}</h3>")
         for row in rows.tolist():
-            frames = np.concatenate([_shrink(frame, LONGEST_SIDE, LONGEST_SIDE) for frame in store.frames[row]], axis=1)
+            shrunk = [_shrink(frame, LONGEST_SIDE, LONGEST_SIDE) for frame in store.frames[row]]
+            gap = np.full((len(shrunk[0]), 2, 3), 255)
+            frames = np.concatenate([part for frame in shrunk for part in (frame, gap)][:-1], axis=1)
             sound = _shrink(sounds[row], LONGEST_SIDE, 3 * LONGEST_SIDE)
             parts.append(
                 f"<figure>{_image(frames / 255, 'frames', height=LONGEST_SIDE)}"

@@ -83,7 +83,7 @@ def drop_overlap(
         if shared:
             done = "kept in train (--keep-overlap)" if keep else "left out of train"
             names = ", ".join(shared[:10]) + (", ..." if len(shared) > 10 else "")
-            notes.append(f"{len(shared)} clips stand in train and in {split}, {done}: {names}")
+            notes.append(f"clips that stand in train and in {split}: {len(shared)}, {done}: {names}")
     overlap = elsewhere["val"] | elsewhere["test"]
     if keep:
         return [

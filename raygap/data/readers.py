@@ -1,6 +1,7 @@
 """The data sets raygap can read. A new one is one new file and one line in READERS."""
 
 import difflib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,8 @@ def find_reader(dataset: str) -> Reader:
 def read_clips(dataset: str, root: Path | None, options: ReaderOptions = ReaderOptions()) -> ClipList:
     """The clips of a data set whose files lie under `root` (None only for demo: the default cache).
 
+    What the reader left out or drew by itself is logged as a warning, so that no command passes over it in silence.
+
     Raises UserError for an unknown data set, a missing folder, an option that the data set has no use for, and whatever
     is wrong with the data set itself.
     """
@@ -64,4 +67,7 @@ def read_clips(dataset: str, root: Path | None, options: ReaderOptions = ReaderO
         raise UserError(f"--root {root}: no such file or folder")
     if options.splits and not Path(options.splits).is_dir():
         raise UserError(f"--splits {options.splits}: no such folder")
-    return reader.read(root, options)
+    clip_list = reader.read(root, options)
+    for note in clip_list.notes:
+        logging.getLogger("raygap").warning("%s: %s", dataset, note)
+    return clip_list

@@ -54,8 +54,8 @@ def test_repeats_and_overlaps_leave_train(root):
     assert [clip.label for clip in clips.clips if clip.id == "aaaaaaaaaa1"] == ["Violin, fiddle"]
     assert clips.notes == (
         "train: 6 listed, 5 different clips; the first row of each repeated one is kept",
-        "1 clips stand in train and in val, left out of train: bbbbbbbbbb1",
-        "1 clips stand in train and in test, left out of train: cccccccccc1",
+        "clips that stand in train and in val: 1, left out of train: bbbbbbbbbb1",
+        "clips that stand in train and in test: 1, left out of train: cccccccccc1",
     )
     assert Counter(clip.split for clip in clips.clips) == {"train": 3, "val": 1, "test": 2}
     kept = read(root, keep_overlap=True)
@@ -106,7 +106,9 @@ def test_the_official_lists(root):
         "train: 3339 listed, 3312 different clips",
         "val: 402 listed, 401 different clips",
     ]
-    assert clips.notes[3].startswith("8 clips stand in train and in test, left out of train: -9_5_2i4igQ, -PljzzluWNw")
+    assert clips.notes[3].startswith(
+        "clips that stand in train and in test: 8, left out of train: -9_5_2i4igQ, -PljzzluWNw"
+    )
     kept = read(root, splits=str(OFFICIAL / "ave"), keep_overlap=True)
     assert Counter(clip.split for clip in kept.clips) == {"train": 3312, "val": 401, "test": 402}
     first = []

@@ -94,7 +94,7 @@ def test_known_speakers_are_told(root):
     texts = write_lists(root)
     write_lists(root, train=texts["test"].splitlines(keepends=True)[0] + texts["train"], test=texts["test"])
     clips = read(root)
-    assert clips.notes[0] == "1 clips stand in train and in test, left out of train: 1001_IEO_ANG_XX"
+    assert clips.notes[0] == "clips that stand in train and in test: 1, left out of train: 1001_IEO_ANG_XX"
     lines = texts["test"].splitlines(keepends=True)
     write_lists(root, train=texts["train"] + lines[0], test="".join(lines[1:]))
     assert read(root).notes[-1] == "test has 1 actors that train has too: the result holds for known speakers"

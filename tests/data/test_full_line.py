@@ -196,11 +196,11 @@ def test_kinetic_sound(tmp_path):
         assert np.abs(colour(store, name) - (RED, BLUE)[label]).max() < 30
 
 
-def test_from_the_folder_to_a_sweep(cremad, tmp_path, ray_cluster, capsys):
+def test_from_the_folder_to_a_sweep(cremad, tmp_path, ray_cluster, capsys, caplog):
     source = {"dataset": "cremad", "root": cremad, "val": "stratified", "cache": tmp_path / "cache"}
     command("prepare")(**source, assignments=SMALL[:2], inspect=True)
     printed = capsys.readouterr().out
-    assert "note: no train.csv and test.csv in" in printed
+    assert "cremad: no train.csv and test.csv in" in caplog.text
     assert "clips: 14 train, 2 val, 4 test; 2 classes" in printed
     assert "Clips by class and split" in printed
     (store,) = (tmp_path / "cache").glob("cremad-*")

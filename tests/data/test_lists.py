@@ -55,9 +55,9 @@ def test_repeats_and_overlaps_are_noted():
     assert kept == [entries[0], *entries[2:]]
     assert notes == ["train: 3 listed, 2 different clips; the first row of each repeated one is kept"]
     assert drop_overlap(kept, False, notes) == [entries[0], entries[3]]
-    assert notes[1] == "1 clips stand in train and in test, left out of train: b"
+    assert notes[1] == "clips that stand in train and in test: 1, left out of train: b"
     assert [entry.id for entry in drop_overlap(kept, True, notes)] == ["a", "b@train", "b"]
-    assert notes[2] == "1 clips stand in train and in test, kept in train (--keep-overlap): b"
+    assert notes[2] == "clips that stand in train and in test: 1, kept in train (--keep-overlap): b"
 
 
 def test_classes_keep_the_published_order(tmp_path):
