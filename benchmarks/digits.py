@@ -23,6 +23,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -42,7 +43,7 @@ from raygap.config import from_mapping
 from raygap.data.prepare import prepare
 from raygap.data.readers import read_clips
 from raygap.data.store import Store
-from raygap.errors import TrainingDiverged
+from raygap.errors import TrainingDiverged, UserError
 from raygap.imbalance.ledger import Ledger
 from raygap.imbalance.scores_mixture import Reliability
 from raygap.methods import find_method
@@ -114,17 +115,17 @@ SPACES: dict[str, dict[str, list | tuple[float, float]]] = {
         "purify.threshold": [0.2, 0.35, 0.5, 0.65, 0.8],
         "gap.score": ["absolute", "signed", "min_score"],
     },
-    # After a first look: the slower modality's scores tell little before epoch 10, so warm-up may be much longer; a
-    # later refit may find everything memorised, so there may be one alone (20) or a longer memory.
+    # After a first look at training: under unimodal_losses the faster modality tells its damaged clips from epoch 2 on
+    # and forgets it once it has memorised them, the slower one not before epoch 10. Scores averaged over the whole run
+    # (beta 0.95 and more) tell both at all times. Hence long memories and long warm-ups.
     "gmm_scores_wide": {
-        "warmup.epochs": [4, 6, 8, 10, 12, 14],
+        "warmup.epochs": [6, 8, 10, 12],
         "mixture.refit_every": [1, 2, 4, 20],
-        "loss.focus": (1.0, 40.0),
-        "loss.align_weight": (0.02, 2.0),
+        "loss.focus": (3.0, 60.0),
+        "loss.align_weight": (0.02, 1.0),
         "align.mask": ["balanced", "all"],
         "scores.separator": ["scores2d", "scores1d"],
-        "scores.weights": ["per_modality"],
-        "scores.beta": [0.5, 0.8, 0.9, 0.95],
+        "scores.beta": [0.8, 0.95, 0.99],
     },
 }
 
@@ -242,7 +243,8 @@ class Bench:
         # Read by the libraries when they are loaded: in the workers, which start afresh.
         os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
         # Processes start when there is work, and stay: starting one costs seconds.
-        self.pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+        context = multiprocessing.get_context("spawn")
+        self.pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent)
         self.trained = 0
 
     def job(self, arm: Arm, point: Config, seed: int, *, tested: bool = False, trial: int = -1) -> Job:
@@ -257,10 +259,14 @@ class Bench:
         """Of all jobs, in order; those that are kept are not run again."""
         jobs = list(jobs)
         missing = {job.key(): job for job in jobs if not job.kept.exists()}
-        futures = [self.pool.submit(run, job) for job in missing.values()]
-        for done, future in enumerate(as_completed(futures), 1):
-            self.trained += 1
-            print(_line(future.result(), done, len(futures)), flush=True)
+        try:
+            futures = [self.pool.submit(run, job) for job in missing.values()]
+            for done, future in enumerate(as_completed(futures), 1):
+                self.trained += 1
+                print(_line(future.result(), done, len(futures)), flush=True)
+        except BaseException:
+            self.pool.shutdown(wait=False, cancel_futures=True)  # else the exit would wait for all that is queued
+            raise
         return [json.loads(job.kept.read_text()) for job in jobs]
 
     def choose(
@@ -285,6 +291,16 @@ class Bench:
         best = {m: ranked(m, range(trials))[:finalists] for m in methods}
         train_points([(m, i) for m in methods for i in best[m]], range(seeds, seeds + finalist_seeds))
         return {m: (points[m][ranked(m, best[m])[0]], rows[m]) for m in methods}
+
+
+def _end_with_parent() -> None:
+    """Keeps a worker from going on, beside its successor, when the benchmark was killed."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def draw_point(method: str, number: int) -> Config:
@@ -375,6 +391,9 @@ def main(
     trial_seeds: Annotated[int, typer.Option(min=1, help="Seeds of each configuration.")] = 2,
     finalists: Annotated[int, typer.Option(min=1, help="Configurations that get further seeds.")] = 3,
     finalist_seeds: Annotated[int, typer.Option(min=0, help="Further seeds of each of these.")] = 3,
+    chosen_from: Annotated[
+        Path | None, typer.Option("--chosen", help="chosen.json of another run: test its configurations.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
     spoiled_picture: Annotated[float, typer.Option(help="Share of training clips.")] = RECIPE.spoiled_picture,
     spoiled_sound: Annotated[float, typer.Option(help="Share of training clips.")] = RECIPE.spoiled_sound,
@@ -405,10 +424,20 @@ def main(
 
     budget = (trials, trial_seeds, finalists, finalist_seeds)
     wanted = [name for name in METHODS if name == BASELINE or name in methods.split(",")]
-    own = [name for name in wanted if name in ("joint", BASELINE)]
-    chosen = bench.choose(own, {}, *budget)
-    inherited = {path: value for path, value in chosen[BASELINE][0].items() if path in INHERITED}
-    chosen |= bench.choose([name for name in wanted if name not in own], inherited, *budget)
+    if chosen_from:
+        points = json.loads(chosen_from.read_text())
+        if missing := [name for name in wanted if name not in points]:
+            raise UserError(f"{chosen_from}: no configuration of {missing[0]}; leave it out of --methods")
+        chosen = {name: (points[name], []) for name in wanted}
+    else:
+        own = [name for name in wanted if name in ("joint", BASELINE)]
+        chosen = bench.choose(own, {}, *budget)
+        inherited = {path: value for path, value in chosen[BASELINE][0].items() if path in INHERITED}
+        chosen |= bench.choose([name for name in wanted if name not in own], inherited, *budget)
+        (out / "chosen.json").write_text(json.dumps({name: point for name, (point, _) in chosen.items()}, indent=1))
+    how = f"{trials} a method on {trial_seeds} seeds, the best {finalists} on {finalist_seeds} more, by validation"
+    if chosen_from:
+        how = f"those of {chosen_from}"
     for name in wanted:
         print(f"chosen for {name}: {json.dumps(chosen[name][0])}")
 
@@ -419,7 +448,7 @@ def main(
         tests = bench.results([bench.job(arm, chosen[arm.method][0], seed, tested=True) for arm in arms])
         for arm, result in zip(arms, tests, strict=True):
             results[arm.name].append(result | {"arm": arm.name})
-        (out / "digits.md").write_text(_page(recipe, budget, chosen, results, first_seed))
+        (out / "digits.md").write_text(_page(recipe, how, chosen, results))
     selection = [row for _, rows in chosen.values() for row in rows]
     write_csv(out / "digits.csv", [*selection, *(row for rows in results.values() for row in rows)])
     print((out / "digits.md").read_text())
@@ -427,19 +456,13 @@ def main(
 
 
 def _page(
-    recipe: Recipe,
-    budget: tuple[int, ...],
-    chosen: dict[str, tuple[Config, list[Result]]],
-    results: dict[str, list[Result]],
-    first_seed: int,
+    recipe: Recipe, how: str, chosen: dict[str, tuple[Config, list[Result]]], results: dict[str, list[Result]]
 ) -> str:
-    trials, trial_seeds, finalists, finalist_seeds = budget
-    seeds = len(results[BASELINE])
+    seeds = [row["seed"] for row in results[BASELINE]]
     return "\n".join(
         [
             f"Data: {recipe}.",
-            f"Selection on validation: {trials} configurations a method on {trial_seeds} seeds, the best {finalists} "
-            f"on {finalist_seeds} more. Test: {seeds} fresh seeds from {first_seed}, the same for all arms. "
+            f"Configurations: {how}. Test: {len(seeds)} fresh seeds from {seeds[0]}, the same for all arms. "
             "In percent, ± 95 % t-interval over the seeds; p of the paired t-test.",
             "",
             report(results),
