@@ -57,6 +57,9 @@ def main(
         Path | None, typer.Option(help="Where stores are kept.", show_default="RAYGAP_CACHE, else ~/.cache/raygap")
     ] = None,
     max_quarantine: Annotated[float, typer.Option(min=0, max=1, help="Share of clips that may be unusable.")] = 0.05,
+    trunk_gb: Annotated[
+        float, typer.Option(min=0, help="Limit of saved warm-ups beside the run folder; 0 trains each warm-up anew.")
+    ] = 20.0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print configuration, space and plan; do nothing.")
     ] = False,
@@ -84,6 +87,7 @@ def main(
             test_seeds=test_seeds,
             cache=str((cache or default_cache()).resolve()),
             max_quarantine=max_quarantine,
+            trunk_gb=trunk_gb,
             reader=reader_options(splits, val, keep_overlap),
         )
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -152,7 +156,7 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, outcome: Outcome)
         print(f"  {path}: {value:.4g}" if isinstance(value, float) else f"  {path}: {value}")
     for number, reason in outcome.failures().items():
         print(f"trial {number} failed: {reason}")
-    print("\n".join(outcome.about_gaps))
+    print("\n".join([outcome.about_epochs(), *outcome.about_gaps]))
     if outcome.test:
         console.print("\ntest split, chosen configuration, fresh seeds:")
         console.print(seeds_table(outcome.test))

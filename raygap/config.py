@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from raygap.errors import UserError
 
 SCHEMA_VERSION = 1
+LATER: dict[str, Any] = {"shapes_warmup": False}
+"""Marks a field that changes nothing before the warm-up ends; every field without the mark is taken to shape it."""
 
 
 class Section(BaseModel):
@@ -110,7 +112,7 @@ class Optimizer(Section):
 class Warmup(Section):
     """The first stage: CE(fused) + unimodal_weight * (CE(audio) + CE(visual)), the same for every clip."""
 
-    epochs: int = Field(4, ge=0, le=1000)
+    epochs: int = Field(4, ge=0, le=1000, json_schema_extra=LATER)
     """Epochs before the adaptive stage."""
     unimodal_weight: float = Field(1.0, ge=0, le=100)
     """Weight of the unimodal losses during warm-up (its own field, so that loss.* never changes the warm-up)."""
@@ -119,7 +121,7 @@ class Warmup(Section):
 class Gap(Section):
     """What the mixture of gmm_adaptive, and of purification, is fitted to."""
 
-    score: Literal["absolute", "signed", "min_score"] = "absolute"
+    score: Literal["absolute", "signed", "min_score"] = Field("absolute", json_schema_extra=LATER)
     """|gap|, the gap, or 1 - min(score audio, score visual)."""
     source: Literal["training", "fresh"] = "training"
     """Scores from the epoch's own forward passes, or from an extra pass without augmentation before each refit."""
@@ -128,39 +130,39 @@ class Gap(Section):
 class Mixture(Section):
     """Fitting of the mixture, for gmm_adaptive and gmm_scores."""
 
-    refit_every: int = Field(1, ge=1, le=1000)
+    refit_every: int = Field(1, ge=1, le=1000, json_schema_extra=LATER)
     """Adaptive epochs between two fits."""
-    n_init: int = Field(4, ge=1, le=50)
+    n_init: int = Field(4, ge=1, le=50, json_schema_extra=LATER)
     """Random starts of the first fit; later fits start from the last one too."""
-    posterior: Literal["fitted", "shuffled", "inverted", "constant"] = "fitted"
+    posterior: Literal["fitted", "shuffled", "inverted", "constant"] = Field("fitted", json_schema_extra=LATER)
     """fitted, or a control: shuffled within each class (one fixed permutation), inverted (1 - p), constant (mean)."""
 
 
 class Loss(Section):
     """Weights of the adaptive stage's loss (DESIGN: the method)."""
 
-    fusion_weight: float = Field(1.0, ge=0, le=100)
+    fusion_weight: float = Field(1.0, ge=0, le=100, json_schema_extra=LATER)
     """Weight of the fused cross-entropy."""
-    unimodal_weight: float = Field(1.0, ge=0, le=100)
+    unimodal_weight: float = Field(1.0, ge=0, le=100, json_schema_extra=LATER)
     """Weight of the sum of both unimodal cross-entropies."""
-    align_weight: float = Field(0.5, ge=0, le=100)
+    align_weight: float = Field(0.5, ge=0, le=100, json_schema_extra=LATER)
     """Weight of the alignment term."""
-    shift_weight: float = Field(0.0, ge=0, le=100)
+    shift_weight: float = Field(0.0, ge=0, le=100, json_schema_extra=LATER)
     """Weight, inside the alignment term, of pulling imbalanced clips to the balanced mean (gmm_adaptive)."""
-    focus: float = Field(3.0, ge=0, le=100)
+    focus: float = Field(3.0, ge=0, le=100, json_schema_extra=LATER)
     """How much more a balanced clip weighs than an imbalanced one: weights 1 + focus * P(balanced)."""
-    focus_scope: Literal["all", "fusion"] = "all"
+    focus_scope: Literal["all", "fusion"] = Field("all", json_schema_extra=LATER)
     """Focus the fused and unimodal losses, or the fused loss alone (gmm_adaptive)."""
 
 
 class Align(Section):
     """The alignment term."""
 
-    kind: Literal["kl", "gap_weak", "gap_both"] = "kl"
+    kind: Literal["kl", "gap_weak", "gap_both"] = Field("kl", json_schema_extra=LATER)
     """KL from the stronger modality to the weaker; |stronger - weaker| moving only the weaker; |gap| moving both."""
-    focus: Literal["imbalanced", "balanced", "uniform"] = "imbalanced"
+    focus: Literal["imbalanced", "balanced", "uniform"] = Field("imbalanced", json_schema_extra=LATER)
     """Clips on which gmm_adaptive aligns more."""
-    mask: Literal["balanced", "all"] = "balanced"
+    mask: Literal["balanced", "all"] = Field("balanced", json_schema_extra=LATER)
     """Clips on which gmm_scores aligns."""
 
 
@@ -169,26 +171,26 @@ class Scores(Section):
 
     beta: float = Field(0.8, ge=0, lt=1)
     """Memory of the averaged scores: 0 keeps the last epoch alone."""
-    components: int = Field(4, ge=2, le=16)
+    components: int = Field(4, ge=2, le=16, json_schema_extra=LATER)
     """Components of the mixture over the pair of scores."""
-    reg_covar: float = Field(1e-3, gt=0, le=1)
+    reg_covar: float = Field(1e-3, gt=0, le=1, json_schema_extra=LATER)
     """Added to the diagonal of each covariance."""
-    separator: Literal["scores2d", "scores1d", "min_score", "raw"] = "scores2d"
+    separator: Literal["scores2d", "scores1d", "min_score", "raw"] = Field("scores2d", json_schema_extra=LATER)
     """One mixture over the pair, one a modality, one over the smaller score, or the averaged scores themselves."""
-    weights: Literal["per_modality", "all"] = "per_modality"
+    weights: Literal["per_modality", "all"] = Field("per_modality", json_schema_extra=LATER)
     """Weigh each modality's loss by its own reliability, or all terms by the joint one."""
 
 
 class Purify(Section):
     """The last stage: plain fine-tuning on the balanced subset."""
 
-    epochs: int = Field(0, ge=0, le=1000)
+    epochs: int = Field(0, ge=0, le=1000, json_schema_extra=LATER)
     """Epochs of fine-tuning at the end; 0 leaves the stage out."""
-    threshold: float = Field(0.5, ge=0, le=1)
+    threshold: float = Field(0.5, ge=0, le=1, json_schema_extra=LATER)
     """A clip is kept if P(balanced) reaches this."""
-    class_floor: float = Field(0.25, ge=0, le=1)
+    class_floor: float = Field(0.25, ge=0, le=1, json_schema_extra=LATER)
     """Share of each class that is kept at least (the clips with the highest P(balanced))."""
-    subset: Literal["filtered", "random"] = "filtered"
+    subset: Literal["filtered", "random"] = Field("filtered", json_schema_extra=LATER)
     """filtered, or a control: a random subset with the same number of clips in each class."""
 
 
@@ -212,7 +214,7 @@ class TrialConfig(Section):
     """Every random draw follows from it, the epoch, the clip or step, and the purpose."""
     epochs: int = Field(12, ge=1, le=10_000)
     """All epochs: warm-up + adaptive + purification."""
-    select_epoch: Literal["best", "last"] = "best"
+    select_epoch: Literal["best", "last"] = Field("best", json_schema_extra=LATER)
     """Weights that are kept and tested: the epoch with the best validation accuracy after warm-up, or the last."""
     prepare: Prepare = Prepare()
     augment: Augment = Augment()
@@ -246,6 +248,11 @@ def field_paths(section: type[Section] = TrialConfig, prefix: str = "") -> dict[
         else:
             paths[prefix + name] = info
     return paths
+
+
+def shapes_warmup(path: str) -> bool:
+    """Whether a field can change a trial before its warm-up ends."""
+    return (field_paths()[path].json_schema_extra or {}).get("shapes_warmup", True)
 
 
 def check_path(path: str, source: str) -> None:

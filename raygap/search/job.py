@@ -39,6 +39,12 @@ class Outcome:
         """Trials that are complete, stopped early or failed."""
         return len(finished_trials(self.study))
 
+    def about_epochs(self) -> str:
+        """How many epochs the trials had, and how many of them were warm-up that was not trained again."""
+        trials = [trial.user_attrs for trial in finished_trials(self.study)]
+        epochs, reused = (sum(attrs.get(name, 0) for attrs in trials) for name in ("epochs", "epochs_reused"))
+        return f"{epochs} epochs in {len(trials)} trials, {reused} of them shared warm-up that was not trained again."
+
     def failures(self) -> dict[int, str]:
         """Reason by number of each failed trial."""
         failed = [trial for trial in finished_trials(self.study) if trial.state == TrialState.FAIL]
@@ -91,6 +97,7 @@ def _write_report(plan: Plan, folder: Path, outcome: Outcome) -> None:
         folder,
         f"Sweep {folder.name}",
         _about(plan, outcome.study, outcome.best)
+        + [outcome.about_epochs()]
         + outcome.about_gaps
         + [f"Trial {n} failed: {why}" for n, why in outcome.failures().items()],
         outcome.test.table() if outcome.test else [],

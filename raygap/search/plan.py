@@ -30,6 +30,7 @@ class Plan:
     space: dict[str, dict[str, list]]
     cache: str | None = None
     max_quarantine: float = 0.05
+    trunk_gb: float = 20.0
     reader: ReaderOptions = field(default_factory=ReaderOptions)
 
     def check(self) -> TrialConfig:

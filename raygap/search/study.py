@@ -90,6 +90,7 @@ class StudySearch(OptunaSearch):
         if not reason:
             self._report(trial, result)
         trial.set_user_attr("epochs", result.get("epoch", 0))
+        trial.set_user_attr("epochs_reused", result.get("epochs_reused", 0))
         trial.set_user_attr("seconds", round(result.get("time_total_s", 0.0), 1))
         if reason or METRIC not in result:
             trial.set_user_attr("error", reason or "the trial ended without a result")

@@ -16,6 +16,8 @@ from raygap.search.trial import SweepTrial
 from raygap.tracking.progress import ProgressLine
 from raygap.tracking.run_folder import JOURNAL, write_trials
 
+TRUNK = ".trunk"
+"""Folder beside the run folders in which their sweeps share warm-ups."""
 RETRIES = 2
 """Times that a trial whose process died is started again; it goes on from its last epoch."""
 
@@ -37,7 +39,14 @@ def run_trials(
     search = StudySearch(space.domains(), open_storage(folder / JOURNAL), folder.name, config.seed, config.epochs)
     left = plan.trials - len(finished_trials(search.study))
     if left > 0:
-        trainable = tune.with_parameters(SweepTrial, store=str(store), fixed=plan.fixed, folder=str(folder.resolve()))
+        run = folder.resolve()
+        trainable = tune.with_parameters(
+            SweepTrial,
+            store=str(store),
+            fixed=plan.fixed,
+            folder=str(run),
+            trunk=(str(run.parent / TRUNK), plan.trunk_gb * 1e9) if plan.trunk_gb else None,
+        )
         resources = trial_resources(concurrency or default_concurrency(config.compute.threads))
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
@@ -51,7 +60,7 @@ def run_trials(
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=str(folder.resolve()),
+                storage_path=str(run),
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the trials keep their own
                 callbacks=[ProgressLine(search.study, folder, plan.trials, config.epochs)],

@@ -19,9 +19,17 @@ from raygap.training.run import train
 class SweepTrial(tune.Trainable):
     """Trains one epoch a step. A trial that fails says so in its result: its actor lives on and takes the next one."""
 
-    def setup(self, config: dict[str, Any], store: str, fixed: dict[str, Any], folder: str) -> None:
-        """Once an actor: open the store. `fixed` is laid under each trial's configuration."""
+    def setup(
+        self,
+        config: dict[str, Any],
+        store: str,
+        fixed: dict[str, Any],
+        folder: str,
+        trunk: tuple[str, float] | None,
+    ) -> None:
+        """Once an actor: open the store. `fixed` lies under each trial's configuration; `trunk` as train takes it."""
         self.store, self.fixed, self.folder = Store.open(Path(store)), fixed, Path(folder)
+        self.trunk = trunk and (Path(trunk[0]), trunk[1])
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -33,7 +41,7 @@ class SweepTrial(tune.Trainable):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(to_mapping(trial_config), sort_keys=False))
         self.last_epoch, self.total_epochs = 0, trial_config.epochs
-        self.results: Iterator[dict[str, Any]] = train(trial_config, self.store, folder)
+        self.results: Iterator[dict[str, Any]] = train(trial_config, self.store, folder, trunk=self.trunk)
         return True
 
     def step(self) -> dict[str, Any]:

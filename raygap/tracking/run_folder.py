@@ -27,16 +27,23 @@ def trial_folder(folder: Path, number: int) -> Path:
 
 
 def write_trials(study: optuna.Study, folder: Path) -> None:
-    """trials.csv: state, value, epochs, seconds, error and parameters of each trial, by number."""
+    """trials.csv: state, value, epochs, seconds, error and parameters of each trial, by number.
+
+    epochs_reused of the epochs were not trained, but taken from a warm-up trained before.
+    """
     trials = study.get_trials(deepcopy=False)
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     rows = [
         [trial.number, trial.state.name.lower(), trial.value]
-        + [trial.user_attrs.get(name) for name in ("epochs", "seconds", "error")]
+        + [trial.user_attrs.get(name) for name in ("epochs", "epochs_reused", "seconds", "error")]
         + [trial.params.get(name) for name in names]
         for trial in trials
     ]
-    write_csv(folder / TRIALS, ["trial", "state", "best_val_accuracy", "epochs", "seconds", "error", *names], rows)
+    write_csv(
+        folder / TRIALS,
+        ["trial", "state", "best_val_accuracy", "epochs", "epochs_reused", "seconds", "error", *names],
+        rows,
+    )
 
 
 def write_best(folder: Path, config: dict[str, Any], about: str) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints: tensors, numpy arrays and primitives in one file, written whole or not at all, read without pickle."""
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -12,23 +13,40 @@ from raygap.errors import UserError
 
 def save(state: Any, path: Path) -> None:
     """Write atomically: a kill at any moment leaves the old file or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as file:
-        torch.save(_to_tensors(state), file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_whole(path, dumps(state))
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Any:
     """Read what save wrote. Raises UserError for a file that is not a checkpoint."""
     try:
-        return _to_arrays(torch.load(path, map_location=device, weights_only=True))
+        return loads(path.read_bytes(), device)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a readable checkpoint ({reason}); delete it to train again") from None
+
+
+def dumps(state: Any) -> bytes:
+    """A checkpoint as bytes."""
+    buffer = io.BytesIO()
+    torch.save(_to_tensors(state), buffer)
+    return buffer.getvalue()
+
+
+def loads(content: bytes, device: torch.device | str = "cpu") -> Any:
+    """Inverse of dumps."""
+    return _to_arrays(torch.load(io.BytesIO(content), map_location=device, weights_only=True))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file atomically, and durably."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def _to_tensors(state: Any) -> Any:

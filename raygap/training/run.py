@@ -22,13 +22,20 @@ from raygap.training import checkpoint
 from raygap.training.evaluation import evaluate
 from raygap.training.precision import pick_device
 from raygap.training.trainer import Metrics, Trainer
+from raygap.training.trunk import Trunk, warmup_key
 
 
-def train(config: TrialConfig, store: Store, folder: Path, method: type[Method] | None = None) -> Iterator[Metrics]:
+def train(
+    config: TrialConfig,
+    store: Store,
+    folder: Path,
+    method: type[Method] | None = None,
+    trunk: tuple[Path, float] | None = None,
+) -> Iterator[Metrics]:
     """Train a configuration and yield the metrics of each epoch, first those that the folder's checkpoint holds.
 
-    Raises TrainingDiverged when the loss is not finite, UserError when the folder holds a run of another
-    configuration or store.
+    `trunk`, a folder and its size limit in bytes, is where warm-ups are shared. Raises TrainingDiverged when the loss
+    is not finite, UserError when the folder holds a run of another configuration or store.
     """
     folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(config, store, method)
@@ -41,9 +48,14 @@ def train(config: TrialConfig, store: Store, folder: Path, method: type[Method] 
         trainer.load_state_dict(saved["trainer"])
         history = saved["history"]
         yield from history
+    shared = trunk and Trunk(trunk[0], warmup_key(config, store.header["key"], type(trainer.method)), trunk[1])
     while not trainer.finished:
-        metrics = trainer.train_epoch()
-        history.append(metrics)
+        # A trial that only warms up selects its epoch there, and so has more to note than the trunk holds.
+        warming = trainer.epoch < config.warmup.epochs < config.epochs
+        rows = shared.advance(trainer, history) if shared and warming else [trainer.train_epoch()]
+        for metrics in rows:
+            metrics.setdefault("epochs_reused", history[-1]["epochs_reused"] if history else 0)
+            history.append(metrics)
         if trainer.best_epoch == trainer.epoch:
             checkpoint.save({**identity, "network": trainer.network.state_dict()}, folder / "best.pt")
         write_table(folder / "metrics.parquet", _columns(history))
@@ -51,7 +63,7 @@ def train(config: TrialConfig, store: Store, folder: Path, method: type[Method] 
         checkpoint.save(
             {"identity": identity, "trainer": trainer.state_dict(), "history": history}, folder / "checkpoint.pt"
         )
-        yield metrics
+        yield from rows
 
 
 def load_network(path: Path, classes: int) -> tuple[TrialConfig, Network]:

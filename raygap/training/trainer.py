@@ -66,8 +66,7 @@ class Trainer:
         metrics |= self._gap_metrics()
         metrics |= evaluate(self.network, self.store, "val", config, self.device)
         self.epoch += 1
-        if self.epoch == config.warmup.epochs:
-            self.after_warmup = {"audio": self.ledger.audio.copy(), "visual": self.ledger.visual.copy()}
+        self._note_warmup()
         self._note_best(metrics)
         return metrics
 
@@ -138,6 +137,10 @@ class Trainer:
         quantiles = {f"gap_q{int(q * 100):02d}": float(np.quantile(gap, q)) for q in GAP_QUANTILES}
         return {"gap_mean": float(gap.mean()), "gap_absolute_mean": float(np.abs(gap).mean()), **quantiles}
 
+    def _note_warmup(self) -> None:
+        if self.epoch == self.config.warmup.epochs:
+            self.after_warmup = {"audio": self.ledger.audio.copy(), "visual": self.ledger.visual.copy()}
+
     def _note_best(self, metrics: Metrics) -> None:
         # Warm-up epochs do not compete: they are the same for every method, and the search is about what follows.
         in_warmup = self.epoch <= self.config.warmup.epochs < self.config.epochs
@@ -168,8 +171,11 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.method.load_state_dict(state["method"])
         self.ledger.load_state_dict(state["ledger"])
-        self.fitted, self.kept, self.after_warmup = state["fitted"], state["kept"], state["after_warmup"]
+        self.fitted, self.kept = state["fitted"], state["kept"]
         self.best_epoch, self.best_accuracy = state["best"]
+        # The state may come from a trial whose warm-up was shorter or longer.
+        self.after_warmup = state["after_warmup"] if self.epoch > self.config.warmup.epochs else {}
+        self._note_warmup()
 
 
 def _make_optimizer(config: TrialConfig, network: torch.nn.Module) -> torch.optim.Optimizer:

@@ -59,7 +59,12 @@ def test_a_sweep_leaves_what_its_users_read(small_store: Store, tmp_path: Path, 
     # What the sweep says of a trial is what training it alone says.
     alone = list(train(best, small_store, tmp_path / "alone"))
     assert alone[-1]["best_val_accuracy"] == outcome.best.value
-    assert pq.read_table(tmp_path / "alone" / "metrics.parquet").equals(pq.read_table(files / "metrics.parquet"))
+    tables = [pq.read_table(run / "metrics.parquet").drop(["epochs_reused"]) for run in (tmp_path / "alone", files)]
+    assert tables[0].equals(tables[1])
+    # Four trials with warm-ups of one or two epochs: two epochs are trained, the others shared.
+    warmups = [from_mapping(load_yaml(f)).warmup.epochs for f in folder.glob("trials/*/config.yaml")]
+    assert sum(t.user_attrs["epochs_reused"] for t in outcome.study.trials) == sum(warmups) - max(warmups)
+    assert f"{sum(warmups) - max(warmups)} of them shared warm-up" in outcome.about_epochs()
 
 
 def test_a_failed_trial_is_told_as_failed_and_its_actor_lives_on(

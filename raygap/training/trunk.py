@@ -1,0 +1,105 @@
+"""The warm-up trunk: warm-ups that agree on everything that shapes them are trained once, by whoever comes first.
+
+A folder a warm-up, named by its key; in it a file an epoch, with all that the next epoch depends on. A trial takes the
+longest prefix that it can use and adds what it has to train beyond. Trials that need the same epoch at once take turns.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from raygap.config import SCHEMA_VERSION, TrialConfig, flatten, shapes_warmup, to_mapping
+from raygap.methods.base import Method
+from raygap.training.checkpoint import dumps, loads, write_whole
+from raygap.training.trainer import Metrics, Trainer
+
+TRUNK_VERSION = 1
+"""Part of the key: raise it whenever training or the saved state changes, and old warm-ups are trained anew."""
+DIGEST_BYTES = 32
+
+
+def warmup_key(config: TrialConfig, store_key: str, method: type[Method]) -> str:
+    """The same for two trials if, and only if, nothing that shapes the warm-up differs between them."""
+    fields = {
+        path: value for path, value in flatten(to_mapping(config)).items() if shapes_warmup(path) and path != "method"
+    }
+    # Of the method, the warm-up sees its plain loss and whether separate heads are probes.
+    loss = [method.plain_terms.__module__, method.plain_terms.__qualname__, method.probe_heads]
+    content = json.dumps([TRUNK_VERSION, SCHEMA_VERSION, store_key, loss, fields], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:24]
+
+
+class Trunk:
+    """The saved epochs of one warm-up, in `folder`/<key>; all trunks under `folder` keep to `limit` bytes together."""
+
+    def __init__(self, folder: Path, key: str, limit: float) -> None:
+        self.root, self.folder, self.limit = folder, folder / key, limit
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def advance(self, trainer: Trainer, history: list[Metrics]) -> list[Metrics]:
+        """Bring a trainer that is warming up forward, by saved epochs or by training one; returns their metrics.
+
+        `history` holds the metrics of the epochs before. Each row tells in epochs_reused how many epochs of this run,
+        up to it, were not trained.
+        """
+        with self._turn():
+            for epoch in range(trainer.config.warmup.epochs, trainer.epoch, -1):
+                if saved := self._read(epoch, trainer):
+                    rows = saved["history"][trainer.epoch :]
+                    reused = history[-1]["epochs_reused"] if history else 0
+                    trainer.load_state_dict(saved["trainer"])
+                    return [row | {"epochs_reused": reused + 1 + i} for i, row in enumerate(rows)]
+            metrics = trainer.train_epoch()
+            metrics["epochs_reused"] = history[-1]["epochs_reused"] if history else 0
+            self._write(trainer.epoch, {"trainer": trainer.state_dict(), "history": [*history, metrics]})
+            return [metrics]
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        # A killed process lets go of the lock.
+        with (self.folder / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _file(self, epoch: int) -> Path:
+        return self.folder / f"{epoch:04d}.pt"
+
+    def _read(self, epoch: int, trainer: Trainer) -> dict[str, Any] | None:
+        """None if the epoch is not there, or is damaged, in which case it is removed and will be trained again."""
+        file = self._file(epoch)
+        try:
+            content = file.read_bytes()
+        except FileNotFoundError:
+            return None
+        if hashlib.sha256(content[DIGEST_BYTES:]).digest() != content[:DIGEST_BYTES]:
+            file.unlink(missing_ok=True)
+            return None
+        file.touch()  # what was used last is removed last
+        return loads(content[DIGEST_BYTES:], trainer.device)
+
+    def _write(self, epoch: int, state: dict[str, Any]) -> None:
+        content = dumps(state)
+        try:
+            write_whole(self._file(epoch), hashlib.sha256(content).digest() + content)
+        except OSError as error:  # the next trial trains the epoch again, nothing worse
+            logging.getLogger("raygap").warning("warm-up epoch not kept: %s", error)
+        self._prune()
+
+    def _prune(self) -> None:
+        files = []
+        for file in self.root.glob("*/*.pt"):
+            try:
+                files.append((file.stat().st_mtime, file.stat().st_size, file))
+            except FileNotFoundError:  # another trial has just removed it
+                continue
+        excess = sum(size for _, size, _ in files) - self.limit
+        for _, size, file in sorted(files):
+            if excess <= 0:
+                break
+            file.unlink(missing_ok=True)
+            excess -= size

@@ -1,0 +1,180 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from stores import SMALL
+
+from raygap.config import field_paths, flatten, from_mapping, shapes_warmup, to_mapping
+from raygap.data.store import Store
+from raygap.methods import METHODS, find_method
+from raygap.training.run import train
+from raygap.training.trainer import Trainer
+from raygap.training.trunk import warmup_key
+
+BASE = SMALL | {"epochs": 7, "warmup.epochs": 3}
+
+
+def run(store: Store, folder: Path, trunk: Path | None, limit: float = 1e9, **fields: Any) -> list[dict[str, Any]]:
+    config = from_mapping(BASE | {k.replace("__", "."): v for k, v in fields.items()})
+    return list(train(config, store, folder, trunk=(trunk, limit) if trunk else None))
+
+
+def assert_same_but_for_reuse(one: Path, other: Path) -> None:
+    tables = [pq.read_table(folder / "metrics.parquet").drop(["epochs_reused"]) for folder in (one, other)]
+    assert tables[0].equals(tables[1])
+    assert pq.read_table(one / "ledger.parquet").equals(pq.read_table(other / "ledger.parquet"))
+    a, b = (torch.load(f / "checkpoint.pt", weights_only=True)["trainer"] for f in (one, other))
+    for part in ("network", "optimizer"):
+        assert str(a[part]) == str(b[part])
+    assert all(torch.equal(a["network"][name], b["network"][name]) for name in a["network"])
+
+
+@pytest.mark.parametrize(("first", "second"), [(3, 3), (2, 4), (4, 2)])
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_forked_trial_equals_a_cold_one(
+    method: str, first: int, second: int, small_store: Store, tmp_path: Path
+) -> None:
+    run(small_store, tmp_path / "first", tmp_path / "trunk", method=method, warmup__epochs=first, loss__focus=1.0)
+    forked = run(small_store, tmp_path / "forked", tmp_path / "trunk", method=method, warmup__epochs=second)
+    run(small_store, tmp_path / "cold", None, method=method, warmup__epochs=second)
+    assert forked[-1]["epochs_reused"] == min(first, second)
+    assert [row["epoch"] for row in forked] == list(range(1, 8))
+    assert_same_but_for_reuse(tmp_path / "cold", tmp_path / "forked")
+
+
+def other_value(path: str, value: Any) -> Any:
+    if path == "method":
+        return "joint"
+    kind = field_paths()[path].annotation
+    if get_args(kind):
+        return next(choice for choice in get_args(kind) if choice != value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    return value * 0.5 or 0.5
+
+
+ALTERED = {
+    path: other_value(path, value)
+    for path, value in flatten(to_mapping(from_mapping(BASE))).items()
+    if path != "schema_version"
+}
+
+
+@pytest.fixture(scope="module")
+def warm_up(small_store: Store) -> Any:
+    """Metrics and network after two epochs of warm-up, by configuration."""
+
+    def of(fields: dict[str, Any]) -> tuple[str, str]:
+        trainer = Trainer(from_mapping(BASE | fields), small_store)
+        rows = [trainer.train_epoch() for _ in range(2)]
+        return str(rows), str(trainer.network.state_dict()) + str(trainer.ledger.state_dict())
+
+    return of
+
+
+@pytest.mark.parametrize("path", ALTERED)
+def test_each_field_changes_the_key_or_nothing_before_the_fork(path: str, warm_up: Any) -> None:
+    plain, altered = from_mapping(BASE), from_mapping(BASE | {path: ALTERED[path]})
+    keys = [warmup_key(config, "store", find_method(config.method)) for config in (plain, altered)]
+    if keys[0] == keys[1]:
+        assert not shapes_warmup(path) or path == "method"
+        assert warm_up({}) == warm_up({path: ALTERED[path]})
+    else:
+        assert shapes_warmup(path)
+
+
+def test_methods_with_the_same_warmup_loss_share_it() -> None:
+    keys = {name: warmup_key(from_mapping({"method": name}), "store", method) for name, method in METHODS.items()}
+    assert keys["gmm_scores"] == keys["gmm_adaptive"] == keys["unimodal_losses"]
+    assert keys["joint"] != keys["gmm_scores"]
+    assert warmup_key(from_mapping({}), "other store", METHODS["gmm_scores"]) != keys["gmm_scores"]
+
+
+def test_a_damaged_epoch_is_trained_again(small_store: Store, tmp_path: Path) -> None:
+    cold = run(small_store, tmp_path / "cold", tmp_path / "trunk")
+    [newest] = tmp_path.glob("trunk/*/0003.pt")
+    whole = newest.read_bytes()
+    flipped = whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:]
+    for number, damaged in enumerate((b"", whole[:-9], flipped)):
+        newest.write_bytes(damaged)
+        rows = run(small_store, tmp_path / str(number), tmp_path / "trunk")
+        assert rows[-1]["epochs_reused"] == 2
+        assert rows[-1]["val_loss"] == cold[-1]["val_loss"]
+
+
+def test_the_size_limit_removes_what_was_used_longest_ago(small_store: Store, tmp_path: Path) -> None:
+    run(small_store, tmp_path / "a", tmp_path / "trunk", seed=1)
+    one = sum(file.stat().st_size for file in tmp_path.glob("trunk/*/*.pt"))
+    run(small_store, tmp_path / "b", tmp_path / "trunk", seed=2)
+    run(small_store, tmp_path / "c", tmp_path / "trunk", seed=1)  # used again
+    run(small_store, tmp_path / "d", tmp_path / "trunk", limit=2.1 * one, seed=3)
+    assert sum(file.stat().st_size for file in tmp_path.glob("trunk/*/*.pt")) <= 2.1 * one
+    assert run(small_store, tmp_path / "e", tmp_path / "trunk", seed=1)[-1]["epochs_reused"] == 3
+
+
+CHILD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from test_trunk import BASE
+from raygap.config import from_mapping
+from raygap.data.store import Store
+from raygap.training.run import train
+print("ready", flush=True)
+sys.stdin.readline()
+config = from_mapping(BASE | {"epochs": 40, "warmup.epochs": 30})
+for row in train(config, Store.open(Path(sys.argv[1])), Path(sys.argv[2]), trunk=(Path(sys.argv[4]), 1e9)):
+    pass
+print(row["epochs_reused"])
+"""
+
+
+def test_two_trials_at_once_train_each_epoch_once_and_a_kill_does_no_harm(small_store: Store, tmp_path: Path) -> None:
+    def child(name: str) -> subprocess.Popen:
+        here = Path(__file__).parent
+        paths = os.pathsep.join([str(here), str(here.parent)])
+        command = [sys.executable, "-c", CHILD, small_store.path, tmp_path / name, here, tmp_path / "trunk"]
+        return subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": paths},
+        )
+
+    trials = [child(name) for name in ("killed", "a", "b")]
+    for trial in trials:
+        trial.stdout.readline()
+    for trial in trials:
+        trial.stdin.write("go\n")
+        trial.stdin.flush()
+    while not list(tmp_path.glob("trunk/*/0003.pt")):
+        time.sleep(0.01)
+    trials[0].send_signal(signal.SIGKILL)
+    reused = [int(trial.communicate()[0]) for trial in trials[1:]]
+    trials[0].wait()
+    # Each of the 30 epochs was trained once, by one of the three (the killed one's last may have been lost).
+    assert 30 <= sum(reused) <= 60
+    assert len(list(tmp_path.glob("trunk/*/*.pt"))) == 30
+    run(small_store, tmp_path / "cold", None, epochs=40, warmup__epochs=30)
+    assert_same_but_for_reuse(tmp_path / "cold", tmp_path / "a")
+    assert_same_but_for_reuse(tmp_path / "cold", tmp_path / "b")
+
+
+def test_a_full_disk_costs_the_trunk_not_the_trial(
+    small_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("raygap.training.trunk.write_whole", full)
+    assert len(run(small_store, tmp_path / "run", tmp_path / "trunk")) == 7
