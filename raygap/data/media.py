@@ -17,6 +17,8 @@ from raygap.config import Prepare
 SEEK_BEYOND = 5.0
 # Seconds by which a key frame must precede what is sought: indices hold decoding times, which run a few frames ahead.
 KEY_MARGIN = 0.25
+# Seconds, and frames, before a wanted frame from which on all are decoded; earlier ones only if others refer to them.
+DECODE_ALL_FROM = 0.7, 4
 # Sound that never exceeds this share of full scale (-80 dB) is silence: a dead microphone, or none at all.
 SILENT_PEAK = 1e-4
 # Seconds: less sound than this holds nothing to learn from.
@@ -58,6 +60,7 @@ def decode_frames(
             raise BadClip(f"too short: no video after {begin:g} s")
         # How far behind the last frame a middle may lie: within its stretch, or while that frame is on show.
         reach = max(stretch / 2, 1 / float(stream.guessed_rate or frames / stretch))
+        all_from = max(DECODE_ALL_FROM[0], DECODE_ALL_FROM[1] / float(stream.guessed_rate or 1))
         pictures = np.empty((frames, size, size, 3), np.uint8)
         decoded = _timed(container, zero)
         before = after = next(decoded, None)
@@ -69,7 +72,11 @@ def decode_frames(
                 container.seek(int((middle - KEY_MARGIN + zero) / stream.time_base), stream=stream)
                 decoded = _timed(container, zero)
                 before = after = next(decoded, None) or after
-            while after[0] < middle and (following := next(decoded, None)):
+            while after[0] < middle:
+                stream.codec_context.skip_frame = "NONREF" if middle - after[0] > all_from else "DEFAULT"
+                following = next(decoded, None)
+                if following is None:
+                    break
                 before, after = after, following
             if middle - after[0] > reach:
                 raise BadClip(f"too short: video ends at {after[0]:.1f} s")
@@ -170,11 +177,14 @@ def _read_container(path: Path, start: float, end: float | None) -> tuple[np.nda
             if time + frame.samples / frame.sample_rate <= start:
                 continue
             first = time if first is None else first
-            parts += [part.to_ndarray().mean(axis=0) for part in to_float.resample(frame)]
+            # Most decoders give floats already.
+            parts += [
+                part.to_ndarray() for part in ([frame] if frame.format.name == "fltp" else to_float.resample(frame))
+            ]
         if not parts:
             raise BadClip("too short: no sound" if start == 0 else f"too short: no sound after {start:g} s")
         rate = stream.codec_context.sample_rate
-        sound = np.concatenate(parts)
+        sound = np.concatenate(parts, axis=1).mean(axis=0)
         last = None if end is None else round((end - first) * rate)
         return sound[max(round((start - first) * rate), 0) : last], rate
 

@@ -46,15 +46,17 @@ def test_start_and_end_are_honoured_by_seeking_and_by_decoding_through(tmp_path,
     assert_colours(decode_frames(path, None, None, 4, 16), RED, GREEN, BLUE, WHITE)
 
 
-def test_seeking_finds_the_frames_that_decoding_through_finds(tmp_path, monkeypatch):
-    # Every frame its own grey; key frames every half second, with B-frames between them.
+@pytest.mark.parametrize("key_every", [12, 250])
+def test_seeking_finds_the_frames_that_decoding_through_finds(tmp_path, monkeypatch, key_every):
+    # Every frame its own grey, with B-frames among them.
     shades = [(30 + (7 * i) % 200,) * 3 for i in range(150)]
-    path = write_mp4(tmp_path / "clip.mp4", solid(*shades, seconds=6), None, key_every=12)
+    path = write_mp4(tmp_path / "clip.mp4", solid(*shades, seconds=6), None, key_every=key_every)
     for start, end, count in ((None, None, 1), (None, None, 4), (None, None, 37), (1.9, 5.3, 3), (4.02, 4.1, 1)):
         sought, seconds = media.decode_frames(path, start, end, count, 8)
         assert seconds == pytest.approx((end or 6) - (start or 0), abs=0.05)
         with monkeypatch.context() as patch:
             patch.setattr(media, "_pays_to_seek", lambda *arguments: False)
+            patch.setattr(media, "DECODE_ALL_FROM", (100.0, 0))
             assert (decode_frames(path, start, end, count, 8) == sought).all()
 
 
