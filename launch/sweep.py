@@ -68,6 +68,7 @@ def main(
     console = Console()
     if resume:
         kept = {"--set": assignments, "--epochs": epochs, "--seed": seed, "--space": space, "--method": method}
+        kept |= {"--splits": splits, "--val": val, "--keep-overlap": keep_overlap or None}
         for option, value in kept.items():
             if value is not None:
                 raise UserError(f"{option}: a resumed sweep keeps its plan; leave it out, or start another sweep")

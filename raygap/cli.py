@@ -19,7 +19,8 @@ Val = Annotated[
     typer.Option(help="How validation is carved from train (cremad).", show_default="stratified"),
 ]
 KeepOverlap = Annotated[
-    bool, typer.Option("--keep-overlap", help="Leave clips in train that stand in val or test too (ave).")
+    bool,
+    typer.Option("--keep-overlap", help="Leave clips in train that stand in val or test too (ave, kinetic_sound)."),
 ]
 
 

@@ -3,6 +3,7 @@ import pytest
 from raygap.data.clips import ReaderOptions
 from raygap.data.readers import read_clips
 from raygap.errors import UserError
+from raygap.search.plan import Plan, read_plan, write_plan
 
 
 def test_a_manifest(data_set):
@@ -37,3 +38,10 @@ def test_given_options_as_the_commands_take_them():
         "--val": "actors",
         "--keep-overlap": "",
     }
+
+
+@pytest.mark.parametrize("given", [ReaderOptions(), ReaderOptions("/lists", "actors", True)])
+def test_a_sweeps_plan_keeps_the_options(tmp_path, given):
+    plan = Plan("demo", None, 2, 1, {}, {}, reader=given)
+    write_plan(plan, tmp_path / "run")
+    assert read_plan(tmp_path / "run") == plan
