@@ -49,8 +49,8 @@ def read_cremad(root: Path, options: ReaderOptions) -> ClipList:
         entries = carve(entries, "val", VAL_SHARE, _actor if val == "actors" else None)
         drawn = sum(entry.split == "val" for entry in entries)
         notes.append(f"validation: {drawn} clips drawn from train, {'whole actors' if val == 'actors' else val}")
-    seen = {entry.split: {_actor(e) for e in entries if e.split == entry.split} for entry in entries}
-    shared = len(seen.get("train", set()) & seen.get("test", set()))
+    train, test = ({_actor(entry) for entry in entries if entry.split == split} for split in ("train", "test"))
+    shared = len(train & test)
     if shared:
         notes.append(f"test has {shared} actors that train has too: the result holds for known speakers")
     return ClipList(
