@@ -449,6 +449,7 @@ def main(
         for arm, result in zip(arms, tests, strict=True):
             results[arm.name].append(result | {"arm": arm.name})
         (out / "digits.md").write_text(_page(recipe, how, chosen, results))
+    bench.pool.shutdown()
     selection = [row for _, rows in chosen.values() for row in rows]
     write_csv(out / "digits.csv", [*selection, *(row for rows in results.values() for row in rows)])
     print((out / "digits.md").read_text())
