@@ -7,6 +7,7 @@ python launch/prepare.py --dataset ave --root /shared/AVE_Dataset --cache /share
 """
 
 import os
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -91,9 +92,12 @@ def _connect(address: str) -> None:
     from raygap.search.cluster import start_ray
 
     os.environ["RAY_ADDRESS"] = address
+    host, _, port = address.rpartition(":")
     try:
+        if host and port.isdecimal():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=5).close()
         start_ray()
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--address {address}: no Ray cluster answers ({reason}); start one with `ray start`") from None
 

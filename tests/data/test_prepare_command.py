@@ -34,3 +34,9 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message):
     assert result.returncode == 2
     assert result.stderr.startswith(message)
     assert result.stderr.count("\n") == 1
+
+
+def test_a_cluster_that_does_not_answer(data_set, tmp_path):
+    result = run("--dataset", "manifest", "--root", data_set, "--cache", tmp_path, "--address", "127.0.0.1:1")
+    assert result.returncode == 2
+    assert "error: --address 127.0.0.1:1: no Ray cluster answers" in result.stderr
