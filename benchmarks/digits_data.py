@@ -32,6 +32,9 @@ SPLITS = ("train", "val", "test")
 PIXEL = 2
 """Side of a written pixel: 8x8 becomes 16x16."""
 
+SHORTEST = 0.25
+"""Seconds that every written sound lasts at least."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -171,4 +174,6 @@ def _write_sound(path: Path, source: Path, planted: str, recipe: Recipe, draw: n
         noise = np.fft.irfft(spectrum, len(sound))
         sound = noise * (level / np.sqrt(np.mean(noise**2)))
     sound = sound + recipe.sound_noise * level * draw.standard_normal(len(sound))
+    # Some digits take 0.14 s, and raygap leaves out sound that short; it would be filled up with silence anyway.
+    sound = np.pad(sound, (0, max(0, round(SHORTEST * rate) - len(sound))))
     soundfile.write(path, np.clip(sound, -1, 1), rate, subtype="PCM_16")
