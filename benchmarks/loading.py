@@ -1,0 +1,398 @@
+"""How fast are preparation and batches, beside the way of the published code bases? Same clips, same run.
+
+python benchmarks/loading.py --out /tmp/loading --results benchmarks/results/loading.md
+
+Two layouts of generated media: AVE's (10 s of 640x360 h264 at 30 frames/s, a key frame every 5 s, AAC at 44.1 kHz) and
+CREMA-D's (2.5 s of 480x360 flv1 and wav), each prepared with its own recipe from search_spaces/.
+
+* Preparation beside a loop that decodes every frame of a clip and all its sound, keeps a frame a second as JPEG, and
+  writes the sound as wav, as the published scripts do.
+* An epoch's training batches beside a torch Dataset that opens the JPEGs of each item, crops, flips and normalises
+  them, and computes the spectrogram, as the published code does; with a DataLoader, in one process and with all cores.
+  Where there is a GPU, raygap crops and normalises there: `batches, reading` is what is left to the CPU then.
+
+Each figure comes from a process of its own; the time for starting processes and importing is left out on both sides.
+The ratio is that of CPU time a clip, all processes together, which other load on the machine disturbs less than the
+time on the clock. Memory is the proportional set size of all processes of the measurement, the largest of samples.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import av
+import numpy as np
+import soundfile
+import torch
+import typer
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchaudio.transforms import Spectrogram as Stft
+from torchvision import transforms
+
+from raygap.config import Augment, Prepare, from_mapping
+from raygap.data.batches import batches, epoch_order
+from raygap.data.clips import Clip
+from raygap.data.prepare import prepare
+from raygap.data.readers import read_clips
+from raygap.data.store import Store
+from raygap.search.space import load_space
+
+BATCH = 64
+DISTINCT = 8
+"""Different clips of each layout; the others are copies of their files."""
+
+
+def write_layouts(folder: Path, clips: int) -> dict[str, Path]:
+    """Write both layouts; returns their roots by data set."""
+    ave, cremad = folder / "AVE_Dataset", folder / "CREMA-D"
+    for made in (ave / "AVE", cremad / "VideoFlash", cremad / "AudioWAV"):
+        made.mkdir(parents=True)
+    originals: list[list[Path]] = []
+    lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for i in range(clips):
+        split = {0: "val", 1: "test"}.get(i // 2, "train")
+        lists[split].append(f"{('Bus', 'Cat')[i % 2]}&video{i:06d}&good&0&10")
+        video = ave / "AVE" / f"video{i:06d}.mp4"
+        name = f"{1001 + i // 2}_DFA_{('ANG', 'SAD')[i % 2]}_XX"
+        flash, sound = cremad / "VideoFlash" / f"{name}.flv", cremad / "AudioWAV" / f"{name}.wav"
+        if i < DISTINCT:
+            originals.append([video, flash, sound])
+            options = {"preset": "veryfast", "g": "150"}
+            write_video(video, "libx264", 640, 360, 10.0, i, options, with_sound=True)
+            write_video(flash, "flv", 480, 360, 2.5, i, {"b": "1000000"}, with_sound=False)
+            soundfile.write(sound, noise(i, 2.5, 16_000), 16_000)
+        else:
+            for source, target in zip(originals[i % DISTINCT], (video, flash, sound), strict=True):
+                shutil.copyfile(source, target)
+    for split, lines in lists.items():
+        (ave / f"{split}Set.txt").write_text("\n".join(lines))
+    return {"ave": ave, "cremad": cremad}
+
+
+def noise(seed: int, seconds: float, rate: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.1, round(seconds * rate)).astype(np.float32)
+
+
+def write_video(
+    path: Path,
+    codec: str,
+    width: int,
+    height: int,
+    seconds: float,
+    seed: int,
+    options: dict[str, str],
+    with_sound: bool,
+) -> None:
+    """A texture that wanders, under film grain."""
+    draw = np.random.default_rng(seed)
+    texture = draw.integers(0, 255, (height // 12 + 40, width // 12 + 40, 3), dtype=np.uint8)
+    texture = np.kron(texture, np.ones((12, 12, 1), np.uint8))
+    grain = draw.integers(0, 10, (height * 2, width * 2, 1), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=30, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        audio = container.add_stream("aac", rate=44_100, layout="mono") if with_sound else None
+        for t in range(round(30 * seconds)):
+            y, x = int(150 + 140 * np.sin(t / 40 + seed)), int(150 + 140 * np.cos(t / 57 + seed))
+            dy, dx = draw.integers(0, height), draw.integers(0, width)
+            picture = texture[y : y + height, x : x + width] // 2 + grain[dy : dy + height, dx : dx + width]
+            for packet in stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")):
+                container.mux(packet)
+        container.mux(stream.encode())
+        if audio:
+            frame = av.AudioFrame.from_ndarray(noise(seed, seconds, 44_100)[None], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 44_100, 0, Fraction(1, 44_100)
+            container.mux(audio.encode(frame))
+            container.mux(audio.encode())
+
+
+class Cost(NamedTuple):
+    """What one clip takes."""
+
+    clock: float
+    cpu: float
+    """Seconds, of all processes together."""
+
+
+class Watch:
+    """Clock and CPU time of this process and all under it, from here on."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter(), cpu_seconds(os.getpid())
+
+    def cost(self, clips: int) -> Cost:
+        return Cost((time.perf_counter() - self.began[0]) / clips, (cpu_seconds(os.getpid()) - self.began[1]) / clips)
+
+
+def family(parent: int) -> list[int]:
+    """The process and all under it."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            children.setdefault(int(stat_of(int(folder.name))[1]), []).append(int(folder.name))
+    found = [parent]
+    for process in found:
+        found += children.get(process, [])
+    return found
+
+
+def stat_of(process: int) -> list[str]:
+    """Fields of /proc/<process>/stat from the third on: state, parent, ..."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+
+
+def cpu_seconds(parent: int) -> float:
+    """CPU time of a process and all under it, ended ones included."""
+    ticks = 0
+    for process in family(parent):
+        with contextlib.suppress(OSError):
+            ticks += sum(map(int, stat_of(process)[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def memory(parent: int) -> float:
+    """MiB that a process and all under it hold, shared pages counted once."""
+    total = 0
+    for process in family(parent):
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
+
+
+# The published way: JPEGs and wav files.
+
+
+def extract(clip: Clip, folder: Path) -> None:
+    """Decode all of a clip; keep a frame a second as JPEG, and its sound as wav."""
+    target = folder / clip.id
+    target.mkdir(parents=True, exist_ok=True)
+    with av.open(str(clip.video)) as container:
+        container.streams.video[0].thread_type = "NONE"
+        rate = round(float(container.streams.video[0].guessed_rate))
+        for i, frame in enumerate(container.decode(video=0)):
+            picture = frame.to_ndarray(format="rgb24")  # of every frame, as cv2.VideoCapture.read does
+            if i % rate == 0:
+                Image.fromarray(picture).save(target / f"{i // rate:05d}.jpg", quality=95)
+    with av.open(str(clip.audio or clip.video)) as container:
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=22_050 if clip.audio else 16_000)
+        parts = [out.to_ndarray()[0] for frame in container.decode(audio=0) for out in resampler.resample(frame)]
+    soundfile.write(target / "sound.wav", np.concatenate(parts), resampler.rate)
+
+
+def extract_all(clips: tuple[Clip, ...], folder: Path, workers: int) -> Cost:
+    """The loop over all clips."""
+    if workers == 1:
+        watch = Watch()
+        for clip in clips:
+            extract(clip, folder)
+        return watch.cost(len(clips))
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(_start, range(4 * workers)))
+        watch = Watch()
+        list(pool.map(extract, clips, [folder] * len(clips)))
+        return watch.cost(len(clips))
+
+
+def _start(number: int) -> None:
+    time.sleep(0.2)  # so that each worker gets one, and is up
+
+
+class PublishedDataset(Dataset):
+    """Opens JPEGs and computes a spectrogram for each item."""
+
+    def __init__(self, clips: list[Clip], folder: Path, settings: Prepare) -> None:
+        self.clips, self.folder, self.settings = clips, folder, settings
+        self.picture = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(settings.frame_size),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+            ]
+        )
+        self.stft = Stft(n_fft=settings.n_fft, hop_length=settings.hop_length, power=1, pad_mode="constant")
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        folder, settings = self.folder / self.clips[index].id, self.settings
+        sound, rate = soundfile.read(folder / "sound.wav", dtype="float32")
+        wanted = round(settings.seconds * rate)
+        tiled = np.tile(sound, -(-wanted // len(sound)))[:wanted].clip(-1, 1)
+        spectrogram = (self.stft(torch.from_numpy(tiled)) + 1e-7).log()
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".jpg"))
+        names = [names[i * len(names) // settings.frames] for i in range(settings.frames)]
+        return spectrogram, torch.stack([self.picture(Image.open(folder / name).convert("RGB")) for name in names])
+
+
+def published_epochs(clips: list[Clip], folder: Path, settings: Prepare, workers: int, times: int) -> Cost:
+    """An epoch, by the cheapest but the first."""
+    torch.set_num_threads(1)
+    many = PublishedDataset(clips * times, folder, settings)
+    context = multiprocessing.get_context("spawn") if workers > 1 else None
+    loader = DataLoader(
+        many,
+        BATCH,
+        shuffle=True,
+        num_workers=workers if workers > 1 else 0,
+        multiprocessing_context=context,
+        persistent_workers=workers > 1,
+    )
+    costs = []
+    for _ in range(3):
+        watch = Watch()
+        for _ in loader:
+            pass
+        costs.append(watch.cost(len(many)))
+    return min(costs[1:], key=lambda cost: cost.cpu)
+
+
+# raygap's way.
+
+
+def prepare_all(dataset: str, root: Path, settings: Prepare, cache: Path, workers: int) -> Cost:
+    """From the first clips to the last."""
+    clip_list = read_clips(dataset, root)
+    watches: list[Watch] = []
+    costs: list[Cost] = []
+
+    def progress(done: int, total: int) -> None:
+        if done == workers:  # all workers are up
+            watches.append(Watch())
+        elif done == total:
+            costs.append(watches[0].cost(total - workers))
+
+    prepare(clip_list, settings, cache, workers=workers, progress=progress)
+    return costs[0]
+
+
+def raygap_epochs(store: Path, workers: int, times: int) -> Cost:
+    """An epoch over the training clips, by the cheapest but the first; `workers` are threads."""
+    torch.set_num_threads(workers)
+    data = Store.open(store)
+    rows = np.tile(data.rows("train"), times)
+    costs = []
+    for epoch in range(4):
+        order = epoch_order(len(rows), 0, epoch)
+        watch = Watch()
+        for _ in batches(
+            data,
+            rows,
+            batch_size=BATCH,
+            order=order,
+            device=torch.device("cpu"),
+            augment=Augment(crop=0.6),
+            seed=0,
+            epoch=epoch,
+        ):
+            pass
+        costs.append(watch.cost(len(rows)))
+    return min(costs[1:], key=lambda cost: cost.cpu)
+
+
+def reading_epochs(store: Path, times: int) -> Cost:
+    """An epoch's reading alone: bytes from the store into a batch, as a GPU is handed them."""
+    data = Store.open(store)
+    rows = np.tile(data.rows("train"), times)
+    costs = []
+    for epoch in range(4):
+        order = rows[epoch_order(len(rows), 0, epoch)]
+        watch = Watch()
+        for first in range(0, len(order), BATCH):
+            for array in (data.frames, data.spectrograms):
+                np.take(array, order[first : first + BATCH], axis=0)
+        costs.append(watch.cost(len(rows)))
+    return min(costs[1:], key=lambda cost: cost.cpu)
+
+
+def _child(connection: Any, function: Callable[..., Cost], arguments: tuple) -> None:
+    connection.send(function(*arguments))
+
+
+def alone(function: Callable[..., Cost], *arguments: Any) -> tuple[Cost, float]:
+    """Cost, and MiB at most, of a call in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_child, args=(theirs, function, arguments))
+    process.start()
+    theirs.close()
+    most = 0.0
+    while not ours.poll(0.5):
+        most = max(most, memory(process.pid))
+    cost = ours.recv()
+    process.join()
+    return cost, most
+
+
+def size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def measure(dataset: str, root: Path, out: Path, cores: int, times: int) -> Iterator[list[str]]:
+    """Rows of the table for one data set."""
+    settings = from_mapping(load_space(dataset, None, None).fixed).prepare
+    clip_list = read_clips(dataset, root)
+    count, training = len(clip_list.clips), [clip for clip in clip_list.clips if clip.split == "train"]
+    files = out / f"{dataset}-files"
+    for workers in (1, cores):
+        cache = out / f"{dataset}-cache-{workers}"
+        plain = alone(extract_all, clip_list.clips, files, workers)
+        yield _row(dataset, "preparation", workers, plain, alone(prepare_all, dataset, root, settings, cache, workers))
+    (store,) = cache.glob(f"{dataset}-*")
+    for workers in (1, cores):
+        plain = alone(published_epochs, training, files, settings, workers, 2)
+        yield _row(dataset, "batches", workers, plain, alone(raygap_epochs, store, workers, times))
+        if workers == 1:
+            yield _row(dataset, "batches, reading", workers, plain, alone(reading_epochs, store, 50 * times))
+    yield [dataset, "kB a clip", "", f"{size(files) / count / 1000:.0f}", f"{size(store) / count / 1000:.0f}", ""]
+
+
+def _row(dataset: str, what: str, workers: int, plain: tuple[Cost, float], ours: tuple[Cost, float]) -> list[str]:
+    cells = [
+        f"{1 / cost.clock:.1f} clips/s, {1000 * cost.cpu:.2f} ms CPU, {memory:.0f} MiB"
+        for cost, memory in (plain, ours)
+    ]
+    return [dataset, what, str(workers), *cells, f"{plain[0].cpu / max(ours[0].cpu, 1e-9):.1f}x"]
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for media and stores; it must not exist.")],
+    results: Annotated[Path | None, typer.Option(help="Markdown file to write.")] = None,
+    clips: Annotated[int, typer.Option(min=16, help="Clips of each layout.")] = 64,
+    times: Annotated[int, typer.Option(min=1, help="raygap's epoch goes so often over the clips: it is short.")] = 20,
+) -> None:
+    """Measure and print a table."""
+    out.mkdir(parents=True)
+    cores = len(os.sched_getaffinity(0))
+    lines = ["| data | what | processes | published way | raygap | ratio |", "|---|---|---|---|---|---|"]
+    for dataset, root in write_layouts(out, clips).items():
+        for row in measure(dataset, root, out, cores, times):
+            lines.append(f"| {' | '.join(row)} |")
+            print(lines[-1], flush=True)
+    machine = (
+        f"{platform.processor() or platform.machine()}, {cores} cores, torch {torch.__version__}, PyAV {av.__version__}"
+    )
+    if results:
+        command = f"python benchmarks/loading.py --out DIR --clips {clips} --times {times}"
+        text = [
+            f"# Loading\n\n`{command}`\n\n{clips} clips of each layout; {machine}.\n",
+            *lines,
+            "",
+        ]
+        results.parent.mkdir(parents=True, exist_ok=True)
+        results.write_text("\n".join(text))
+
+
+if __name__ == "__main__":
+    typer.run(main)
