@@ -5,6 +5,7 @@ python launch/sweep.py --dataset manifest --root my_clips/ --method gmm_adaptive
 python launch/sweep.py --dataset demo --resume
 """
 
+import math
 import sys
 from dataclasses import replace
 from datetime import datetime
@@ -21,10 +22,10 @@ from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.errors import UserError
 from raygap.methods import METHODS
-from raygap.search.cluster import capacity, default_concurrency
+from raygap.search.cluster import default_concurrency, nodes
 from raygap.search.job import Outcome, run_sweep
-from raygap.search.plan import Plan, locked, make_plan, newest_run, read_plan, write_plan
-from raygap.tracking.run_folder import BEST, TRIALS
+from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
+from raygap.tracking.run_folder import BEST, REPORT, TRIALS
 from raygap.tracking.seed_results import seeds_bar, seeds_table
 
 RUNS = Path("runs")
@@ -52,29 +53,48 @@ def main(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Hold a field fixed; may be repeated.")
     ] = None,
-    test_seeds: Annotated[int, typer.Option(min=0, help="Fresh seeds for the final test result.")] = 3,
+    test_seeds: Annotated[
+        int | None, typer.Option(min=0, help="Fresh seeds for the final test result.", show_default="3")
+    ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Where stores are kept.", show_default="RAYGAP_CACHE, else ~/.cache/raygap")
     ] = None,
-    max_quarantine: Annotated[float, typer.Option(min=0, max=1, help="Share of clips that may be unusable.")] = 0.05,
+    max_quarantine: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of clips that may be unusable.", show_default="0.05")
+    ] = None,
     trunk_gb: Annotated[
-        float, typer.Option(min=0, help="Limit of saved warm-ups beside the run folder; 0 trains each warm-up anew.")
-    ] = 20.0,
+        float | None,
+        typer.Option(
+            min=0, help="Limit of saved warm-ups beside the run folder; 0 trains each anew.", show_default="20"
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print configuration, space and plan; do nothing.")
     ] = False,
 ) -> None:
     """Search a method's configuration on a data set."""
     console = Console()
+    if time_budget is not None and not math.isfinite(time_budget):
+        raise UserError(f"--time-budget {time_budget}: expected a number of seconds; leave it out for no limit")
+    settings = {
+        "trials": trials,
+        "test_seeds": test_seeds,
+        "cache": str(cache.resolve()) if cache else None,
+        "max_quarantine": max_quarantine,
+        "trunk_gb": trunk_gb,
+    }
+    settings = {name: value for name, value in settings.items() if value is not None}
     if resume:
         kept = {"--set": assignments, "--epochs": epochs, "--seed": seed, "--space": space, "--method": method}
-        kept |= {"--splits": splits, "--val": val, "--keep-overlap": keep_overlap or None}
+        kept |= {"--root": root, "--splits": splits, "--val": val, "--keep-overlap": keep_overlap or None}
         for option, value in kept.items():
             if value is not None:
                 raise UserError(f"{option}: a resumed sweep keeps its plan; leave it out, or start another sweep")
         folder = out or (RUNS / name if name else newest_run(RUNS, dataset))
         plan = read_plan(folder)
-        plan = replace(plan, trials=trials or plan.trials)
+        if plan.dataset != dataset:
+            raise UserError(f"--dataset {dataset}: {folder} holds a sweep of {plan.dataset}")
+        plan = replace(plan, **settings)
     else:
         fixed = parse_assignments(assignments or [])
         fixed |= {path: value for path, value in (("epochs", epochs), ("seed", seed)) if value is not None}
@@ -82,14 +102,10 @@ def main(
             dataset,
             method,
             space,
-            trials,
             fixed,
             root=str(root.resolve()) if root else None,
-            test_seeds=test_seeds,
-            cache=str((cache or default_cache()).resolve()),
-            max_quarantine=max_quarantine,
-            trunk_gb=trunk_gb,
             reader=reader_options(splits, val, keep_overlap),
+            **{"cache": str(default_cache().resolve())} | settings,
         )
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         folder = out or RUNS / (name or f"{dataset}-{plan.fixed['method']}-{stamp}")
@@ -98,21 +114,22 @@ def main(
         _print_plan(plan, folder, concurrency)
         return
     clip_list = read_clips(plan.dataset, Path(plan.root) if plan.root else None, plan.reader)
-    if not resume:
-        write_plan(plan, folder)
+    make_folder(folder, new=not resume)
     with locked(folder):
         with preparation_bar(console) as progress:
             store = prepare(
                 clip_list,
                 config.prepare,
-                Path(plan.cache or default_cache()),
+                Path(plan.cache),
                 max_quarantine=plan.max_quarantine,
                 progress=progress,
             )
+        write_plan(plan, folder)
         console.print(
             f"{'going on with' if resume else 'sweep'} {folder}: {plan.trials} trials of {config.epochs} epochs, "
             f"{config.method} on {plan.dataset}; starting Ray",
             highlight=False,
+            markup=False,
         )
         with seeds_bar(console, plan.test_seeds, config.epochs) as report:
             outcome = run_sweep(plan, folder, store, concurrency, time_budget, report)
@@ -120,9 +137,15 @@ def main(
 
 
 def _print_plan(plan: Plan, folder: Path, concurrency: int | None) -> None:
-    config, available = plan.check(), capacity()
+    config, machines = plan.check(), nodes()
     at_once = concurrency or default_concurrency(config.compute.threads)
-    why = "asked for" if concurrency else "one a GPU" if available["GPU"] else "one for each compute.threads CPUs"
+    why = (
+        "asked for"
+        if concurrency
+        else "one a GPU"
+        if any(node.get("GPU") for node in machines)
+        else "one for each compute.threads CPUs"
+    )
     sections = {
         "configuration (searched stage lengths at their longest)": to_mapping(config),
         "search space": plan.space,
@@ -131,7 +154,7 @@ def _print_plan(plan: Plan, folder: Path, concurrency: int | None) -> None:
             "trials": plan.trials,
             "epochs a trial": config.epochs,
             "first early stop after epoch": min(config.warmup.epochs + 1, config.epochs),
-            "trials at a time": f"{at_once} ({why}; {available['CPU']} CPUs, {available['GPU']} GPUs)",
+            "trials at a time": f"{at_once} ({why}; here: {_total('CPU')} CPUs, {_total('GPU')} GPUs)",
             "test seeds": plan.test_seeds,
             "run folder": str(folder),
         },
@@ -140,11 +163,14 @@ def _print_plan(plan: Plan, folder: Path, concurrency: int | None) -> None:
         print(f"# {title}\n{yaml.safe_dump(content, sort_keys=False)}")
 
 
+def _total(resource: str) -> int:
+    return int(sum(node.get(resource, 0) for node in nodes()))
+
+
 def _print_outcome(console: Console, plan: Plan, folder: Path, outcome: Outcome) -> None:
     again = f"python launch/sweep.py --dataset {plan.dataset} --out {folder} --resume"
     if outcome.best is None:
-        for number, reason in outcome.failures().items():
-            print(f"trial {number} failed: {reason}")
+        print("\n".join(outcome.failures()))
         print(f"{outcome.finished()} of {plan.trials} trials ended, none complete; see {folder / TRIALS}")
         print(f"go on with: {again}")
         sys.exit(130 if outcome.interrupted else 1)
@@ -155,21 +181,21 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, outcome: Outcome)
     )
     for path, value in outcome.best.params.items():
         print(f"  {path}: {value:.4g}" if isinstance(value, float) else f"  {path}: {value}")
-    for number, reason in outcome.failures().items():
-        print(f"trial {number} failed: {reason}")
+    print("".join(f"{line}\n" for line in outcome.failures()), end="")
     print("\n".join([outcome.about_epochs(), *outcome.about_gaps]))
-    if outcome.test:
+    if outcome.test and outcome.test.rows:
         console.print("\ntest split, chosen configuration, fresh seeds:")
         console.print(seeds_table(outcome.test))
-        for seed, reason in outcome.test.failed.items():
-            print(f"seed {seed} failed: {reason}")
     print(f"best configuration: {folder / BEST}")
-    print(f"report:             {folder / 'report.html'}")
+    if (folder / REPORT).exists():
+        print(f"report:             {folder / REPORT}")
     print(f"all trials:         {folder / TRIALS}")
     if outcome.finished() < plan.trials:
         print(f"stopped after {outcome.finished()} of {plan.trials} trials; go on with: {again}")
     if outcome.interrupted:
         sys.exit(130)
+    if outcome.test and not outcome.test.rows:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train one configuration on several seeds and print the test result with its interval.
 
-python launch/train.py --dataset demo --config runs/demo-gmm_scores-20260101-120000/best.yaml --seeds 5
+python launch/train.py --dataset demo --config runs/demo-gmm_scores-20260101-120000/best.yaml --seeds 5 --set seed=1
 python launch/train.py --dataset demo --set method=joint --set epochs=20
 """
 
@@ -18,6 +18,7 @@ from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.methods import find_method
 from raygap.search.cluster import default_concurrency, start_ray, trial_resources
+from raygap.search.plan import make_folder
 from raygap.search.seeds import train_seeds
 from raygap.tracking.figures import draw_curves, draw_gap, gap_values
 from raygap.tracking.run_folder import TEST
@@ -52,6 +53,7 @@ def main(
     find_method(trial.method)
     clip_list = read_clips(dataset, root, reader_options(splits, val, keep_overlap))
     folder = out or Path("runs") / f"{dataset}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    make_folder(folder, new=True)
     with preparation_bar(console) as progress:
         store = prepare(
             clip_list, trial.prepare, cache or default_cache(), max_quarantine=max_quarantine, progress=progress

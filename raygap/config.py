@@ -119,12 +119,12 @@ class Warmup(Section):
 
 
 class Gap(Section):
-    """What the mixture of gmm_adaptive, and of purification, is fitted to."""
+    """What the mixture over the gaps is fitted to: that of gmm_adaptive, and of purification but after gmm_scores."""
 
     score: Literal["absolute", "signed", "min_score"] = Field("absolute", json_schema_extra=LATER)
     """|gap|, the gap, or 1 - min(score audio, score visual)."""
-    source: Literal["training", "fresh"] = "training"
-    """Scores from the epoch's own forward passes, or from an extra pass without augmentation before each refit."""
+    source: Literal["training", "fresh"] = Field("training", json_schema_extra=LATER)
+    """Scores from the epoch's own forward passes; fresh adds a pass without augmentation before each refit."""
 
 
 class Mixture(Section):
@@ -257,7 +257,7 @@ def shapes_warmup(path: str) -> bool:
 
 def check_path(path: str, source: str) -> None:
     """Raise UserError, with the nearest valid name, if the schema has no field at this dotted path."""
-    paths = field_paths()
+    path, paths = str(path), field_paths()
     if path not in paths:
         # A bare leaf name ("align_weigth") should find its dotted path too.
         leaves = {p.rsplit(".", 1)[-1]: p for p in paths}
@@ -287,6 +287,8 @@ def from_mapping(mapping: Mapping[str, Any], source: str = "configuration") -> T
     nested: dict[str, Any] = {}
     for path, value in flat.items():
         check_path(path, source)
+        if isinstance(value, bool) and field_paths()[path].annotation in (int, float):
+            raise UserError(f"{source}: {path} = {value}: Input should be a number")
         *sections, leaf = path.split(".")
         node = nested
         for section in sections:
@@ -316,10 +318,14 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from None
+        raise UserError(
+            f"{path}: not valid YAML{where}: {str(getattr(error, 'problem', error)).splitlines()[0]}"
+        ) from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of fields to values")
     return content

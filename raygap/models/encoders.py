@@ -10,10 +10,12 @@ from raygap.config import Model
 
 
 def _normalisation(kind: str) -> Callable[[int], nn.Module]:
-    """batch, or group: at most 32 groups of at least two channels, so no statistic depends on the batch."""
+    """batch, or group: at most 32 equal groups of at least two channels, so no statistic depends on the batch."""
     if kind == "batch":
         return nn.BatchNorm2d
-    return lambda channels: nn.GroupNorm(min(32, channels // 2), channels)
+    return lambda channels: nn.GroupNorm(
+        next(g for g in range(min(32, channels // 2), 0, -1) if channels % g == 0), channels
+    )
 
 
 class SmallCNN(nn.Module):

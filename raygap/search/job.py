@@ -3,7 +3,7 @@
 import csv
 import shlex
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import optuna
@@ -17,7 +17,7 @@ from raygap.search.study import finished_trials
 from raygap.search.sweep import run_trials
 from raygap.tracking.figures import draw_curves, draw_gap, gap_values, verdicts
 from raygap.tracking.report import write_report
-from raygap.tracking.run_folder import BEST, JOURNAL, TRIALS, trial_folder, write_best
+from raygap.tracking.run_folder import BEST, JOURNAL, TRIALS, best_trial, trial_folder, write_best
 from raygap.tracking.seed_results import Reporter, SeedResults
 
 
@@ -33,7 +33,7 @@ class Outcome:
     best: FrozenTrial | None
     config: TrialConfig | None
     test: SeedResults | None
-    about_gaps: list[str]
+    about_gaps: list[str] = field(default_factory=list)
 
     def finished(self) -> int:
         """Trials that are complete, stopped early or failed."""
@@ -45,10 +45,11 @@ class Outcome:
         epochs, reused = (sum(attrs.get(name, 0) for attrs in trials) for name in ("epochs", "epochs_reused"))
         return f"{epochs} epochs in {len(trials)} trials, {reused} of them shared warm-up that was not trained again."
 
-    def failures(self) -> dict[int, str]:
-        """Reason by number of each failed trial."""
+    def failures(self) -> list[str]:
+        """A line for each failed trial and each failed seed."""
         failed = [trial for trial in finished_trials(self.study) if trial.state == TrialState.FAIL]
-        return {trial.number: trial.user_attrs.get("error", "unknown") for trial in failed}
+        lines = [f"Trial {trial.number} failed: {trial.user_attrs.get('error')}" for trial in failed]
+        return lines + [f"Seed {seed} failed: {why}" for seed, why in (self.test.failed if self.test else {}).items()]
 
 
 def run_sweep(
@@ -59,10 +60,9 @@ def run_sweep(
     study = run_trials(plan, folder, store, concurrency, time_budget)
     spent = time_budget is not None and time.monotonic() - began >= time_budget
     interrupted = not spent and len(finished_trials(study)) < plan.trials
-    complete = [trial for trial in finished_trials(study) if trial.state == TrialState.COMPLETE]
-    if not complete:
-        return Outcome(study, interrupted, None, None, None, [])
-    best = max(complete, key=lambda trial: (trial.value, -trial.number))
+    best = best_trial(study)
+    if best is None:
+        return Outcome(study, interrupted, None, None, None)
     files = trial_folder(folder, best.number)
     config = from_mapping(load_yaml(files / "config.yaml"), str(files / "config.yaml"))
     write_best(folder, to_mapping(config), "\n".join(_about(plan, study, best)))
@@ -72,12 +72,15 @@ def run_sweep(
         seeds = [config.seed + 1 + i for i in range(plan.test_seeds)]
         resources = trial_resources(concurrency or default_concurrency(config.compute.threads))
         test = train_seeds(config, store, folder / "seeds" / f"trial-{best.number:04d}", seeds, resources, report)
-    moments = gap_values(files, config.gap.score)
-    draw_gap(moments, config.gap.score, config.seed, folder / "figures" / "gap.png")
-    draw_curves(files, folder / "figures" / "curves.png")
-    about_gaps = verdicts(moments, config.gap.score, config.seed)
-    outcome = Outcome(study, interrupted, best, config, test, about_gaps)
-    _write_report(plan, folder, outcome)
+    outcome = Outcome(study, interrupted, best, config, test)
+    try:
+        moments = gap_values(files, config.gap.score)
+        draw_gap(moments, config.gap.score, config.seed, folder / "figures" / "gap.png")
+        draw_curves(files, folder / "figures" / "curves.png")
+        outcome.about_gaps.extend(verdicts(moments, config.gap.score, config.seed))
+        _write_report(plan, folder, outcome)
+    except Exception as error:  # a picture is not worth the outcome of hours
+        outcome.about_gaps.append(f"The report could not be written: {type(error).__name__}: {error}")
     return outcome
 
 
@@ -96,11 +99,8 @@ def _write_report(plan: Plan, folder: Path, outcome: Outcome) -> None:
     write_report(
         folder,
         f"Sweep {folder.name}",
-        _about(plan, outcome.study, outcome.best)
-        + [outcome.about_epochs()]
-        + outcome.about_gaps
-        + [f"Trial {n} failed: {why}" for n, why in outcome.failures().items()],
-        outcome.test.table() if outcome.test else [],
+        [*_about(plan, outcome.study, outcome.best), outcome.about_epochs(), *outcome.about_gaps, *outcome.failures()],
+        outcome.test.table() if outcome.test and outcome.test.rows else [],
         trials,
         (folder / BEST).read_text(),
         {
@@ -108,7 +108,8 @@ def _write_report(plan: Plan, folder: Path, outcome: Outcome) -> None:
             "Validation accuracy by modality and mean gap, best trial": folder / "figures" / "curves.png",
         },
         [
-            f"python launch/train.py --dataset {plan.dataset}{source} --config {folder / BEST} --seeds 5",
+            f"python launch/train.py --dataset {plan.dataset}{source} --config {folder / BEST} --seeds 5 "
+            f"--set seed={outcome.config.seed + 1}",
             f"python launch/sweep.py --dataset {plan.dataset} --out {folder} --resume --trials {2 * plan.trials}",
             f"optuna-dashboard {folder / JOURNAL}",
             f"tensorboard --logdir {folder / 'tune'}",

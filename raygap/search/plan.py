@@ -2,20 +2,20 @@
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from raygap.config import TrialConfig, load_yaml
+from raygap.config import TrialConfig, from_mapping, load_yaml
 from raygap.data.clips import ReaderOptions
 from raygap.data.readers import find_reader
 from raygap.errors import UserError
 from raygap.methods import find_method
 from raygap.search.space import SearchSpace, check_space, load_space
-from raygap.tracking.run_folder import PLAN
+from raygap.tracking.run_folder import PLAN, write_text
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Plan:
     dataset: str
     root: str | None
     trials: int
-    test_seeds: int
     fixed: dict[str, Any]
     space: dict[str, dict[str, list]]
-    cache: str | None = None
+    cache: str
+    test_seeds: int = 3
     max_quarantine: float = 0.05
     trunk_gb: float = 20.0
     reader: ReaderOptions = field(default_factory=ReaderOptions)
@@ -37,6 +37,7 @@ class Plan:
         """Raise UserError for whatever would make a trial fail; see check_space for what is returned."""
         config = check_space(SearchSpace(self.fixed, self.space), "search space")
         find_method(config.method)
+        from_mapping(self.fixed | {"seed": config.seed + self.test_seeds}, "the seeds of the test")
         return config
 
 
@@ -44,7 +45,6 @@ def make_plan(
     dataset: str,
     method: str | None,
     space_file: Path | None,
-    trials: int | None,
     fixed: dict[str, Any],
     **others: Any,
 ) -> Plan:
@@ -55,20 +55,28 @@ def make_plan(
     find_reader(dataset)
     if method:
         find_method(method)
+    if method and fixed.get("method", method) != method:
+        raise UserError(f"--method {method} and --set method={fixed['method']} contradict each other; leave one out")
     space = load_space(dataset, fixed.get("method") or method, space_file)
     searched = {path: entry for path, entry in space.space.items() if path not in fixed}
-    return Plan(dataset=dataset, trials=trials or space.trials, fixed=space.fixed | fixed, space=searched, **others)
+    settings = {"trials": space.trials} | others
+    return Plan(dataset=dataset, fixed=space.fixed | fixed, space=searched, **settings)
 
 
-def write_plan(plan: Plan, folder: Path) -> None:
-    """Make the run folder and note the plan in it. Raises UserError if it holds a sweep or cannot be written."""
-    if (folder / PLAN).exists():
+def make_folder(folder: Path, new: bool) -> None:
+    """Make the run folder. Raises UserError if it cannot be written, or if it should be new and is not."""
+    if new and (folder / PLAN).exists():
         raise UserError(f"{folder}: holds a sweep already; continue it with --resume, or choose another --name")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / PLAN).write_text(yaml.safe_dump(asdict(plan), sort_keys=False))
+        (folder / ".lock").touch()
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
+
+
+def write_plan(plan: Plan, folder: Path) -> None:
+    """Note the plan in the run folder."""
+    write_text(folder / PLAN, yaml.safe_dump(asdict(plan), sort_keys=False))
 
 
 def read_plan(folder: Path) -> Plan:
@@ -86,8 +94,9 @@ def newest_run(runs: Path, dataset: str) -> Path:
     """The youngest run folder of a data set. Raises UserError if there is none."""
     plans = sorted(runs.glob(f"*/{PLAN}"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in plans:
-        if read_plan(file.parent).dataset == dataset:
-            return file.parent
+        with suppress(UserError):  # a damaged plan concerns its own folder only
+            if read_plan(file.parent).dataset == dataset:
+                return file.parent
     raise UserError(f"{runs}: holds no sweep of {dataset} to resume; leave --resume out, or name its folder with --out")
 
 

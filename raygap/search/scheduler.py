@@ -1,11 +1,9 @@
 """Early stopping: Ray's ASHA over epochs of both stages, with a memory of earlier runs of the same sweep."""
 
-from types import SimpleNamespace
-
 import optuna
 from ray.tune.schedulers import ASHAScheduler
 
-from raygap.search.study import METRIC, finished_trials
+from raygap.search.study import METRIC, finished_trials, remember
 
 REDUCTION_FACTOR = 3
 """A trial goes on past a rung if it is among the best third of those that reached it."""
@@ -24,9 +22,7 @@ def make_scheduler(study: optuna.Study, epochs: int, longest_warmup: int) -> ASH
         grace_period=min(longest_warmup + 1, epochs),
         reduction_factor=REDUCTION_FACTOR,
     )
-    # The rungs live in memory only: fill them from the study, so that a resumed sweep is as strict as before.
+    # Filled from the study, so that a resumed sweep is as strict as before.
     for trial in finished_trials(study):
-        known = SimpleNamespace(trial_id=f"earlier-{trial.number}")
-        for epoch, value in sorted(trial.intermediate_values.items()):
-            scheduler._brackets[0].on_result(known, epoch, value)
+        remember(scheduler, f"earlier-{trial.number}", trial.intermediate_values)
     return scheduler

@@ -9,8 +9,9 @@ import ray
 import yaml
 
 from raygap.config import TrialConfig, from_mapping, to_mapping
+from raygap.data.local_store import local_store
 from raygap.data.store import Store
-from raygap.tracking.run_folder import TEST, write_csv
+from raygap.tracking.run_folder import TEST, write_csv, write_text
 from raygap.tracking.seed_results import TEST_METRICS, Reporter, SeedResults
 from raygap.training.run import test, train
 
@@ -47,7 +48,8 @@ def train_seeds(
             del waiting[ready]
         except Exception as error:
             del waiting[ready]
-            failed[seed] = str(getattr(error, "cause", None) or error).splitlines()[0]
+            cause = getattr(error, "cause", None) or error
+            failed[seed] = f"{type(cause).__name__}: {cause}".splitlines()[0]
         else:
             rows[seed] = metrics
             report(seed, metrics)
@@ -60,7 +62,7 @@ def train_seeds(
 
 def _train_seed(config: dict[str, Any], store: str, folder: str) -> Iterator[dict[str, Any]]:
     """Metrics of each epoch, then those of the test split with the last epoch's beside them."""
-    run, data = Path(folder), Store.open(Path(store))
+    run, data = Path(folder), Store.open(local_store(Path(store)))
     run.mkdir(parents=True, exist_ok=True)
     done = run / "test.json"
     identity = {"config": config, "store": data.header["key"]}
@@ -72,6 +74,6 @@ def _train_seed(config: dict[str, Any], store: str, folder: str) -> Iterator[dic
     for metrics in train(from_mapping(config, str(run / "config.yaml")), data, run):
         yield metrics
     metrics |= test(run, data)
-    done.write_text(json.dumps({"of": identity, "metrics": metrics}, indent=1))
+    write_text(done, json.dumps({"of": identity, "metrics": metrics}, indent=1))
     (run / "checkpoint.pt").unlink()
     yield metrics

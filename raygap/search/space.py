@@ -9,13 +9,14 @@ space:
   model.fusion: {choice: [concat, sum]}
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune.search.sample import Categorical, Domain
+from ray.tune.search.sample import Categorical, Domain, Float
 
 from raygap.config import TrialConfig, check_path, flatten, from_mapping, load_yaml
 from raygap.errors import UserError
@@ -61,21 +62,21 @@ def load_space(dataset: str, method: str | None, file: Path | None) -> SearchSpa
 def read_space(file: Path) -> SearchSpace:
     """Read one file. Raises UserError naming the file and the field."""
     content = load_yaml(file)
-    unknown = set(content) - {"fixed", "space", "trials"}
+    unknown = [key for key in content if key not in ("fixed", "space", "trials")]
     if unknown:
-        raise UserError(f"{file}: unknown key {sorted(unknown)[0]!r}; the keys are trials, fixed and space")
+        raise UserError(f"{file}: unknown key {unknown[0]!r}; the keys are trials, fixed and space")
     for key in ("fixed", "space"):
         if not isinstance(content.get(key) or {}, Mapping):
             raise UserError(f"{file}: {key}: expected a mapping of fields")
     fixed = flatten(content.get("fixed") or {})
     for path in fixed:
         check_path(path, f"{file}: fixed")
-    space = dict(content.get("space") or {})
+    space = {str(path): entry for path, entry in (content.get("space") or {}).items()}
     for path, entry in space.items():
         check_path(path, f"{file}: space")
         _domain(path, entry, f"{file}: space")
     trials = content.get("trials", DEFAULT_TRIALS)
-    if not isinstance(trials, int) or trials < 1:
+    if not isinstance(trials, int) or isinstance(trials, bool) or trials < 1:
         raise UserError(f"{file}: trials = {trials!r}: expected a whole number from 1 on")
     return SearchSpace(fixed, space, trials)
 
@@ -86,6 +87,8 @@ NOT_SEARCHED = {
     "method": "run a sweep for each method",
     "schema_version": "it is no hyperparameter",
     "prepare": "all trials share one store; fix it",
+    "select_epoch": "it says how a trial is judged, and so must be the same for all",
+    "compute.threads": "trials share the machine in equal parts; fix it",
 }
 
 
@@ -126,6 +129,8 @@ def _domain(path: str, entry: Any, source: str) -> Domain:
         low, high, *step = (float(a) for a in arguments)
     except (TypeError, ValueError):
         raise UserError(f"{source}: {path}: {name} needs two or three numbers, not {arguments}") from None
+    if not all(math.isfinite(value) for value in (low, high, *step)):
+        raise UserError(f"{source}: {path}: {name} needs finite numbers, not {arguments}")
     whole = name.endswith("int")
     if len(step) != name.startswith("q"):
         wanted = "lower, upper and step" if name.startswith("q") else "lower and upper"
@@ -139,12 +144,18 @@ def _domain(path: str, entry: Any, source: str) -> Domain:
     if step and step[0] <= 0:
         raise UserError(f"{source}: {path}: the step of {name} must exceed 0, not {arguments[2]}")
     values = [int(v) if whole else v for v in (low, high, *step)]
-    return getattr(tune, name)(*values)
+    try:
+        return getattr(tune, name)(*values)
+    except ValueError as error:
+        raise UserError(f"{source}: {path}: {name} {arguments}: {str(error).splitlines()[0]}") from None
 
 
 def _ends(domain: Domain) -> list[Any]:
-    """All values of a choice, the smallest and the largest value of a range."""
+    """All values of a choice; the smallest and the largest value of a range, and one between where it is continuous."""
     if isinstance(domain, Categorical):
         return list(domain.categories)
+    if isinstance(domain, Float) and not hasattr(domain.get_sampler(), "q"):
+        # 16.0 would pass for a whole number where 19.3 would not.
+        return [domain.lower, domain.lower + 0.381966 * (domain.upper - domain.lower), domain.upper]
     exclusive = isinstance(domain.lower, int) and not hasattr(domain.get_sampler(), "q")
     return [domain.lower, domain.upper - 1 if exclusive else domain.upper]

@@ -3,18 +3,25 @@
 import math
 from collections import deque
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Domain
+
+from raygap.errors import UserError
 
 METRIC = "best_val_accuracy"
 """What is maximised: validation accuracy of the selected epoch so far."""
 TRIAL_NUMBER = "trial_number"
+STUDY = "sweep"
+"""Name of the study in its journal; not the folder's, which may be renamed."""
+_DIED = "its process died or raised outside of training; see error.txt under tune/"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -33,14 +40,22 @@ def open_storage(journal: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(journal)))
 
 
-def load_study(journal: Path, name: str) -> optuna.Study:
-    """Open the study of a run folder to read it."""
-    return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(str(journal))))
-
-
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that count: complete, pruned or failed; by number."""
     return study.get_trials(deepcopy=False, states=FINISHED)
+
+
+def check_store(study: optuna.Study, key: str) -> None:
+    """Note which store the study's trials use. Raises UserError if earlier ones used another."""
+    if study.user_attrs.setdefault("store", key) != key:
+        raise UserError("the data or their preparation have changed since the sweep began; start another sweep")
+    study.set_user_attr("store", key)
+
+
+def remember(scheduler: ASHAScheduler, trial_id: str, values: dict[int, float]) -> None:
+    """Enter a trial's values by epoch into the rungs, which live in memory only, without a verdict."""
+    for epoch, value in sorted(values.items()):
+        scheduler._brackets[0].on_result(SimpleNamespace(trial_id=trial_id), epoch, value)
 
 
 class StudySearch(OptunaSearch):
@@ -48,17 +63,18 @@ class StudySearch(OptunaSearch):
     old numbers, tells Optuna pruned and failed trials as such, and keeps what the summary needs in the study.
     """
 
-    def __init__(self, space: dict[str, Domain], storage: JournalStorage, name: str, seed: int, epochs: int) -> None:
+    def __init__(self, space: dict[str, Domain], storage: JournalStorage, seed: int, epochs: int) -> None:
         super().__init__(
             self.convert_search_space(space),
             metric=METRIC,
             mode="max",
-            study_name=name,
+            study_name=STUDY,
             storage=storage,
         )
         self._epochs = epochs
         # Another seed after each restart: the same one would suggest the same points again.
         self.study.sampler = optuna.samplers.TPESampler(seed=seed + len(self.study.trials))
+        self.scheduler: ASHAScheduler | None = None
         self._interrupted = deque(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
     @property
@@ -73,6 +89,8 @@ class StudySearch(OptunaSearch):
             for name, distribution in self._space.items():
                 trial._suggest(name, distribution)  # what is already set stays; a kill may have left some unset
             self._ot_trials[trial_id] = trial
+            if self.scheduler:  # rungs that the trial has passed are not put to it again
+                remember(self.scheduler, trial_id, trial.study.trials[trial.number].intermediate_values)
         params = super().suggest(trial_id)
         return None if params is None else {**params, TRIAL_NUMBER: self._ot_trials[trial_id].number}
 
@@ -86,7 +104,7 @@ class StudySearch(OptunaSearch):
             return
         self._completed_trials.add(trial_id)
         trial, result = self._ot_trials[trial_id], result or {}
-        reason = result.get("error") or ("its process died; see error.txt under tune/" if error else None)
+        reason = result.get("error") or (_DIED if error else None)
         if not reason:
             self._report(trial, result)
         trial.set_user_attr("epochs", result.get("epoch", 0))

@@ -2,16 +2,20 @@
 
 import logging
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
 from ray import tune
 
-from raygap.search.cluster import default_concurrency, start_ray, trial_resources
+from raygap.data.store import Store
+from raygap.search.cluster import default_concurrency, nodes, start_ray, trial_resources
 from raygap.search.plan import Plan
 from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace
-from raygap.search.study import StudySearch, finished_trials, open_storage
+from raygap.search.study import StudySearch, check_store, finished_trials, open_storage
 from raygap.search.trial import SweepTrial
 from raygap.tracking.progress import ProgressLine
 from raygap.tracking.run_folder import JOURNAL, write_trials
@@ -20,6 +24,17 @@ TRUNK = ".trunk"
 """Folder beside the run folders in which their sweeps share warm-ups."""
 RETRIES = 2
 """Times that a trial whose process died is started again; it goes on from its last epoch."""
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    # Tune leaves its handler behind, and the next Ctrl-C would do nothing.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def run_trials(
@@ -36,7 +51,9 @@ def run_trials(
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output engine prints tables even at verbose=0
     start_ray()
     space = SearchSpace(plan.fixed, plan.space)
-    search = StudySearch(space.domains(), open_storage(folder / JOURNAL), folder.name, config.seed, config.epochs)
+    search = StudySearch(space.domains(), open_storage(folder / JOURNAL), config.seed, config.epochs)
+    check_store(search.study, Store.open(store).header["key"])
+    search.scheduler = make_scheduler(search.study, config.epochs, config.warmup.epochs)
     left = plan.trials - len(finished_trials(search.study))
     if left > 0:
         run = folder.resolve()
@@ -47,13 +64,14 @@ def run_trials(
             folder=str(run),
             trunk=(str(run.parent / TRUNK), plan.trunk_gb * 1e9) if plan.trunk_gb else None,
         )
-        resources = trial_resources(concurrency or default_concurrency(config.compute.threads))
+        at_once = concurrency or default_concurrency(config.compute.threads)
         tuner = tune.Tuner(
-            tune.with_resources(trainable, resources),
+            tune.with_resources(trainable, trial_resources(at_once)),
             tune_config=tune.TuneConfig(
                 search_alg=search,
-                scheduler=make_scheduler(search.study, config.epochs, config.warmup.epochs),
+                scheduler=search.scheduler,
                 num_samples=left,
+                max_concurrent_trials=at_once if len(nodes()) > 1 else None,  # on one machine the resources see to it
                 reuse_actors=True,
                 time_budget_s=time_budget,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -67,6 +85,7 @@ def run_trials(
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
             ),
         )
-        tuner.fit()
+        with _own_signals():
+            tuner.fit()
     write_trials(search.study, folder)
     return search.study

@@ -5,19 +5,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from ray import tune
 
 from raygap.config import from_mapping, to_mapping
+from raygap.data.local_store import local_store
 from raygap.data.store import Store
-from raygap.errors import TrainingDiverged
+from raygap.errors import TrainingDiverged, UserError
 from raygap.search.study import METRIC, TRIAL_NUMBER
 from raygap.tracking.run_folder import trial_folder
 from raygap.training.run import train
 
 
 class SweepTrial(tune.Trainable):
-    """Trains one epoch a step. A trial that fails says so in its result: its actor lives on and takes the next one."""
+    """Trains one epoch a step. A trial that fails by itself says so in its result; its actor takes the next."""
 
     def setup(
         self,
@@ -28,7 +30,7 @@ class SweepTrial(tune.Trainable):
         trunk: tuple[str, float] | None,
     ) -> None:
         """Once an actor: open the store. `fixed` lies under each trial's configuration; `trunk` as train takes it."""
-        self.store, self.fixed, self.folder = Store.open(Path(store)), fixed, Path(folder)
+        self.store, self.fixed, self.folder = Store.open(local_store(Path(store))), fixed, Path(folder)
         self.trunk = trunk and (Path(trunk[0]), trunk[1])
         self.reset_config(config)
 
@@ -48,10 +50,12 @@ class SweepTrial(tune.Trainable):
         """The next epoch's metrics, or, after an error, a last result with the key `error`."""
         try:
             metrics = next(self.results)
-        except TrainingDiverged as error:
+        except (TrainingDiverged, UserError) as error:
             return self._failure(str(error))
-        except Exception as error:
-            return self._failure(f"{type(error).__name__}: {error}")
+        except torch.cuda.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            return self._failure(f"out of GPU memory: {error}")
+        # Anything else may be the machine's fault or have broken this process: Tune starts the trial in a new one.
         self.last_epoch = metrics["epoch"]
         return {**metrics, "done": self.last_epoch == self.total_epochs}
 

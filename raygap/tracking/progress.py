@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from raygap.tracking.run_folder import clean_trial, write_trials
+from raygap.tracking.run_folder import best_trial, clean_trial, write_trials
 
 
 class ProgressLine(Callback):
@@ -19,7 +19,8 @@ class ProgressLine(Callback):
     def __init__(self, study: optuna.Study, folder: Path, planned: int, epochs: int) -> None:
         self.study, self.folder, self.planned, self.epochs = study, folder, planned, epochs
         self.running: dict[str, int] = {}
-        self.cleaned: set[int] = set()
+        self.seen: set[int] = set()
+        self.best: int | None = None
 
     def setup(self, **info: Any) -> None:
         """Tune calls this once, before the first trial, and after it has pickled the callback: locks may come now."""
@@ -29,6 +30,7 @@ class ProgressLine(Callback):
             *columns, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal
         )
         self.task = self.progress.add_task("starting Ray Tune", total=self.planned)
+        self._newly_ended()  # those of earlier runs of this sweep
         self.progress.start()
         self._show()
 
@@ -45,14 +47,27 @@ class ProgressLine(Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial ended; the study knows already how."""
         self.running.pop(trial.trial_id, None)
-        write_trials(self.study, self.folder)
-        for finished in self.study.get_trials(deepcopy=False):
-            if finished.state.is_finished() and finished.number not in self.cleaned:
-                self.cleaned.add(finished.number)
-                clean_trial(self.folder, finished.number, finished.state)
-                if not self.console.is_terminal:
-                    self.console.print(self._ended(finished), highlight=False, soft_wrap=True)
+        for ended in self._newly_ended():
+            if not self.console.is_terminal:
+                # An error's text may hold brackets, which are no markup.
+                self.console.print(self._ended(ended), highlight=False, soft_wrap=True, markup=False)
         self._show()
+
+    def _newly_ended(self) -> list[FrozenTrial]:
+        ended = [
+            t for t in self.study.get_trials(deepcopy=False) if t.state.is_finished() and t.number not in self.seen
+        ]
+        best = best_trial(self.study)
+        beaten = {self.best} - {best.number if best else None, None}
+        try:
+            write_trials(self.study, self.folder)
+            for number in {trial.number for trial in ended} | beaten:
+                clean_trial(self.folder, number, best=best is not None and number == best.number)
+        except OSError as error:  # a view of the study, and space to save: not worth a sweep
+            self.console.print(f"the run folder cannot be tidied: {error}", markup=False)
+        self.best = best.number if best else None
+        self.seen |= {trial.number for trial in ended}
+        return ended
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial was given up."""
@@ -69,7 +84,7 @@ class ProgressLine(Callback):
         line = f"trials {counts['finished']}/{self.planned} · running {len(self.running)} · {_outcomes(counts)}"
         self.progress.update(self.task, description=line + _best(self.study), completed=counts["finished"] + partial)
 
-    def _ended(self, trial: optuna.trial.FrozenTrial) -> str:
+    def _ended(self, trial: FrozenTrial) -> str:
         counts = _counts(self.study)
         how = {
             TrialState.COMPLETE: f"complete, {trial.value or 0:.3f}",
@@ -90,8 +105,5 @@ def _outcomes(counts: dict[str, int]) -> str:
 
 
 def _best(study: optuna.Study) -> str:
-    complete = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
-    if not complete:
-        return ""
-    best = max(complete, key=lambda t: (t.value, -t.number))
-    return f" · best {best.value:.3f} (trial {best.number})"
+    best = best_trial(study)
+    return f" · best {best.value:.3f} (trial {best.number})" if best else ""

@@ -6,6 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from raygap.tracking.run_folder import REPORT, write_text
+
 STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -25,7 +27,7 @@ def write_report(
     configuration: str,
     figures: dict[str, Path],
     commands: list[str],
-) -> Path:
+) -> None:
     """Write the page. The first row of `test` and `trials` is the header; `figures` are PNG files by caption."""
     images = [
         f'<h2>{escape(caption)}</h2><img alt="{escape(caption)}" '
@@ -43,11 +45,7 @@ def write_report(
         f"<h2>Best configuration</h2><pre>{escape(configuration)}</pre>",
         f"<h2>Do it again</h2><pre>{escape(chr(10).join(commands))}</pre></html>",
     ]
-    path = folder / "report.html"
-    partial = folder / ".report.html"
-    partial.write_text("\n".join(parts))
-    partial.replace(path)
-    return path
+    write_text(folder / REPORT, "\n".join(parts))
 
 
 def _table(rows: list[list[Any]]) -> str:

@@ -3,10 +3,9 @@
 sweep.yaml, study.journal   the plan and the Optuna study: from these two a sweep is resumed
 trials.csv                  one row a trial
 best.yaml                   the best configuration, as launch/train.py takes it
-test.csv                    its test result, one row a seed
 figures/, report.html       what to look at
-trials/0007/                config.yaml, metrics.parquet, ledger.parquet, best.pt of trial 7
-seeds/3/                    the same for the test run with seed 3
+trials/0007/                config.yaml, metrics.parquet, ledger.parquet; best.pt if it is the best trial
+seeds/trial-0007/           the test of the best configuration: test.csv, and a folder a seed
 tune/                       Ray Tune's own files (TensorBoard opens them)
 """
 
@@ -16,14 +15,21 @@ from typing import Any
 
 import optuna
 import yaml
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-PLAN, JOURNAL, TRIALS, BEST, TEST = "sweep.yaml", "study.journal", "trials.csv", "best.yaml", "test.csv"
+PLAN, JOURNAL, TRIALS, BEST = "sweep.yaml", "study.journal", "trials.csv", "best.yaml"
+TEST, REPORT = "test.csv", "report.html"
 
 
 def trial_folder(folder: Path, number: int) -> Path:
     """Where a trial keeps its files."""
     return folder / "trials" / f"{number:04d}"
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """The complete trial with the highest value, the earliest of several; None if none is complete."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
 def write_trials(study: optuna.Study, folder: Path) -> None:
@@ -49,7 +55,7 @@ def write_trials(study: optuna.Study, folder: Path) -> None:
 def write_best(folder: Path, config: dict[str, Any], about: str) -> None:
     """best.yaml, headed by comment lines that say where it comes from."""
     header = "".join(f"# {line}\n" for line in about.splitlines())
-    _write(folder / BEST, header + yaml.safe_dump(config, sort_keys=False))
+    write_text(folder / BEST, header + yaml.safe_dump(config, sort_keys=False))
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
@@ -60,15 +66,15 @@ def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     partial.replace(path)
 
 
-def clean_trial(folder: Path, number: int, state: TrialState) -> None:
-    """Once the study knows how a trial ended: drop what only a resumption needs, and weights that cannot win."""
+def clean_trial(folder: Path, number: int, best: bool) -> None:
+    """Once the study knows how a trial ended: drop what only a resumption needs, and weights that have not won."""
     files = trial_folder(folder, number)
-    (files / "checkpoint.pt").unlink(missing_ok=True)
-    if state != TrialState.COMPLETE:
-        (files / "best.pt").unlink(missing_ok=True)
+    for leftover in (files / "checkpoint.pt", *files.glob(".*"), *([] if best else [files / "best.pt"])):
+        leftover.unlink(missing_ok=True)
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text, whole or not at all."""
     partial = path.with_name(f".{path.name}")
     partial.write_text(text)
     partial.replace(path)

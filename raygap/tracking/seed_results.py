@@ -60,17 +60,21 @@ class SeedResults:
 def seeds_bar(console: Console, seeds: int, epochs: int) -> Iterator[Callable[[int, dict[str, Any]], None]]:
     """A progress bar over the epochs of all seeds; yields the callback that `train_seeds` reports to."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"training {seeds} seeds", total=seeds * epochs)
-        reached: dict[int, int] = {}
+    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+    task = bar.add_task(f"training {seeds} seeds", total=seeds * epochs)
+    reached: dict[int, int] = {}
+    try:
 
         def show(seed: int, metrics: dict[str, Any]) -> None:
+            bar.start()  # only now: until then the line belongs to the trials
             reached[seed] = metrics["epoch"]
             bar.update(task, completed=sum(reached.values()))
             if "test_accuracy" in metrics and not console.is_terminal:
                 console.print(f"seed {seed}: test accuracy {metrics['test_accuracy']:.3f}", highlight=False)
 
         yield show
+    finally:
+        bar.stop()
 
 
 def seeds_table(results: SeedResults) -> Table:

@@ -42,11 +42,15 @@ def loads(content: bytes, device: torch.device | str = "cpu") -> Any:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file atomically, and durably."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # half a file would keep a full disk full
+        raise
 
 
 def _to_tensors(state: Any) -> Any:

@@ -124,9 +124,8 @@ class Trainer:
         metrics["train_accuracy"] = float(correct) / len(order)
         if not np.isfinite(metrics["train_loss"]):
             raise TrainingDiverged(f"the loss became {metrics['train_loss']} in epoch {self.epoch + 1}")
-        if config.gap.source == "training":
-            audio, visual = scores.cpu().numpy()
-            self.ledger.record(clips, audio[clips], visual[clips])
+        audio, visual = scores.cpu().numpy()
+        self.ledger.record(clips, audio[clips], visual[clips])
         return metrics
 
     def _gap_metrics(self) -> Metrics:

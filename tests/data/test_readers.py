@@ -3,7 +3,7 @@ import pytest
 from raygap.data.clips import ReaderOptions
 from raygap.data.readers import read_clips
 from raygap.errors import UserError
-from raygap.search.plan import Plan, read_plan, write_plan
+from raygap.search.plan import Plan, make_folder, read_plan, write_plan
 
 
 def test_a_manifest(data_set):
@@ -42,6 +42,7 @@ def test_given_options_as_the_commands_take_them():
 
 @pytest.mark.parametrize("given", [ReaderOptions(), ReaderOptions("/lists", "actors", True)])
 def test_a_sweeps_plan_keeps_the_options(tmp_path, given):
-    plan = Plan("demo", None, 2, 1, {}, {}, reader=given)
+    plan = Plan("demo", None, 2, {}, {}, "", reader=given)
+    make_folder(tmp_path / "run", new=True)
     write_plan(plan, tmp_path / "run")
     assert read_plan(tmp_path / "run") == plan

@@ -132,7 +132,7 @@ def test_the_whole_line_on_real_media(here: Path, data_set: Path, ray_cluster: N
     result = call("sweep", *arguments, "--space", space, "--set", "warmup.epochs=1", *TINY)
     assert result.exit_code == 0, result.output
     assert "best configuration: runs/r/best.yaml" in result.output
-    assert (here / "runs/r/report.html").exists()
+    assert (here / "runs/r/report.html").exists(), result.output
     again = call("sweep", *arguments, "--space", space, "--set", "warmup.epochs=1", *TINY)
     assert "holds a sweep already" in refusal(again)
 

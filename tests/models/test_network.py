@@ -62,6 +62,11 @@ def test_initial_weights_follow_from_the_seed_alone() -> None:
     assert not torch.equal(first["fusion.head.weight"], other["fusion.head.weight"])
 
 
+@pytest.mark.parametrize("width", [4, 5, 20, 66])
+def test_group_norm_fits_every_width(width: int) -> None:
+    make_network(Model(norm="group", width=width), 5, seed=0)(AUDIO, VISUAL)
+
+
 def test_group_norm_does_not_look_at_the_batch() -> None:
     network = make_network(Model(norm="group"), 5, seed=0).train()
     whole = network(AUDIO, VISUAL).fused

@@ -46,6 +46,10 @@ def test_data_sets_search_the_five_dimensions_of_the_method(dataset: str) -> Non
         ("space: {warmup.epochs: {randint: [1.5, 3]}}", "needs whole numbers"),
         ("space: {warmup.epochs: {uniform: [a, 3]}}", "needs two or three numbers"),
         ("space: {loss.focus: 3}", "expected one distribution"),
+        ("space: {loss.focus: {quniform: [0, 1, 0.3]}}", "quniform [0, 1, 0.3]"),
+        ("space: {loss.focus: {uniform: [0, .inf]}}", "needs finite numbers"),
+        ("space: {1: {uniform: [0, 1]}}", "unknown field '1'"),
+        ("trials: true", "trials = True"),
         ("space: [1]", "expected a mapping"),
         ("spaces: {}", "unknown key 'spaces'"),
         ("trials: many", "trials = 'many'"),
@@ -67,6 +71,8 @@ def test_a_bad_file_is_one_line_that_names_it(text: str, message: str, tmp_path:
     ("fixed", "space", "message"),
     [
         ({}, {"loss.focus": {"uniform": [-1, 2]}}, "loss.focus = -1"),
+        ({}, {"optimizer.batch_size": {"loguniform": [16, 64]}}, "optimizer.batch_size = "),
+        ({}, {"warmup.epochs": {"uniform": [1, 5]}}, "warmup.epochs = "),
         ({}, {"model.fusion": {"choice": ["concat", "cat"]}}, "model.fusion = 'cat'"),
         ({}, {"model.fusion": {"choice": ["concat", "film"]}}, "readout split needs fusion concat or sum"),
         ({"epochs": 5}, {"warmup.epochs": {"randint": [1, 8]}}, "warmup.epochs (7)"),
@@ -93,12 +99,12 @@ def test_the_longest_stages_may_fill_all_epochs() -> None:
 
 
 def test_fields_given_by_hand_are_not_searched(tmp_path: Path) -> None:
-    plan = make_plan("demo", None, None, None, {"warmup.epochs": 3}, root=None, test_seeds=3)
+    plan = make_plan("demo", None, None, {"warmup.epochs": 3}, root=None, cache="")
     assert plan.fixed["warmup.epochs"] == 3
     assert "warmup.epochs" not in plan.space
     assert plan.trials == 12
     with pytest.raises(UserError, match="did you mean gmm_scores"):
-        make_plan("demo", "gmm_score", None, None, {}, root=None, test_seeds=3)
+        make_plan("demo", "gmm_score", None, {}, root=None, cache="")
 
 
 def test_every_field_is_documented_defaulted_and_survives_yaml() -> None:

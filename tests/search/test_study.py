@@ -12,7 +12,7 @@ SPACE = {"loss.focus": tune.uniform(0, 5), "warmup.epochs": tune.randint(1, 4)}
 
 
 def search(journal: Path, seed: int = 0) -> StudySearch:
-    return StudySearch(SPACE, open_storage(journal), "sweep", seed, epochs=4)
+    return StudySearch(SPACE, open_storage(journal), seed, epochs=4)
 
 
 def report(searcher: StudySearch, trial_id: str, epochs: range, value: float = 0.5) -> None:

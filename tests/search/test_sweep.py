@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 import yaml
 from optuna.trial import TrialState
 from stores import SMALL, write_store
 
 from raygap.config import from_mapping, load_yaml
 from raygap.data.store import Store
+from raygap.errors import UserError
+from raygap.search.cluster import trial_resources
 from raygap.search.job import run_sweep
-from raygap.search.plan import Plan, write_plan
+from raygap.search.plan import Plan, make_folder, write_plan
 from raygap.search.study import finished_trials
 from raygap.search.sweep import run_trials
 from raygap.training.run import train
@@ -27,7 +30,15 @@ TESTS = Path(__file__).parents[1]
 def plan(trials: int, **changes: Any) -> Plan:
     return Plan(
         **(
-            {"dataset": "small", "root": None, "trials": trials, "test_seeds": 2, "fixed": SMALL, "space": SPACE}
+            {
+                "dataset": "small",
+                "root": None,
+                "cache": "",
+                "trials": trials,
+                "test_seeds": 2,
+                "fixed": SMALL,
+                "space": SPACE,
+            }
             | changes
         )
     )
@@ -35,6 +46,7 @@ def plan(trials: int, **changes: Any) -> Plan:
 
 def test_a_sweep_leaves_what_its_users_read(small_store: Store, tmp_path: Path, ray_cluster: None) -> None:
     folder = tmp_path / "run"
+    make_folder(folder, new=True)
     write_plan(plan(4), folder)
     outcome = run_sweep(plan(4), folder, small_store.path, None, None, lambda seed, metrics: None)
     states = [trial.state for trial in outcome.study.trials]
@@ -50,6 +62,7 @@ def test_a_sweep_leaves_what_its_users_read(small_store: Store, tmp_path: Path, 
     assert len(rows) == 5
     files = folder / "trials" / f"{outcome.best.number:04d}"
     assert {p.name for p in files.iterdir()} == {"best.pt", "config.yaml", "ledger.parquet", "metrics.parquet"}
+    assert len(list(folder.glob("trials/*/best.pt"))) == 1  # only the winner's weights are kept
     ledger = pq.read_table(files / "ledger.parquet")
     assert len(ledger) == len(small_store.rows("train"))
     assert {"clip", "audio", "visual", "gap", "balanced", "audio_after_warmup"} <= set(ledger.column_names)
@@ -74,6 +87,7 @@ def test_a_failed_trial_is_told_as_failed_and_its_actor_lives_on(
     space = {"optimizer.lr": {"choice": [0.05, 10.0]}, "loss.focus": {"uniform": [0, 5]}}
     fixed = SMALL | {"optimizer.weight_decay": 1.0, "optimizer.momentum": 0.99, "model.norm": "group"}
     folder = tmp_path / "run"
+    make_folder(folder, new=True)
     write_plan(plan(8), folder)
     study = run_trials(plan(8, space=space, fixed=fixed), folder, small_store.path)
     failed = [trial for trial in study.trials if trial.state == TrialState.FAIL]
@@ -82,6 +96,39 @@ def test_a_failed_trial_is_told_as_failed_and_its_actor_lives_on(
     assert len(failed) < 8
     assert all(trial.params["optimizer.lr"] == 10.0 for trial in failed)
     assert all("the loss became" in trial.user_attrs["error"] for trial in failed)
+
+
+def test_a_renamed_folder_goes_on_and_other_data_are_refused(
+    small_store: Store, tmp_path: Path, ray_cluster: None
+) -> None:
+    folder = tmp_path / "run"
+    make_folder(folder, new=True)
+    before = signal.getsignal(signal.SIGINT)
+    first = run_trials(plan(2), folder, small_store.path)
+    assert signal.getsignal(signal.SIGINT) is before  # or the next Ctrl-C would be lost
+    values = [trial.value for trial in first.trials]
+    moved = folder.rename(tmp_path / "moved")
+    study = run_trials(plan(3), moved, small_store.path)
+    assert [trial.value for trial in study.trials][:2] == values
+    assert len(study.trials) == 3
+    other = write_store(tmp_path / "store", seed=1)
+    with pytest.raises(UserError, match="the data or their preparation have changed"):
+        run_trials(plan(4), moved, other.path)
+
+
+def test_a_trial_always_fits_on_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, worker, big = {"CPU": 2.0}, {"CPU": 1.0, "GPU": 1.0}, {"CPU": 16.0, "GPU": 3.0}
+    for machines, concurrency, share in [
+        ([head, worker], 1, {"CPU": 1.0, "GPU": 1}),
+        ([big], 2, {"CPU": 8.0, "GPU": 1}),
+        ([big], 6, {"CPU": 2.666, "GPU": 0.5}),
+        ([head, head], 1, {"CPU": 2.0}),
+        ([head], 4, {"CPU": 0.5}),
+        ([head], 9000, {"CPU": 0.001}),
+    ]:
+        monkeypatch.setattr("raygap.search.cluster.nodes", lambda machines=machines: machines)
+        assert trial_resources(concurrency) == share
+        assert any(all(node.get(name, 0) >= amount for name, amount in share.items()) for node in machines)
 
 
 CHILD = """
@@ -112,6 +159,7 @@ def wait_for(condition: Any, seconds: float = 120) -> None:
 def test_a_sweep_killed_at_a_random_moment_is_completed_by_another(tmp_path: Path, ray_cluster: None) -> None:
     store = write_store(tmp_path / "store", clips=240)
     folder = tmp_path / "run"
+    make_folder(folder, new=True)
     write_plan(plan(6, fixed=SMALL | {"epochs": 15}), folder)
     child = sweep_process(folder, store.path)
     trials = folder / "trials"

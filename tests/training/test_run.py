@@ -19,6 +19,7 @@ from raygap.errors import TrainingDiverged, UserError
 from raygap.methods import METHODS
 from raygap.methods.base import Terms
 from raygap.methods.unimodal_losses import UnimodalLosses
+from raygap.tracking.figures import gap_values
 from raygap.training.run import test as read_test
 from raygap.training.run import train
 
@@ -105,6 +106,13 @@ def test_a_run_killed_at_random_moments_equals_an_undisturbed_one(small_store: S
     run(small_store, tmp_path / "whole", epochs=40)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     assert read_test(tmp_path / "whole", small_store) == read_test(tmp_path / "killed", small_store)
+
+
+def test_fresh_scores_are_known_at_every_moment(small_store: Store, tmp_path: Path) -> None:
+    for method in ("gmm_adaptive", "joint"):
+        rows = run(small_store, tmp_path / method, method=method, gap__source="fresh", purify__epochs=0)
+        assert all("gap_absolute_mean" in row for row in rows)
+        assert all(len(values) == 48 for values in gap_values(tmp_path / method, "absolute").values())
 
 
 def test_the_stages_follow_each_other(small_store: Store, tmp_path: Path) -> None:
