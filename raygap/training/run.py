@@ -3,7 +3,7 @@
 checkpoint.pt   everything the next epoch needs, and the metrics of every epoch so far (removed with `finish`)
 best.pt         weights of the selected epoch and the configuration
 metrics.parquet one row an epoch
-ledger.parquet  one row a training clip: scores, gap and posteriors, at the end of the warm-up and now
+ledger.parquet  one row a training clip: scores and gap, after the warm-up and now; posteriors as the loss sees them
 """
 
 from collections.abc import Iterator
