@@ -336,7 +336,7 @@ def _paired(arm: list[float], other: list[float]) -> tuple[str, str, str]:
     differences = np.subtract(arm, other)
     wins = f"{(differences > 0).sum()} of {len(differences)}"
     same = np.allclose(differences, differences[0])
-    p = "" if same else f"{stats.ttest_1samp(differences, 0).pvalue:.3f}"
+    p = "" if same else f"{stats.ttest_1samp(differences, 0).pvalue:.3f}".replace("0.000", "<0.001")
     return _percent(list(differences), plus=True), wins, p
 
 
