@@ -14,10 +14,6 @@ def start_ray() -> None:
     """Connect to the cluster that RAY_ADDRESS names, or start one on this machine; nothing if Ray is running."""
     if ray.is_initialized():
         return
-    if not os.environ.get("RAY_ADDRESS"):
-        # Under `uv run`, Ray would build a second environment for its workers. On this machine they use this one; on
-        # a cluster of other machines the second environment is what is wanted.
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     # Ray's coming default: tasks that ask for no GPU see what the machine has.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
