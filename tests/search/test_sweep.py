@@ -1,3 +1,4 @@
+import contextlib
 import os
 import random
 import signal
@@ -163,9 +164,10 @@ def test_a_sweep_killed_at_a_random_moment_is_completed_by_another(tmp_path: Pat
     write_plan(plan(6, fixed=SMALL | {"epochs": 15}), folder)
     child = sweep_process(folder, store.path)
     trials = folder / "trials"
-    wait_for(lambda: trials.exists() and any(trials.glob("*/checkpoint.pt")))
+    wait_for(lambda: any(trials.glob("*/metrics.parquet")) or child.poll() is not None)
     time.sleep(random.uniform(0, 4))
-    os.killpg(child.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     before = {p.parent.name: p.read_bytes() for p in trials.glob("*/metrics.parquet")}
     ended = {p.parent.name for p in trials.glob("*/metrics.parquet") if not (p.parent / "checkpoint.pt").exists()}
