@@ -15,7 +15,7 @@ from raygap.search.plan import Plan
 from raygap.search.seeds import train_seeds
 from raygap.search.study import finished_trials
 from raygap.search.sweep import run_trials
-from raygap.tracking.figures import draw_curves, draw_gap, gap_values, verdicts
+from raygap.tracking.figures import check_gaps, draw_curves, draw_gap, gap_values
 from raygap.tracking.report import write_report
 from raygap.tracking.run_folder import BEST, JOURNAL, TRIALS, best_trial, trial_folder, write_best
 from raygap.tracking.seed_results import Reporter, SeedResults
@@ -77,7 +77,8 @@ def run_sweep(
         moments = gap_values(files, config.gap.score)
         draw_gap(moments, config.gap.score, config.seed, folder / "figures" / "gap.png")
         draw_curves(files, folder / "figures" / "curves.png")
-        outcome.about_gaps.extend(verdicts(moments, config.gap.score, config.seed))
+        checks = check_gaps(moments, config.gap.score, config.seed)
+        outcome.about_gaps.extend(f"Gaps {moment}: {check.sentence}" for moment, check in checks.items())
         _write_report(plan, folder, outcome)
     except Exception as error:  # a picture is not worth the outcome of hours
         outcome.about_gaps.append(f"The report could not be written: {type(error).__name__}: {error}")

@@ -1,5 +1,6 @@
 """Figures of a training run, from the tables in its folder: the gap's distribution and the learning curves."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from raygap.imbalance.gap import mixture_values
-from raygap.imbalance.mixture import DegenerateMixture, fit_gap_mixture
+from raygap.imbalance.mixture import DegenerateMixture, GapMixture, fit_gap_mixture
 from raygap.imbalance.null_check import check_two_groups
 
 matplotlib.use("Agg")
@@ -32,45 +33,77 @@ def gap_values(run: Path, score: str) -> dict[str, np.ndarray]:
     return {moment: of_clips[~np.isnan(of_clips)] for moment, of_clips in values.items()}
 
 
+@dataclass(frozen=True)
+class GapHistogram:
+    """`counts` (bins,) of gaps between `edges` (bins + 1,), and the mixture over them, or the `reason` for none."""
+
+    edges: np.ndarray
+    counts: np.ndarray
+    mixture: GapMixture | None
+    reason: str = ""
+
+    @classmethod
+    def of(cls, values: np.ndarray, seed: int, bins: int = 40) -> "GapHistogram":
+        """Of values (N,) as gap_values returns them; fits the mixture."""
+        counts, edges = np.histogram(values, np.linspace(min(values.min(), 0), 1, bins + 1))
+        try:
+            return cls(edges, counts, fit_gap_mixture(values, n_init=4, seed=seed))
+        except DegenerateMixture as reason:
+            return cls(edges, counts, None, str(reason))
+
+    def components(self) -> dict[str, tuple[float, np.ndarray, np.ndarray]]:
+        """Share of the clips, x and height on the scale of the bars, of the component of each name."""
+        if self.mixture is None:
+            return {}
+        x = np.linspace(self.edges[0], self.edges[-1], 200)
+        clips_per_unit = self.counts.sum() * (self.edges[1] - self.edges[0])
+        parts = zip(("balanced", "imbalanced"), self.mixture.weights, strict=True)
+        return {
+            name: (share, x, share * clips_per_unit * stats.norm.pdf(x, mean, variance**0.5))
+            for (name, share), mean, variance in zip(parts, self.mixture.means, self.mixture.variances, strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class GapCheck:
+    """Whether gaps look like two groups (None: no mixture could be fitted), and the sentence that says so."""
+
+    two_groups: bool | None
+    sentence: str
+
+
+def check_gaps(moments: dict[str, np.ndarray], score: str, seed: int) -> dict[str, GapCheck]:
+    """By moment (see gap_values): do the gaps look like two groups, against the null of one group of bounded gaps?"""
+    checks = {}
+    for moment, values in moments.items():
+        try:
+            check = check_two_groups(values, score, n_init=4, seed=seed)
+            checks[moment] = GapCheck(check.two_groups, check.verdict)
+        except DegenerateMixture as reason:
+            checks[moment] = GapCheck(None, f"No mixture: {reason}.")
+    return checks
+
+
 def draw_gap(moments: dict[str, np.ndarray], score: str, seed: int, file: Path) -> None:
     """Histogram of the training clips' gaps at each moment (see gap_values), with the fitted components over it."""
     figure = Figure(figsize=(5 * len(moments), 3.4), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(moments), sharex=True))
     for panel, (moment, values) in zip(panels, moments.items(), strict=True):
-        _histogram(panel, values, seed)
+        _draw_histogram(panel, GapHistogram.of(values, seed))
         panel.set(title=moment, xlabel=SCORE_NAMES[score], ylabel="clips")
     _save(figure, file)
 
 
-def verdicts(moments: dict[str, np.ndarray], score: str, seed: int) -> list[str]:
-    """A sentence a moment: do the gaps look like two groups, against the null of one group of bounded gaps?"""
-    lines = []
-    for moment, values in moments.items():
-        try:
-            verdict = check_two_groups(values, score, n_init=4, seed=seed).verdict
-        except DegenerateMixture as reason:
-            verdict = f"no mixture: {reason}."
-        lines.append(f"Gaps {moment}: {verdict}")
-    return lines
-
-
-def _histogram(panel: Axes, values: np.ndarray, seed: int) -> None:
-    edges = np.linspace(min(values.min(), 0), 1, 41)
-    panel.hist(values, edges, color="#cfcfcf")
-    try:
-        mixture = fit_gap_mixture(values, n_init=4, seed=seed)
-    except DegenerateMixture as reason:
-        panel.text(0.5, 0.9, f"no mixture: {reason}", transform=panel.transAxes, ha="center", wrap=True)
+def _draw_histogram(panel: Axes, histogram: GapHistogram) -> None:
+    panel.stairs(histogram.counts, histogram.edges, fill=True, color="#cfcfcf")
+    if histogram.mixture is None:
+        panel.text(0.5, 0.9, f"no mixture: {histogram.reason}", transform=panel.transAxes, ha="center", wrap=True)
         return
-    x = np.linspace(edges[0], 1, 400)
-    clips_per_unit = len(values) * (edges[1] - edges[0])
-    for k, (name, color) in enumerate([("balanced", BALANCED), ("imbalanced", IMBALANCED)]):
-        density = mixture.weights[k] * stats.norm.pdf(x, mixture.means[k], mixture.variances[k] ** 0.5)
-        panel.plot(x, density * clips_per_unit, color=color, label=f"{name} ({mixture.weights[k]:.0%})")
+    for (name, (share, x, height)), color in zip(histogram.components().items(), (BALANCED, IMBALANCED), strict=True):
+        panel.plot(x, height, color=color, label=f"{name} ({share:.0%})")
     panel.legend(frameon=False)
     # A narrow component's peak may stand far above the bars.
-    highest = np.histogram(values, edges)[0].max()
-    panel.set_ylim(0, 1.15 * highest)
+    panel.set_ylim(0, 1.15 * histogram.counts.max())
 
 
 def draw_curves(run: Path, file: Path) -> None:
