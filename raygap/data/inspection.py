@@ -102,10 +102,10 @@ def _sheet(store: Store) -> list[str]:
     for label, rows in shown.items():
         parts.append(f"<h3>{label} {escape(store.class_names[label])}</h3>")
         for row in rows.tolist():
-            shrunk = [_shrink(frame, LONGEST_SIDE, LONGEST_SIDE) for frame in store.frames[row]]
+            shrunk = [shrink(frame, LONGEST_SIDE, LONGEST_SIDE) for frame in store.frames[row]]
             gap = np.full((len(shrunk[0]), 2, 3), 255)
             frames = np.concatenate([part for frame in shrunk for part in (frame, gap)][:-1], axis=1)
-            sound = _shrink(sounds[row], LONGEST_SIDE, 3 * LONGEST_SIDE)
+            sound = shrink(sounds[row], LONGEST_SIDE, 3 * LONGEST_SIDE)
             parts.append(
                 f"<figure>{_image(frames / 255, 'frames', height=LONGEST_SIDE)}"
                 f"{_image(sound, 'sound', (darkest, brightest), LONGEST_SIDE)}"
@@ -119,7 +119,7 @@ def _spread(rows: np.ndarray, count: int) -> np.ndarray:
     return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
 
 
-def _shrink(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+def shrink(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     """Means over blocks, so that neither side is longer than asked."""
     down, across = -(-picture.shape[0] // height), -(-picture.shape[1] // width)
     whole = picture[: picture.shape[0] // down * down, : picture.shape[1] // across * across].astype(np.float32)
@@ -128,6 +128,12 @@ def _shrink(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _image(picture: np.ndarray, name: str, scale: tuple[float, float] | None = None, height: int | None = None) -> str:
+    return f'<img alt="{name}" height={height} src="{image_url(picture, scale)}">'
+
+
+def image_url(picture: np.ndarray, scale: tuple[float, float] | None = None) -> str:
+    """A picture as a data URL: a frame (H, W, 3) of uint8 or of floats in [0, 1], or, with the values of the darkest
+    and the brightest colour as `scale`, a spectrogram (F, S), low below high."""
     from matplotlib.image import imsave
 
     file = io.BytesIO()
@@ -136,5 +142,4 @@ def _image(picture: np.ndarray, name: str, scale: tuple[float, float] | None = N
     else:
         imsave(file, np.ascontiguousarray(picture), format="jpeg", pil_kwargs={"quality": 80})
     kind = "png" if scale else "jpeg"
-    content = base64.b64encode(file.getvalue()).decode()
-    return f'<img alt="{name}" height={height} src="data:image/{kind};base64,{content}">'
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

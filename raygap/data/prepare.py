@@ -17,7 +17,7 @@ from raygap.data.clips import SPLITS, ClipList
 from raygap.data.decoding import Decoded, decode_here, decode_on_ray
 from raygap.data.media import frames_shape
 from raygap.data.spectrogram import spectrogram_shape
-from raygap.data.store import Store, StoreWriter, store_key, written_once
+from raygap.data.store import Store, StoreWriter, store_folder, store_key, written_once
 from raygap.errors import UserError
 
 JOURNAL = "finished.jsonl"
@@ -55,7 +55,7 @@ def prepare(
     Raises UserError: too many bad clips, a split or a class left empty, too little disk, a damaged store in the way.
     """
     key = store_key(clip_list, settings)
-    path = cache / f"{clip_list.name}-{key[:16]}"
+    path = store_folder(cache, clip_list.name, key)
     # A store appears by a rename, so what is there is whole; and a cache of others may be open for reading only.
     if not path.exists():
         try:

@@ -119,6 +119,11 @@ def store_key(clip_list: ClipList, settings: Prepare) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
+def store_folder(cache: Path, dataset: str, key: str) -> Path:
+    """Where a cache keeps the store of a data set with this key."""
+    return cache / f"{dataset}-{key[:16]}"
+
+
 def relative(path: Path, root: Path) -> str:
     """The path as it is written into stores: a data set that was moved as a whole keeps its store."""
     return Path(os.path.relpath(path, root)).as_posix()
