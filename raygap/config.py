@@ -28,7 +28,9 @@ class Prepare(Section):
     """How media become the packed store; a change here means another store."""
 
     frames: int = Field(1, ge=1, le=64)
-    """Frames kept of each clip, from the middles of as many equal stretches."""
+    """Frames kept of each clip: from the middles of as many equal stretches, or as frame_rate says."""
+    frame_rate: float = Field(0.0, ge=0, le=240)
+    """Frames a second: the frames are taken at this rate around the clip's middle; 0 spreads them over all of it."""
     frame_size: int = Field(32, ge=8, le=512)
     """Height and width of a frame in pixels; the picture is squeezed to a square, as the published recipes do."""
     sample_rate: int = Field(16_000, ge=1_000, le=96_000)
@@ -78,8 +80,8 @@ class Model(Section):
     """How the two feature vectors become fused logits."""
     readout: Literal["split", "heads"] = "split"
     """Unimodal logits: the fused linear head cut in two (concat and sum), or one linear head a modality."""
-    norm: Literal["batch", "group"] = "batch"
-    """Normalisation; group does not depend on the batch, hence not on the number of workers."""
+    norm: Literal["batch", "sync_batch", "group"] = "batch"
+    """Normalisation over a worker's part of the batch, over all workers' (GPUs only), or over each clip alone (group)."""
 
     @model_validator(mode="after")
     def _split_needs_a_linear_head(self) -> Self:
@@ -201,6 +203,8 @@ class Compute(Section):
     """bf16 autocast, or single precision."""
     threads: int = Field(1, ge=1, le=256)
     """CPU threads of a worker; in the configuration because the last bits of a sum depend on it."""
+    workers: int = Field(1, ge=1, le=1024)
+    """Processes that train a trial together, each a part of every batch; the last bits depend on it too."""
 
 
 class TrialConfig(Section):

@@ -12,6 +12,7 @@ from torch import Tensor
 from raygap.config import Augment
 from raygap.data.store import Store
 from raygap.rng import generator
+from raygap.workers import Workers
 
 _Host = tuple[Tensor, ...]
 _TORCH_TYPES = {"uint8": torch.uint8, "float16": torch.float16}
@@ -29,6 +30,10 @@ class Batch:
     """float32 (B, T, 3, H, W): frames, standardised a channel with the training clips' mean and deviation."""
     labels: Tensor
     """int64 (B,)."""
+    clips: int
+    """How many clips of the whole batch these stand for (Workers.share); B for a worker alone."""
+    whole: int
+    """Clips of the whole batch, over all workers."""
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -46,12 +51,14 @@ def batches(
     augment: Augment | None,
     seed: int,
     epoch: int,
+    workers: Workers | None = None,
 ) -> Iterator[Batch]:
     """Batches of the clips `rows[order]`, in that order; the last one may be smaller, or one clip larger.
 
-    `rows` are rows of the store, (n,); `order` holds positions within `rows` and may be a part of them (a worker's
-    share, a filtered subset). `augment` None leaves the frames as they are. What happens to a clip depends on seed,
-    epoch and its position alone: not on batch_size, nor on which other clips are read.
+    `rows` are rows of the store, (n,); `order` holds positions within `rows` and may be a part of them (a filtered
+    subset). `augment` None leaves the frames as they are. What happens to a clip depends on seed, epoch and its
+    position alone: not on batch_size, nor on which other clips are read. With `workers`, each batch is cut down to
+    this worker's part (Workers.share).
     """
     statistics = store.header["statistics"]
     mean = torch.tensor(statistics["frame_mean"], device=device).view(3, 1, 1)
@@ -73,14 +80,17 @@ def batches(
     parts = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     if len(parts) > 1 and len(parts[-1]) == 1:  # batch normalisation cannot train on a lone clip
         parts[-2:] = [np.concatenate(parts[-2:])]
-    for host in _one_ahead(gather, parts) if pinned else map(gather, parts):
+    shares = [workers.share(part) if workers else (part, len(part)) for part in parts]
+    mine = [positions for positions, _ in shares]
+    hosts = _one_ahead(gather, mine) if pinned else map(gather, mine)
+    for part, (_, clips), host in zip(parts, shares, hosts, strict=True):
         index, audio, visual, labels, *box = (tensor.to(device, non_blocking=pinned) for tensor in host)
         visual = visual.permute(0, 1, 4, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
         if box:
             visual = _crop_and_flip(visual, box[0])
         visual.sub_(mean).div_(deviation)
         audio = audio.float().sub_(statistics["spectrogram_mean"]).div_(statistics["spectrogram_std"])
-        yield Batch(index, audio[:, None], visual, labels)
+        yield Batch(index, audio[:, None], visual, labels, clips, len(part))
 
 
 def _take(array: np.ndarray, rows: np.ndarray, pinned: bool) -> Tensor:

@@ -1,5 +1,8 @@
-"""What a method is: a loss for each stage, and how it separates balanced from imbalanced clips."""
+"""What a method is: hooks around the steps of training, and how it separates balanced from imbalanced clips."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,17 +15,44 @@ from raygap.imbalance.gap import mixture_values
 from raygap.imbalance.ledger import Ledger
 from raygap.imbalance.mixture import DegenerateMixture, GapMixture, fit_gap_mixture
 from raygap.methods.losses import cross_entropy
-from raygap.models.network import Outputs
+from raygap.models.network import Network, Outputs
+from raygap.workers import Workers
 
+Autocast = Callable[[], AbstractContextManager]
 Terms = dict[str, Tensor]
 """Loss terms of a batch by name, each a weighted scalar; the loss is their sum."""
 
 
-class Method:
-    """Base of the methods. A subclass gives `adaptive_terms`, and `separate` if it separates in its own way.
+@dataclass
+class Step:
+    """One step of an epoch, as this worker sees it: B clips on the device."""
 
-    `labels` are those of the training clips, (N,); `index` in the calls below is the position of a batch's clips
-    among them.
+    audio: Tensor
+    """(B, 1, F, S)."""
+    visual: Tensor
+    """(B, T, 3, H, W)."""
+    labels: Tensor
+    """(B,)."""
+    index: Tensor
+    """(B,): positions of the clips among the training clips."""
+    weight: float
+    """Share of the whole batch that these clips stand for (Workers.share)."""
+    epoch: int
+    """From 0."""
+    number: int
+    """Of the step within the epoch, from 0."""
+
+
+Look = Callable[[], Outputs]
+"""Outputs of every training clip, in order and without augmentation, on the CPU; costs a pass over the data."""
+
+
+class Method:
+    """Base of the methods: hooks around the draw, the outputs, the loss and the gradients of the adaptive stage.
+
+    A subclass gives at least `adaptive_terms`. Warm-up and purification know of a method its `plain_terms`, its
+    `probe_heads`, its modules (`extend`) and its `predict` alone, and so does the key of a shared warm-up.
+    `labels` are those of the training clips, (N,).
     """
 
     guided = False
@@ -30,12 +60,42 @@ class Method:
     probe_heads = False
     """Separate heads only read the features; their losses do not reach the encoders."""
 
-    def __init__(self, config: TrialConfig, labels: np.ndarray, device: torch.device) -> None:
+    def __init__(
+        self, config: TrialConfig, labels: np.ndarray, device: torch.device, workers: Workers | None = None
+    ) -> None:
         self.config = config
         self.labels = labels
         self.device = device
+        self.workers = workers or Workers()
         self.mixture: GapMixture | None = None
         self.weights: dict[str, Tensor] = {}
+
+    @classmethod
+    def check(cls, config: TrialConfig) -> None:
+        """Raise UserError if the method cannot work with this configuration (a read-out or fusion it needs)."""
+
+    @classmethod
+    def extend(cls, network: Network, config: TrialConfig) -> None:
+        """Add modules of the method's own to `network.extra`; their weights follow from the seed, as the others do."""
+
+    @classmethod
+    def predict(cls, network: Network, audio: Tensor, visual: Tensor) -> Outputs:
+        """Outputs whose `fused` is the method's answer, for validation, test and use."""
+        return network(audio, visual)
+
+    def begin_epoch(self, epoch: int, network: Network, look: Look) -> None:
+        """Before each adaptive epoch (`epoch` counts from 0); may change the network's weights."""
+
+    def end_epoch(self, epoch: int, metrics: dict[str, Any]) -> None:
+        """After each adaptive epoch, with its training and validation metrics; may add to them."""
+
+    def draw(self, clips: np.ndarray, epoch: int) -> np.ndarray:
+        """Positions that an adaptive epoch trains on, from `clips`, which are shuffled already; may repeat some."""
+        return clips
+
+    def outputs(self, network: Network, step: Step) -> Outputs:
+        """Outputs of a training step; runs under autocast."""
+        return network(step.audio, step.visual, probe=self.probe_heads)
 
     def plain_terms(self, outputs: Outputs, labels: Tensor) -> Terms:
         """Loss of warm-up and purification, the same for every clip."""
@@ -47,8 +107,41 @@ class Method:
         }
 
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
-        """Loss of the adaptive stage."""
-        raise NotImplementedError
+        """Loss of the adaptive stage; means over the clips given."""
+        raise NotImplementedError(f"{type(self).__name__} has no adaptive_terms")
+
+    def backward(self, network: Network, outputs: Outputs, terms: Terms, step: Step) -> None:
+        """Leave in each parameter's .grad the gradient of the loss over all workers' clips.
+
+        `terms` are scaled by step.weight, so that their gradients add up. What changes gradients does so after the sum.
+        """
+        torch.stack(tuple(terms.values())).sum().backward()
+        self.workers.sum_gradients(network)
+
+    def train_step(
+        self, network: Network, optimizer: torch.optim.Optimizer, step: Step, autocast: Autocast
+    ) -> tuple[Outputs, Terms]:
+        """One adaptive step; returns outputs and terms (means over this worker's clips) for the records."""
+        with autocast():
+            outputs = self.outputs(network, step)
+        terms = self.adaptive_terms(outputs, step.labels, step.index)
+        optimizer.zero_grad(set_to_none=True)
+        self.backward(network, outputs, {name: step.weight * term for name, term in terms.items()}, step)
+        optimizer.step()
+        return outputs, terms
+
+    def plain_step(
+        self, network: Network, optimizer: torch.optim.Optimizer, step: Step, autocast: Autocast
+    ) -> tuple[Outputs, Terms]:
+        """One step of warm-up or purification; not for subclasses to change."""
+        with autocast():
+            outputs = network(step.audio, step.visual, probe=self.probe_heads)
+        terms = self.plain_terms(outputs, step.labels)
+        optimizer.zero_grad(set_to_none=True)
+        (step.weight * torch.stack(tuple(terms.values())).sum()).backward()
+        self.workers.sum_gradients(network)
+        optimizer.step()
+        return outputs, terms
 
     def refit(self, ledger: Ledger) -> dict[str, float]:
         """Separate the clips anew and write P(balanced) into the ledger; returns metrics.

@@ -10,11 +10,14 @@ from raygap.config import Model
 
 
 def _normalisation(kind: str) -> Callable[[int], nn.Module]:
-    """batch, or group: at most 32 equal groups of at least two channels, so no statistic depends on the batch."""
-    if kind == "batch":
-        return nn.BatchNorm2d
+    """batch; sync_batch, over all workers; group, a clip alone, 16 channels or more a group (Wu and He, ECCV 2018).
+
+    Groups of few channels would normalise the last, 1x1, maps of small frames to little more than signs.
+    """
+    if kind != "group":
+        return nn.BatchNorm2d if kind == "batch" else nn.SyncBatchNorm
     return lambda channels: nn.GroupNorm(
-        next(g for g in range(min(32, channels // 2), 0, -1) if channels % g == 0), channels
+        next(g for g in range(max(channels // 16, 1), 0, -1) if channels % g == 0), channels
     )
 
 

@@ -1,5 +1,6 @@
 """The two-modality network: an encoder a modality, the fusion, the unimodal read-out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,7 @@ class Network(nn.Module):
         self.heads = None
         if model.readout == "heads":
             self.heads = nn.ModuleDict({m: nn.Linear(features, classes) for m in ("audio", "visual")})
+        self.extra = nn.ModuleDict()
         for module in self.modules():
             if isinstance(module, nn.Linear):  # as the field's code bases do
                 nn.init.xavier_normal_(module.weight)
@@ -40,8 +42,10 @@ class Network(nn.Module):
 
     def forward(self, audio: Tensor, visual: Tensor, probe: bool = False) -> Outputs:
         """`probe` cuts the separate heads off the encoders: they are trained to read, not to shape, the features."""
-        z_audio = self.audio_encoder(audio)
-        z_visual = encode_frames(self.visual_encoder, visual)
+        return self.read(self.audio_encoder(audio), encode_frames(self.visual_encoder, visual), probe)
+
+    def read(self, z_audio: Tensor, z_visual: Tensor, probe: bool = False) -> Outputs:
+        """The logits that features (B, features) give."""
         if self.heads is None:
             u_audio, u_visual = self.fusion.split(z_audio, z_visual)
         else:
@@ -50,8 +54,15 @@ class Network(nn.Module):
         return Outputs(self.fusion(z_audio, z_visual), u_audio, u_visual, z_audio, z_visual)
 
 
-def make_network(model: Model, classes: int, seed: int) -> Network:
-    """A network whose initial weights follow from `seed` alone, whatever was drawn before."""
+def make_network(
+    model: Model, classes: int, seed: int, extend: Callable[[Network], None] = lambda network: None
+) -> Network:
+    """A network whose initial weights follow from `seed` alone, whatever was drawn before.
+
+    `extend` may add modules to the network's `extra`, after its own weights are drawn.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Network(model, classes)
+        network = Network(model, classes)
+        extend(network)
+    return network

@@ -1,5 +1,7 @@
 """Accuracy, macro-F1 and loss of a network on a split, fused and by modality."""
 
+from dataclasses import fields
+
 import numpy as np
 import torch
 from sklearn.metrics import f1_score
@@ -9,46 +11,60 @@ from torch.nn import functional as F
 from raygap.config import TrialConfig
 from raygap.data.batches import batches
 from raygap.data.store import Store
-from raygap.imbalance.gap import true_class_score
-from raygap.models.network import Network
+from raygap.methods import find_method
+from raygap.methods.base import Method
+from raygap.models.network import Network, Outputs
 from raygap.training.precision import autocast
+from raygap.workers import Workers
 
 EVALUATION_BATCH = 256
 
 
 @torch.no_grad()
 def predict(
-    network: Network, store: Store, rows: np.ndarray, config: TrialConfig, device: torch.device
+    network: Network,
+    store: Store,
+    rows: np.ndarray,
+    config: TrialConfig,
+    device: torch.device,
+    method: type[Method] | None = None,
+    workers: Workers | None = None,
 ) -> dict[str, Tensor]:
-    """Logits of the clips at `rows`, in that order, not augmented: fused, audio, visual, each (N, classes)."""
+    """Outputs of the clips at `rows`, in that order, not augmented, on the CPU.
+
+    fused, audio and visual logits, each (N, classes), and audio_features, visual_features, each (N, features). `method`
+    replaces the class that the configuration names. With `workers`, each passes a part of the clips and gets them all.
+    """
     network.eval()
-    order = np.arange(len(rows))
-    logits: dict[str, list[Tensor]] = {"fused": [], "audio": [], "visual": []}
+    method, workers = method or find_method(config.method), workers or Workers()
+    order = np.arange(workers.rank, len(rows), workers.size)
+    names = [field.name for field in fields(Outputs)]
+    parts: dict[str, list[Tensor]] = {name: [] for name in names}
     for batch in batches(
         store, rows, batch_size=EVALUATION_BATCH, order=order, device=device, augment=None, seed=0, epoch=0
     ):
         with autocast(config, device):
-            outputs = network(batch.audio, batch.visual)
-        for name, parts in logits.items():
-            parts.append(getattr(outputs, name).float())
-    return {name: torch.cat(parts).cpu() for name, parts in logits.items()}
+            outputs = method.predict(network, batch.audio, batch.visual)
+        for name in names:
+            parts[name].append(getattr(outputs, name).float())
+    return {name: workers.interleave(parts[name], len(rows)) for name in names}
 
 
-def true_class_scores(
-    network: Network, store: Store, rows: np.ndarray, config: TrialConfig, device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
-    """Audio and visual score of each clip, each (N,), from a pass without augmentation."""
-    logits = predict(network, store, rows, config, device)
-    labels = torch.from_numpy(store.labels[rows])
-    return true_class_score(logits["audio"], labels).numpy(), true_class_score(logits["visual"], labels).numpy()
-
-
-def evaluate(network: Network, store: Store, split: str, config: TrialConfig, device: torch.device) -> dict[str, float]:
+def evaluate(
+    network: Network,
+    store: Store,
+    split: str,
+    config: TrialConfig,
+    device: torch.device,
+    method: type[Method] | None = None,
+    workers: Workers | None = None,
+) -> dict[str, float]:
     """Metrics of a split, named `<split>_accuracy`, `<split>_audio_macro_f1`, `<split>_loss`, ..."""
     rows = store.rows(split)
-    logits, labels = predict(network, store, rows, config, device), store.labels[rows]
+    logits, labels = predict(network, store, rows, config, device, method, workers), store.labels[rows]
     metrics = {}
-    for name, values in logits.items():
+    for name in ("fused", "audio", "visual"):
+        values = logits[name]
         prefix = f"{split}_" if name == "fused" else f"{split}_{name}_"
         guess = values.argmax(1).numpy()
         metrics[prefix + "accuracy"] = float((guess == labels).mean())

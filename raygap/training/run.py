@@ -16,12 +16,13 @@ import pyarrow.parquet as pq
 from raygap.config import TrialConfig, from_mapping, to_mapping
 from raygap.data.store import Store
 from raygap.errors import UserError
+from raygap.methods import find_method
 from raygap.methods.base import Method
-from raygap.models.network import Network, make_network
+from raygap.models.network import Network
 from raygap.training import checkpoint
 from raygap.training.evaluation import evaluate
 from raygap.training.precision import pick_device
-from raygap.training.trainer import Metrics, Trainer
+from raygap.training.trainer import Metrics, Trainer, trial_network
 from raygap.training.trunk import Trunk, warmup_key
 
 
@@ -34,15 +35,24 @@ def train(
 ) -> Iterator[Metrics]:
     """Train a configuration and yield the metrics of each epoch, first those that the folder's checkpoint holds.
 
-    `trunk`, a folder and its size limit in bytes, is where warm-ups are shared. Raises TrainingDiverged when the loss
-    is not finite, UserError when the folder holds a run of another configuration or store.
+    `trunk`, a folder and its size limit in bytes, is where warm-ups are shared. Where several workers train together,
+    all run this, and only the first reads and writes files. Raises TrainingDiverged when the loss is not finite,
+    UserError when the folder holds a run of another configuration or store, or the workers are not compute.workers.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(config, store, method)
+    workers = trainer.workers
+    if workers.size != config.compute.workers:
+        raise UserError(
+            f"compute.workers = {config.compute.workers}, but {workers.size} train; use --workers-per-trial"
+        )
     identity = {"config": to_mapping(config), "store": store.header["key"]}
     history: list[Metrics] = []
-    if (folder / "checkpoint.pt").exists():
-        saved = checkpoint.load(folder / "checkpoint.pt", trainer.device)
+    saved = None
+    if workers.first:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "checkpoint.pt").exists():
+            saved = checkpoint.load(folder / "checkpoint.pt", trainer.device)
+    if saved := workers.broadcast(saved):
         if saved["identity"] != identity:
             raise UserError(f"{folder}: holds a run of another configuration or data; choose another folder")
         trainer.load_state_dict(saved["trainer"])
@@ -56,13 +66,15 @@ def train(
         for metrics in rows:
             metrics.setdefault("epochs_reused", history[-1]["epochs_reused"] if history else 0)
             history.append(metrics)
-        if trainer.best_epoch == trainer.epoch:
-            checkpoint.save({**identity, "network": trainer.network.state_dict()}, folder / "best.pt")
-        write_table(folder / "metrics.parquet", _columns(history))
-        write_table(folder / "ledger.parquet", _ledger_columns(trainer))
-        checkpoint.save(
-            {"identity": identity, "trainer": trainer.state_dict(), "history": history}, folder / "checkpoint.pt"
-        )
+        if workers.first:
+            if trainer.best_epoch == trainer.epoch:
+                checkpoint.save({**identity, "network": trainer.network.state_dict()}, folder / "best.pt")
+            write_table(folder / "metrics.parquet", _columns(history))
+            write_table(folder / "ledger.parquet", _ledger_columns(trainer))
+            checkpoint.save(
+                {"identity": identity, "trainer": trainer.state_dict(), "history": history},
+                folder / "checkpoint.pt",
+            )
         yield from rows
 
 
@@ -70,7 +82,7 @@ def load_network(path: Path, classes: int) -> tuple[TrialConfig, Network]:
     """Configuration and weights of a best.pt. Raises UserError if it is damaged or was made for other classes."""
     saved = checkpoint.load(path)
     config = from_mapping(saved["config"], str(path))
-    network = make_network(config.model, classes, config.seed)
+    network = trial_network(config, classes, find_method(config.method))
     try:
         network.load_state_dict(saved["network"])
     except RuntimeError as error:

@@ -16,12 +16,13 @@ from raygap.errors import TrainingDiverged
 from raygap.imbalance.gap import true_class_score
 from raygap.imbalance.ledger import Ledger
 from raygap.methods import find_method
-from raygap.methods.base import Method
-from raygap.models.network import make_network
+from raygap.methods.base import Method, Step
+from raygap.models.network import Network, Outputs, make_network
 from raygap.rng import generator
-from raygap.training.evaluation import evaluate, true_class_scores
+from raygap.training.evaluation import evaluate, predict
 from raygap.training.precision import autocast, pick_device
 from raygap.training.stages import learning_rate, purified, refit_due, stage_of
+from raygap.workers import Workers
 
 Metrics = dict[str, Any]
 GAP_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -30,18 +31,20 @@ GAP_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 class Trainer:
     """The state of a run and its next epoch.
 
-    `method` replaces the class that the configuration names; benchmarks use it to train with known posteriors.
+    `method` replaces the class that the configuration names; benchmarks use it to train with known posteriors. Where
+    torch.distributed is up, its processes train together, each a part of every batch, and all yield the same results.
     """
 
     def __init__(self, config: TrialConfig, store: Store, method: type[Method] | None = None) -> None:
         torch.set_num_threads(config.compute.threads)
-        self.config, self.store, self.device = config, store, pick_device()
+        self.config, self.store, self.device, self.workers = config, store, pick_device(), Workers()
         self.rows = store.rows("train")
         self.labels = store.labels[self.rows]
-        self.network = make_network(config.model, len(store.class_names), config.seed).to(self.device)
+        kind = method or find_method(config.method)
+        self.network = trial_network(config, len(store.class_names), kind).to(self.device)
         self.network.to(memory_format=torch.channels_last)
         self.optimizer = _make_optimizer(config, self.network)
-        self.method = (method or find_method(config.method))(config, self.labels, self.device)
+        self.method = kind(config, self.labels, self.device, self.workers)
         self.ledger = Ledger(len(self.rows), config.scores.beta)
         self.epoch = 0
         self.fitted = False
@@ -62,22 +65,31 @@ class Trainer:
         metrics["learning_rate"] = learning_rate(config.optimizer, config.epochs, self.epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = metrics["learning_rate"]
+        if stage == "adaptive":
+            self.method.begin_epoch(self.epoch, self.network, lambda: Outputs(**self._predict()))
         metrics |= self._train_pass(stage)
         metrics |= self._gap_metrics()
-        metrics |= evaluate(self.network, self.store, "val", config, self.device)
+        metrics |= evaluate(self.network, self.store, "val", config, self.device, type(self.method), self.workers)
+        if stage == "adaptive":
+            self.method.end_epoch(self.epoch, metrics)
         self.epoch += 1
         self._note_warmup()
         self._note_best(metrics)
         return metrics
+
+    def _predict(self) -> dict[str, torch.Tensor]:
+        config, method = self.config, type(self.method)
+        return predict(self.network, self.store, self.rows, config, self.device, method, self.workers)
 
     def _separate(self, stage: str) -> Metrics:
         guided = self.method.guided or stage == "purification"
         if not (guided and refit_due(self.config, self.epoch, self.fitted)):
             return {}
         if self.config.gap.source == "fresh":
-            scores = true_class_scores(self.network, self.store, self.rows, self.config, self.device)
+            logits, labels = self._predict(), torch.from_numpy(self.labels)
+            scores = [true_class_score(logits[name], labels).numpy() for name in ("audio", "visual")]
             self.ledger.record(np.arange(len(self.rows)), *scores)
-        metrics = self.method.refit(self.ledger)
+        metrics = self._refit()
         self.fitted |= not metrics["mixture_degenerate"]
         if stage == "purification":
             draw = generator(self.config.seed, "purification")
@@ -85,47 +97,63 @@ class Trainer:
             metrics["purify_clips"] = len(self.kept)
         return metrics
 
+    def _refit(self) -> Metrics:
+        # Fitted once: sums in another order on another machine could end in another optimum.
+        fit = None
+        if self.workers.first:
+            metrics = self.method.refit(self.ledger)
+            fit = metrics, self.method.state_dict(), self.ledger.state_dict()
+        fit = self.workers.broadcast(fit)
+        if not self.workers.first:
+            self.method.load_state_dict(fit[1])
+            self.ledger.load_state_dict(fit[2])
+        return fit[0]
+
     def _train_pass(self, stage: str) -> Metrics:
-        config, device = self.config, self.device
+        config, device, method = self.config, self.device, self.method
         clips = self.kept if stage == "purification" else np.arange(len(self.rows))
         order = clips[epoch_order(len(clips), config.seed, self.epoch)]
-        scores = torch.full((2, len(self.rows)), torch.nan, device=device)
-        totals: dict[str, torch.Tensor] = {}
+        if stage == "adaptive":
+            order = method.draw(order, self.epoch)
+        train_step = method.train_step if stage == "adaptive" else method.plain_step
+        scores = torch.zeros((3, len(self.rows)), device=device)  # audio, visual, how often
+        sums: dict[str, torch.Tensor] = {}
         correct = torch.zeros((), device=device)
         self.network.train()
-        for batch in batches(
-            self.store,
-            self.rows,
-            batch_size=config.optimizer.batch_size,
-            order=order,
-            device=device,
-            augment=config.augment,
-            seed=config.seed,
-            epoch=self.epoch,
+        for number, batch in enumerate(
+            batches(
+                self.store,
+                self.rows,
+                batch_size=config.optimizer.batch_size,
+                order=order,
+                device=device,
+                augment=config.augment,
+                seed=config.seed,
+                epoch=self.epoch,
+                workers=self.workers,
+            )
         ):
-            with autocast(config, device):
-                outputs = self.network(batch.audio, batch.visual, probe=self.method.probe_heads)
-            if stage == "adaptive":
-                terms = self.method.adaptive_terms(outputs, batch.labels, batch.index)
-            else:
-                terms = self.method.plain_terms(outputs, batch.labels)
-            self.optimizer.zero_grad(set_to_none=True)
-            torch.stack(tuple(terms.values())).sum().backward()
-            self.optimizer.step()
+            index, labels, weight = batch.index, batch.labels, batch.clips / batch.whole
+            step = Step(batch.audio, batch.visual, labels, index, weight, self.epoch, number)
+            outputs, terms = train_step(self.network, self.optimizer, step, lambda: autocast(config, device))
             # Everything below stays on the device: no step waits for the host.
             with torch.no_grad():
-                scores[0, batch.index] = true_class_score(outputs.audio, batch.labels)
-                scores[1, batch.index] = true_class_score(outputs.visual, batch.labels)
-                correct += (outputs.fused.argmax(1) == batch.labels).sum()
+                if batch.clips:
+                    scores[0, index] = true_class_score(outputs.audio, labels)
+                    scores[1, index] = true_class_score(outputs.visual, labels)
+                    scores[2, index] = 1
+                correct += (outputs.fused.argmax(1) == labels).sum() * (batch.clips / len(labels))
                 for name, term in terms.items():
-                    totals[name] = totals.get(name, 0) + term.detach() * len(batch.labels)
-        metrics = {f"train_loss_{name}": float(total) / len(order) for name, total in totals.items()}
+                    sums[name] = sums.get(name, 0) + term.detach() * batch.clips
+        audio, visual, often = self.workers.sum(scores).cpu().numpy()
+        totals = self.workers.sum(torch.stack([correct, *sums.values()])).tolist()
+        metrics = {f"train_loss_{name}": total / len(order) for name, total in zip(sums, totals[1:], strict=True)}
         metrics["train_loss"] = sum(metrics.values())
-        metrics["train_accuracy"] = float(correct) / len(order)
+        metrics["train_accuracy"] = totals[0] / len(order)
         if not np.isfinite(metrics["train_loss"]):
             raise TrainingDiverged(f"the loss became {metrics['train_loss']} in epoch {self.epoch + 1}")
-        audio, visual = scores.cpu().numpy()
-        self.ledger.record(clips, audio[clips], visual[clips])
+        seen = np.flatnonzero(often)
+        self.ledger.record(seen, audio[seen] / often[seen], visual[seen] / often[seen])
         return metrics
 
     def _gap_metrics(self) -> Metrics:
@@ -175,6 +203,11 @@ class Trainer:
         # The state may come from a trial whose warm-up was shorter or longer.
         self.after_warmup = state["after_warmup"] if self.epoch > self.config.warmup.epochs else {}
         self._note_warmup()
+
+
+def trial_network(config: TrialConfig, classes: int, method: type[Method]) -> Network:
+    """The network of a trial, with its method's own modules, as it is before training."""
+    return make_network(config.model, classes, config.seed, lambda network: method.extend(network, config))
 
 
 def _make_optimizer(config: TrialConfig, network: torch.nn.Module) -> torch.optim.Optimizer:

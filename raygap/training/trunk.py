@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from raygap.methods.base import Method
 from raygap.training.checkpoint import dumps, loads, write_whole
 from raygap.training.trainer import Metrics, Trainer
 
-TRUNK_VERSION = 1
+TRUNK_VERSION = 2
 """Part of the key: raise it whenever training or the saved state changes, and old warm-ups are trained anew."""
 DIGEST_BYTES = 32
 
@@ -28,8 +28,9 @@ def warmup_key(config: TrialConfig, store_key: str, method: type[Method]) -> str
     fields = {
         path: value for path, value in flatten(to_mapping(config)).items() if shapes_warmup(path) and path != "method"
     }
-    # Of the method, the warm-up sees its plain loss and whether separate heads are probes.
-    loss = [method.plain_terms.__module__, method.plain_terms.__qualname__, method.probe_heads]
+    # What the warm-up and its validation see of the method (see Method).
+    seen = [(hook.__module__, hook.__qualname__) for hook in (method.plain_terms, method.extend, method.predict)]
+    loss = [*seen, method.probe_heads]
     content = json.dumps([TRUNK_VERSION, SCHEMA_VERSION, store_key, loss, fields], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:24]
 
@@ -39,7 +40,6 @@ class Trunk:
 
     def __init__(self, folder: Path, key: str, limit: float) -> None:
         self.root, self.folder, self.limit = folder, folder / key, limit
-        self.folder.mkdir(parents=True, exist_ok=True)
 
     def advance(self, trainer: Trainer, history: list[Metrics]) -> list[Metrics]:
         """Bring a trainer that is warming up forward, by saved epochs or by training one; returns their metrics.
@@ -47,24 +47,31 @@ class Trunk:
         `history` holds the metrics of the epochs before. Each row tells in epochs_reused how many epochs of this run,
         up to it, were not trained.
         """
-        with self._turn():
-            for epoch in range(trainer.config.warmup.epochs, trainer.epoch, -1):
-                if saved := self._read(epoch, trainer):
-                    rows = saved["history"][trainer.epoch :]
-                    reused = history[-1]["epochs_reused"] if history else 0
-                    trainer.load_state_dict(saved["trainer"])
-                    return [row | {"epochs_reused": reused + 1 + i} for i, row in enumerate(rows)]
-            metrics = trainer.train_epoch()
-            metrics["epochs_reused"] = history[-1]["epochs_reused"] if history else 0
-            self._write(trainer.epoch, {"trainer": trainer.state_dict(), "history": [*history, metrics]})
+        workers = trainer.workers
+        # One process takes the turn and the files for all that train this trial.
+        with self._turn() if workers.first else nullcontext():
+            reused = history[-1]["epochs_reused"] if history else 0
+            if saved := workers.broadcast(self._longest(trainer) if workers.first else None):
+                rows = saved["history"][trainer.epoch :]
+                trainer.load_state_dict(saved["trainer"])
+                return [row | {"epochs_reused": reused + 1 + i} for i, row in enumerate(rows)]
+            metrics = trainer.train_epoch() | {"epochs_reused": reused}
+            if workers.first:
+                self._write(trainer.epoch, {"trainer": trainer.state_dict(), "history": [*history, metrics]})
             return [metrics]
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
         # A killed process lets go of the lock.
+        self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+    def _longest(self, trainer: Trainer) -> dict[str, Any] | None:
+        """The longest saved prefix that takes the trainer forward."""
+        epochs = range(trainer.config.warmup.epochs, trainer.epoch, -1)
+        return next((saved for epoch in epochs if (saved := self._read(epoch, trainer))), None)
 
     def _file(self, epoch: int) -> Path:
         return self.folder / f"{epoch:04d}.pt"

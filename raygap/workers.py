@@ -1,0 +1,75 @@
+"""The processes that train one trial together, over torch.distributed; one process alone needs none of it."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class Workers:
+    """This process's place among those that train a trial: `rank` of `size`.
+
+    Every call below is collective: all workers make it, in the same order. A worker alone gets back what it gave.
+    """
+
+    def __init__(self) -> None:
+        """Takes rank and size from torch.distributed where a process group is up; else this process is alone."""
+        together = dist.is_available() and dist.is_initialized()
+        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+
+    @property
+    def first(self) -> bool:
+        """This process fits, writes and reports for all."""
+        return self.rank == 0
+
+    def share(self, positions: np.ndarray) -> tuple[np.ndarray, int]:
+        """This worker's part of a batch, and how many clips of the batch it stands for.
+
+        A part has at least two clips, for batch normalisation: a lone clip stands twice in it, and a worker for whom
+        none is left computes along on a clip that counts for none.
+        """
+        if self.size == 1:
+            return positions, len(positions)
+        mine = positions[self.rank :: self.size]
+        if len(mine) >= 2:
+            return mine, len(mine)
+        return np.repeat(mine if len(mine) else positions[:1], 2), len(mine)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over the workers, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def sum_gradients(self, network: nn.Module) -> None:
+        """Sum each parameter's gradient over the workers, in one message; all must lack the same ones, if any."""
+        if self.size == 1:
+            return
+        # By hand, not by DistributedDataParallel: methods that take several gradients a step need the sum of each.
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        flat = self.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def interleave(self, parts: list[Tensor], count: int) -> Tensor:
+        """All `count` rows, on the CPU, where the parts of worker r hold, one after the other, rows r, r + size, ..."""
+        if self.size == 1:
+            return torch.cat(parts).cpu()
+        everyones: list[Any] = [None] * self.size
+        dist.all_gather_object(everyones, torch.cat(parts).cpu() if parts else None)
+        shape = next(rows.shape[1:] for rows in everyones if rows is not None)
+        whole = torch.empty((count, *shape))
+        for rank, rows in enumerate(everyones):
+            if rows is not None:  # fewer clips than workers
+                whole[rank :: self.size] = rows
+        return whole
+
+    def broadcast(self, value: Any) -> Any:
+        """What the first worker gives, on every worker."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box)
+        return box[0]
