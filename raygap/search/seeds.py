@@ -11,7 +11,7 @@ import yaml
 from raygap.config import TrialConfig, from_mapping, to_mapping
 from raygap.data.local_store import local_store
 from raygap.data.store import Store
-from raygap.tracking.run_folder import TEST, write_csv, write_text
+from raygap.tracking.run_folder import FAILED, TEST, write_csv, write_text
 from raygap.tracking.seed_results import TEST_METRICS, Reporter, SeedResults
 from raygap.training.run import test, train
 
@@ -27,7 +27,7 @@ def train_seeds(
     """Train a configuration on each seed, as many at a time as `resources` allow, and read the test split.
 
     A seed's folder that holds a checkpoint is gone on with; test.csv in `folder` gets a row a seed. Ray must be
-    running. A seed that fails is named in the result and does not end the others.
+    running. A seed that fails is named in the result and in failed.csv, and does not end the others.
     """
     folder.mkdir(parents=True, exist_ok=True)
     task = ray.remote(_train_seed).options(
@@ -57,6 +57,7 @@ def train_seeds(
     columns = ("best_epoch", "best_val_accuracy", *TEST_METRICS)
     table = [[seed, *(row[name] for name in columns)] for seed, row in tested.items()]
     write_csv(folder / TEST, ["seed", *columns], table)
+    write_csv(folder / FAILED, ["seed", "reason"], [list(item) for item in failed.items()])
     return SeedResults(tested, failed)
 
 
