@@ -81,7 +81,7 @@ class Model(Section):
     readout: Literal["split", "heads"] = "split"
     """Unimodal logits: the fused linear head cut in two (concat and sum), or one linear head a modality."""
     norm: Literal["batch", "sync_batch", "group"] = "batch"
-    """Normalisation over a worker's part of the batch, over all workers' (GPUs only), or over each clip alone (group)."""
+    """Normalise over a worker's part of the batch, over all workers' (GPUs only), or each clip alone (group)."""
 
     @model_validator(mode="after")
     def _split_needs_a_linear_head(self) -> Self:
