@@ -1,0 +1,194 @@
+"""The table of a comparison: methods at equal budget, paired by seed, as Markdown, LaTeX and CSV."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from raygap.tracking.seed_results import TEST_METRICS, Interval
+
+BASELINES = ("joint", "unimodal_losses")
+"""Every method is compared with these, where they take part."""
+ACCURACY = "test_accuracy"
+SHOWN = (*TEST_METRICS, "test_gap_absolute_mean")
+PAPER = "chosen on test (paper protocol)"
+
+
+@dataclass
+class MethodResult:
+    """What a method reached with its budget on one data set."""
+
+    method: str
+    validation: float | None = None
+    """Validation accuracy of the chosen configuration; None if no trial was complete."""
+    seeds: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Test metrics of the chosen configuration by fresh seed."""
+    cost: dict[str, float] = field(default_factory=dict)
+    """Of the search: trials, stopped early, failed, epochs trained, seconds of all trials together."""
+    paper: float | None = None
+    """Highest test accuracy of any epoch of any trial, of a second search that chose on test."""
+    notes: list[str] = field(default_factory=list)
+    """What failed."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of a method to a baseline over the seeds that both have."""
+
+    interval: Interval
+    wins: int
+    seeds: int
+    t_test: float
+    """p of the paired t-test, corrected after Holm over the methods; NaN for fewer than two seeds or equal results."""
+    wilcoxon: float
+    """p of Wilcoxon's signed-rank test, corrected likewise; with five seeds it cannot fall below 0.0625."""
+
+
+def differences(results: list[MethodResult], baseline: str, metric: str = ACCURACY) -> dict[str, Difference]:
+    """Of every other method to the baseline, by method; empty if the baseline has no result."""
+    base = next((result.seeds for result in results if result.method == baseline), {})
+    found: dict[str, tuple[Interval, int, int]] = {}
+    raw: dict[str, tuple[float, float]] = {}
+    for result in results:
+        shared = sorted(set(result.seeds) & set(base))
+        if result.method == baseline or not shared:
+            continue
+        gains = [result.seeds[seed][metric] - base[seed][metric] for seed in shared]
+        found[result.method] = Interval.of(gains), sum(gain > 0 for gain in gains), len(gains)
+        raw[result.method] = _p_values(np.array(gains))
+    t_tests, wilcoxons = (holm([p[i] for p in raw.values()]) for i in (0, 1))
+    return {
+        method: Difference(*found[method], t_test, wilcoxon)
+        for method, t_test, wilcoxon in zip(found, t_tests, wilcoxons, strict=True)
+    }
+
+
+def _p_values(gains: np.ndarray) -> tuple[float, float]:
+    if len(gains) < 2 or np.allclose(gains, gains[0]):
+        return float("nan"), float("nan")
+    return float(stats.ttest_1samp(gains, 0).pvalue), float(stats.wilcoxon(gains).pvalue)
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Holm's step-down correction (1979) for that many comparisons; NaN stays and does not count."""
+    corrected = np.full(len(p_values), np.nan)
+    order = [i for i in np.argsort(p_values) if not np.isnan(p_values[i])]
+    highest = 0.0
+    for place, i in enumerate(order):
+        highest = max(highest, min(1.0, p_values[i] * (len(order) - place)))
+        corrected[i] = highest
+    return corrected.tolist()
+
+
+def mean_ranks(results: list[MethodResult], metric: str = ACCURACY) -> dict[str, float]:
+    """Rank of each method (1 is best, ties share), averaged over the seeds that all methods with a result have."""
+    tested = [result for result in results if result.seeds]
+    shared = set.intersection(*(set(result.seeds) for result in tested)) if tested else set()
+    if not shared:
+        return {}
+    values = np.array([[result.seeds[seed][metric] for seed in sorted(shared)] for result in tested])
+    ranks = stats.rankdata(-values, axis=0).mean(axis=1)
+    return {result.method: float(rank) for result, rank in zip(tested, ranks, strict=True)}
+
+
+def table(results: list[MethodResult]) -> list[list[str]]:
+    """For people: a header, then a row a method. Percent; mean ± standard deviation (± half width of the interval)."""
+    ranks = mean_ranks(results)
+    against = {baseline: differences(results, baseline) for baseline in BASELINES}
+    against = {baseline: found for baseline, found in against.items() if found}
+    papers = any(result.paper is not None for result in results)
+    names = ["fused", "fused F1", "audio", "audio F1", "visual", "visual F1", "mean abs. gap"]
+    header = ["method", *names, *(f"to {baseline}" for baseline in against), "rank", "validation"]
+    header += [*([PAPER] if papers else []), "trials", "epochs", "minutes"]
+    rows = []
+    for result in results:
+        cells = [result.method]
+        for metric in SHOWN:
+            scale = 1 if "gap" in metric else 100
+            cells.append(_spread([scale * row[metric] for row in result.seeds.values()], 3 if scale == 1 else 2))
+        cells += [_difference(found.get(result.method)) for found in against.values()]
+        cells.append(f"{ranks[result.method]:.1f}" if result.method in ranks else "")
+        cells.append(_percent(result.validation))
+        cells += [_percent(result.paper)] if papers else []
+        cost = result.cost
+        cells += [f"{cost['trials']:.0f}", f"{cost['epochs']:.0f}", f"{cost['seconds'] / 60:.1f}"] if cost else [""] * 3
+        rows.append(cells)
+    return [header, *rows]
+
+
+def _spread(values: list[float], digits: int) -> str:
+    if not values:
+        return ""
+    interval = Interval.of(values)
+    if len(values) == 1:
+        return f"{interval.mean:.{digits}f}"
+    return f"{interval.mean:.{digits}f} ± {interval.std:.{digits}f} (±{interval.half_width:.{digits}f})"
+
+
+def _difference(difference: Difference | None) -> str:
+    if difference is None:
+        return ""
+    interval = difference.interval
+    text = f"{100 * interval.mean:+.2f}"
+    if difference.seeds > 1:
+        text += f" ±{100 * interval.half_width:.2f}"
+    p = "" if np.isnan(difference.t_test) else f", p {max(difference.t_test, 0.001):.3f}"
+    return f"{text}, {difference.wins} of {difference.seeds}{p}".replace("p 0.001", "p ≤0.001")
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"
+
+
+def legend(trials: str, seeds: int) -> str:
+    """What the columns mean, in a sentence or two; `trials` says the budget."""
+    return (
+        f"Every method had {trials}, the same shared fields searched, and was chosen on validation; then {seeds} fresh "
+        "seeds on test, the same for all. Percent: mean ± standard deviation (± half width of the 95 % t-interval). "
+        "Differences are paired by seed: mean ± half width, wins, p of the paired t-test corrected after Holm."
+    )
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    header, *body = rows
+    lines = [header, ["---"] * len(header), *body]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def latex(rows: list[list[str]]) -> str:
+    """A booktabs tabular."""
+    header, *body = ([_latex_cell(cell) for cell in row] for row in rows)
+    lines = [" & ".join(row) + r" \\" for row in body]
+    columns = "l" + "r" * (len(header) - 1)
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            " & ".join(header) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def _latex_cell(text: str) -> str:
+    for plain, escaped in (("\\", r"\textbackslash{}"), ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("#", r"\#")):
+        text = text.replace(plain, escaped)
+    return text.replace("±", r"$\pm$").replace("≤", r"$\le$")
+
+
+def long_rows(results: list[MethodResult]) -> tuple[list[str], list[list[Any]]]:
+    """For programs: header and a row a method and seed, unrounded; a method without a result has a row without seed."""
+    header = ["method", "seed", *SHOWN, "val_accuracy", "paper_test_accuracy", "trials", "epochs", "seconds", "notes"]
+    rows = []
+    for result in results:
+        rest = [result.validation, result.paper, *(result.cost.get(name) for name in ("trials", "epochs", "seconds"))]
+        rest.append(" ".join(result.notes))
+        for seed, metrics in (result.seeds or {None: {}}).items():
+            rows.append([result.method, seed, *(metrics.get(name) for name in SHOWN), *rest])
+    return header, rows

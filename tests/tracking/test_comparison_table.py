@@ -1,0 +1,94 @@
+import csv
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from raygap.tracking.comparison_table import (
+    SHOWN,
+    MethodResult,
+    differences,
+    holm,
+    latex,
+    long_rows,
+    markdown,
+    mean_ranks,
+    table,
+)
+from raygap.tracking.run_folder import write_csv
+
+
+def result(method: str, accuracies: list[float], **others: object) -> MethodResult:
+    seeds = {seed: dict.fromkeys(SHOWN, value) for seed, value in enumerate(accuracies, 1)}
+    cost = {"trials": 10, "epochs": 120, "seconds": 90.0}
+    return MethodResult(method, 0.9, seeds, cost, **others)
+
+
+JOINT = result("joint", [0.50, 0.52, 0.54, 0.53])
+BETTER = result("ogm_ge", [0.55, 0.56, 0.60, 0.55])
+WORSE = result("mla", [0.49, 0.53, 0.50, 0.51])
+
+
+def test_differences_are_paired_by_seed_and_corrected_after_holm() -> None:
+    found = differences([JOINT, BETTER, WORSE], "joint")
+    gains = {"ogm_ge": [0.05, 0.04, 0.06, 0.02], "mla": [-0.01, 0.01, -0.04, -0.02]}
+    p = {method: stats.ttest_1samp(values, 0).pvalue for method, values in gains.items()}
+    assert set(found) == {"ogm_ge", "mla"}
+    assert found["ogm_ge"].interval.mean == pytest.approx(np.mean(gains["ogm_ge"]))
+    assert (found["ogm_ge"].wins, found["mla"].wins) == (4, 1)
+    assert found["ogm_ge"].t_test == pytest.approx(2 * p["ogm_ge"])
+    assert found["mla"].t_test == pytest.approx(max(p["mla"], 2 * p["ogm_ge"]))
+    # A seed that only one of them has is left out.
+    partial = MethodResult("pmr", seeds={seed: JOINT.seeds[seed] for seed in (1, 3)} | {9: JOINT.seeds[1]})
+    same = differences([JOINT, partial], "joint")["pmr"]
+    assert (same.seeds, same.interval.mean) == (2, 0)
+    assert math.isnan(same.t_test)
+    assert differences([BETTER], "joint") == {}
+
+
+def test_holm_against_its_definition() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    corrected = holm([0.02, float("nan")])
+    assert corrected[0] == 0.02
+    assert math.isnan(corrected[1])
+    assert holm([]) == []
+
+
+def test_ranks_are_averaged_over_shared_seeds_and_ties_share() -> None:
+    assert mean_ranks([JOINT, BETTER, WORSE]) == pytest.approx({"ogm_ge": 1.0, "joint": 2.25, "mla": 2.75})
+    tied = mean_ranks([JOINT, result("other", [0.50, 0.52, 0.54, 0.53]), MethodResult("none")])
+    assert tied == {"joint": 1.5, "other": 1.5}
+    assert mean_ranks([MethodResult("none")]) == {}
+
+
+def test_tables_hold_every_method_even_without_a_result(tmp_path) -> None:
+    failed = MethodResult("agm", notes=["no trial was complete"])
+    rows = table([JOINT, BETTER, failed])
+    header, *body = rows
+    assert all(len(row) == len(header) for row in body)
+    assert "to joint" in header
+    assert "to unimodal_losses" not in header
+    assert body[1][header.index("to joint")] == "+4.25 ±2.72, 4 of 4, p 0.016"
+    assert body[0][1] == "52.25 ± 1.71 (±2.72)"
+    assert body[2][1:] == [""] * (len(header) - 1)
+    lines = markdown(rows).splitlines()
+    assert len(lines) == 5
+    assert len({line.count("|") for line in lines}) == 1
+    tex = latex(rows)
+    assert r"ogm\_ge" in tex
+    assert "%" not in tex.replace(r"\%", "")
+    assert tex.count(r"\\") == 4
+    write_csv(tmp_path / "t.csv", *long_rows([JOINT, BETTER, failed]))
+    read = list(csv.DictReader((tmp_path / "t.csv").open()))
+    assert [row["method"] for row in read] == ["joint"] * 4 + ["ogm_ge"] * 4 + ["agm"]
+    assert float(read[4]["test_accuracy"]) == 0.55
+    assert read[-1]["notes"] == "no trial was complete"
+
+
+def test_numbers_chosen_on_test_are_labelled() -> None:
+    rows = table([JOINT, result("ogm", [0.5, 0.5], paper=0.61)])
+    column = rows[0].index("chosen on test (paper protocol)")
+    assert [row[column] for row in rows[1:]] == ["", "61.00"]
+    assert "paper" not in " ".join(table([JOINT])[0])
