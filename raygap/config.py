@@ -30,7 +30,7 @@ class Prepare(Section):
     frames: int = Field(1, ge=1, le=64)
     """Frames kept of each clip: from the middles of as many equal stretches, or as frame_rate says."""
     frame_rate: float = Field(0.0, ge=0, le=240)
-    """Frames a second: the frames are taken at this rate around the clip's middle; 0 spreads them over all of it."""
+    """Frames a second, taken around the clip's middle; 0, or a clip too short for it: spread over all of the clip."""
     frame_size: int = Field(32, ge=8, le=512)
     """Height and width of a frame in pixels; the picture is squeezed to a square, as the published recipes do."""
     sample_rate: int = Field(16_000, ge=1_000, le=96_000)
@@ -220,6 +220,8 @@ class TrialConfig(Section):
     """All epochs: warm-up + adaptive + purification."""
     select_epoch: Literal["best", "last"] = Field("best", json_schema_extra=LATER)
     """Weights that are kept and tested: the epoch with the best validation accuracy after warm-up, or the last."""
+    protocol: Literal["validation", "paper"] = "validation"
+    """validation: chosen on validation. paper: trained on train and validation, chosen on TEST, as most tables are."""
     prepare: Prepare = Prepare()
     augment: Augment = Augment()
     model: Model = Model()

@@ -87,6 +87,7 @@ NOT_SEARCHED = {
     "method": "run a sweep for each method",
     "schema_version": "it is no hyperparameter",
     "prepare": "all trials share one store; fix it",
+    "protocol": "it says what a trial is judged on, and so must be the same for all",
     "select_epoch": "it says how a trial is judged, and so must be the same for all",
     "compute.threads": "trials share the machine in equal parts; fix it",
 }

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from raygap.config import TrialConfig
 from raygap.data.batches import batches
 from raygap.data.store import Store
+from raygap.imbalance.gap import modality_gap, true_class_score
 from raygap.methods import find_method
 from raygap.methods.base import Method
 from raygap.models.network import Network, Outputs
@@ -59,7 +60,7 @@ def evaluate(
     method: type[Method] | None = None,
     workers: Workers | None = None,
 ) -> dict[str, float]:
-    """Metrics of a split, named `<split>_accuracy`, `<split>_audio_macro_f1`, `<split>_loss`, ..."""
+    """Metrics of a split, named `<split>_accuracy`, `<split>_audio_macro_f1`, `<split>_gap_mean`, ..."""
     rows = store.rows(split)
     logits, labels = predict(network, store, rows, config, device, method, workers), store.labels[rows]
     metrics = {}
@@ -70,4 +71,6 @@ def evaluate(
         metrics[prefix + "accuracy"] = float((guess == labels).mean())
         metrics[prefix + "macro_f1"] = float(f1_score(labels, guess, average="macro", zero_division=0))
         metrics[prefix + "loss"] = float(F.cross_entropy(values, torch.from_numpy(labels)))
-    return metrics
+    answer = torch.from_numpy(labels)
+    gap = modality_gap(true_class_score(logits["audio"], answer), true_class_score(logits["visual"], answer))
+    return metrics | {f"{split}_gap_mean": float(gap.mean()), f"{split}_gap_absolute_mean": float(gap.abs().mean())}

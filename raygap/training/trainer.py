@@ -38,7 +38,7 @@ class Trainer:
     def __init__(self, config: TrialConfig, store: Store, method: type[Method] | None = None) -> None:
         torch.set_num_threads(config.compute.threads)
         self.config, self.store, self.device, self.workers = config, store, pick_device(), Workers()
-        self.rows = store.rows("train")
+        self.rows = training_rows(config, store)
         self.labels = store.labels[self.rows]
         kind = method or find_method(config.method)
         self.network = trial_network(config, len(store.class_names), kind).to(self.device)
@@ -69,13 +69,18 @@ class Trainer:
             self.method.begin_epoch(self.epoch, self.network, lambda: Outputs(**self._predict()))
         metrics |= self._train_pass(stage)
         metrics |= self._gap_metrics()
-        metrics |= evaluate(self.network, self.store, "val", config, self.device, type(self.method), self.workers)
+        metrics |= self._validate()
         if stage == "adaptive":
             self.method.end_epoch(self.epoch, metrics)
         self.epoch += 1
         self._note_warmup()
         self._note_best(metrics)
         return metrics
+
+    def _validate(self) -> Metrics:
+        split = "test" if self.config.protocol == "paper" else "val"
+        metrics = evaluate(self.network, self.store, split, self.config, self.device, type(self.method), self.workers)
+        return {f"val_{name.removeprefix(f'{split}_')}": value for name, value in metrics.items()}
 
     def _predict(self) -> dict[str, torch.Tensor]:
         config, method = self.config, type(self.method)
@@ -203,6 +208,13 @@ class Trainer:
         # The state may come from a trial whose warm-up was shorter or longer.
         self.after_warmup = state["after_warmup"] if self.epoch > self.config.warmup.epochs else {}
         self._note_warmup()
+
+
+def training_rows(config: TrialConfig, store: Store) -> np.ndarray:
+    """Rows of the clips that a configuration trains on, ascending: train, and val under protocol paper."""
+    if config.protocol == "paper":
+        return np.sort(np.concatenate((store.rows("train"), store.rows("val"))))
+    return store.rows("train")
 
 
 def trial_network(config: TrialConfig, classes: int, method: type[Method]) -> Network:
