@@ -23,7 +23,7 @@ from raygap.data.readers import READERS, read_clips
 from raygap.errors import UserError
 from raygap.methods import METHODS
 from raygap.search.cluster import default_concurrency, nodes
-from raygap.search.job import Outcome, run_sweep
+from raygap.search.job import Outcome, judged_on, run_sweep
 from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
 from raygap.tracking.run_folder import BEST, REPORT, TRIALS
 from raygap.tracking.seed_results import seeds_bar, seeds_table
@@ -176,7 +176,7 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, outcome: Outcome)
         sys.exit(130 if outcome.interrupted else 1)
     console.print(
         f"\nbest of {outcome.finished()} trials: trial {outcome.best.number}, "
-        f"validation accuracy {outcome.best.value:.3f}",
+        f"{judged_on(plan)} {outcome.best.value:.3f}",
         highlight=False,
     )
     for path, value in outcome.best.params.items():

@@ -29,6 +29,24 @@ def reader_options(splits: Path | None, val: str | None, keep_overlap: bool) -> 
     return ReaderOptions(str(splits.resolve()) if splits else None, val, keep_overlap)
 
 
+def roots_by_dataset(datasets: list[str], given: list[str] | None) -> dict[str, str | None]:
+    """--root FOLDER of one data set, or --root NAME=FOLDER of each of several; None where it is not given."""
+    given = given or []
+    if len(datasets) == 1:
+        if len(given) > 1:
+            raise UserError(f"--root {given[1]}: one data set has one root")
+        return {datasets[0]: str(Path(given[0].removeprefix(f"{datasets[0]}=")).resolve()) if given else None}
+    roots: dict[str, str | None] = dict.fromkeys(datasets)
+    for entry in given:
+        name, equals, folder = entry.partition("=")
+        if not equals or name not in roots:
+            raise UserError(
+                f"--root {entry}: with several data sets, expected NAME=FOLDER with one of {', '.join(roots)}"
+            )
+        roots[name] = str(Path(folder).resolve())
+    return roots
+
+
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Print a UserError as one line on stderr and exit with code 2; exit with 130, as shells do, after Ctrl-C.

@@ -1,0 +1,134 @@
+"""Compare methods at equal budget: a search a method, then the chosen configurations on the same fresh test seeds.
+
+python launch/compare.py --dataset demo --methods joint,unimodal_losses,gmm_scores --trials 8 --seeds 5
+python launch/compare.py --dataset cremad,ave --root cremad=/data/CREMA-D --root ave=/data/AVE --methods joint,ogm_ge
+python launch/compare.py --resume runs/compare-demo-20260101-120000
+"""
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from raygap.cli import preparation_bar, roots_by_dataset, user_errors
+from raygap.config import parse_assignments
+from raygap.data.prepare import default_cache, prepare
+from raygap.data.readers import READERS, read_clips
+from raygap.errors import UserError
+from raygap.methods import METHODS
+from raygap.search.comparison import COMPARISON, Comparison, compare, read_comparison, write_comparison
+from raygap.search.plan import locked, make_folder
+from raygap.tracking.comparison_table import table
+from raygap.tracking.seed_results import seeds_bar
+
+
+@user_errors()
+def main(
+    dataset: Annotated[str | None, typer.Option(help=f"One or several, by comma, of: {', '.join(READERS)}.")] = None,
+    methods: Annotated[str | None, typer.Option(help=f"By comma, of: {', '.join(METHODS)}.")] = None,
+    root: Annotated[
+        list[str] | None, typer.Option(help="Folder of the data set; NAME=FOLDER for each of several.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials a method.", show_default="20")] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=1, help="Seconds of search a method, in place of --trials.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=0, help="Fresh seeds of each chosen configuration on test.")] = 5,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs a trial, all stages together.")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="paper: beside it, a second search a method that chooses on test, labelled so.")
+    ] = "validation",
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Hold a field fixed for all methods.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Trials at a time.", show_default="one a GPU or CPU")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Its folder.", show_default="runs/compare-<dataset>-<time>")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the comparison in this folder.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where stores are kept.", show_default="RAYGAP_CACHE, else ~/.cache/raygap")
+    ] = None,
+    max_quarantine: Annotated[float, typer.Option(min=0, max=1, help="Share of clips that may be unusable.")] = 0.05,
+    trunk_gb: Annotated[float, typer.Option(min=0, help="Limit of saved warm-ups; 0 trains each anew.")] = 20.0,
+) -> None:
+    """Compare methods at equal budget."""
+    console = Console()
+    if resume:
+        folders = sorted(file.parent for file in (*resume.glob(COMPARISON), *resume.glob(f"*/{COMPARISON}")))
+        if not folders:
+            raise UserError(f"{resume}: holds no comparison ({COMPARISON} is missing)")
+        comparisons = {folder: read_comparison(folder) for folder in folders}
+    else:
+        if not dataset or not methods:
+            raise UserError("--dataset and --methods are needed, or --resume with a comparison's folder")
+        if trials and budget:
+            raise UserError("--trials and --budget contradict each other; leave one out")
+        if protocol not in ("validation", "paper"):
+            raise UserError(f"--protocol {protocol}: expected validation or paper")
+        names = dataset.split(",")
+        chosen = tuple(dict.fromkeys(methods.split(",")))
+        fixed = parse_assignments(assignments or []) | ({"epochs": epochs} if epochs else {})
+        for field, why in {"method": "--methods names them", "protocol": "give --protocol"}.items():
+            if field in fixed:
+                raise UserError(f"--set {field}: cannot be fixed here; {why}")
+        folder = out or Path("runs") / f"compare-{'-'.join(names)}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder}: is not empty; go on with --resume {folder}, or choose another --out")
+        roots = roots_by_dataset(names, root)
+        comparisons = {
+            folder / name if len(names) > 1 else folder: Comparison(
+                name,
+                roots[name],
+                chosen,
+                10_000 if budget else trials or 20,
+                budget,
+                seeds,
+                protocol == "paper",
+                fixed,
+                str((cache or default_cache()).resolve()),
+                max_quarantine,
+                trunk_gb,
+            )
+            for name in names
+        }
+    jobs = []
+    for place, comparison in comparisons.items():
+        plans = comparison.plans()
+        clip_list = read_clips(
+            comparison.dataset, Path(comparison.root) if comparison.root else None, comparison.reader
+        )
+        jobs.append((place, comparison, next(iter(plans.values())).check(), clip_list))
+    for place, comparison, config, clip_list in jobs:
+        make_folder(place, new=False)
+        with locked(place):
+            write_comparison(comparison, place)
+            with preparation_bar(console) as progress:
+                store = prepare(
+                    clip_list,
+                    config.prepare,
+                    Path(comparison.cache),
+                    max_quarantine=comparison.max_quarantine,
+                    progress=progress,
+                )
+            with seeds_bar(console, comparison.seeds, config.epochs) as report:
+                results = compare(comparison, place, store, concurrency, report, console.print)
+        header, *rows = table(results)
+        shown = Table(*header, box=SIMPLE, title=comparison.dataset)
+        for row in rows:
+            shown.add_row(*row)
+        console.print(shown)
+        for result in results:
+            print("".join(f"{result.method}: {note}\n" for note in result.notes), end="")
+        print("".join(f"{kind:10}{place / f'comparison.{kind}'}\n" for kind in ("md", "tex", "csv", "json")), end="")
+        if not all(result.seeds for result in results):
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

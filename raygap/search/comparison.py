@@ -1,0 +1,186 @@
+"""Methods at equal budget: a sweep a method, on the same data, seeds and shared fields; then one table.
+
+A comparison's folder holds comparison.yaml, a run folder a method (as launch/sweep.py leaves it, with `-paper` behind
+the name for the search that chooses on test), and comparison.{md,tex,csv,json}.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from optuna.trial import TrialState
+
+from raygap.config import load_yaml
+from raygap.data.clips import ReaderOptions
+from raygap.errors import UserError
+from raygap.methods import find_method
+from raygap.search.cluster import default_concurrency
+from raygap.search.job import Outcome, run_sweep
+from raygap.search.plan import Plan, make_folder, make_plan, write_plan
+from raygap.search.space import FOLDER, read_space
+from raygap.search.study import STUDY, finished_trials, open_storage
+from raygap.tracking.comparison_table import MethodResult, latex, legend, long_rows, markdown, table
+from raygap.tracking.run_folder import JOURNAL, write_csv, write_text
+from raygap.tracking.seed_results import Reporter
+
+COMPARISON = "comparison.yaml"
+PAPER = "-paper"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared on one data set. `budget`, in seconds of search a method, takes the place of `trials`."""
+
+    dataset: str
+    root: str | None
+    methods: tuple[str, ...]
+    trials: int
+    budget: float | None
+    seeds: int
+    paper: bool
+    fixed: dict[str, Any]
+    cache: str
+    max_quarantine: float = 0.05
+    trunk_gb: float = 20.0
+    reader: ReaderOptions = field(default_factory=ReaderOptions)
+
+    def plans(self) -> dict[str, Plan]:
+        """Of each method by the name of its run folder. Raises UserError for whatever would make a trial fail."""
+        shared = read_space(FOLDER / "shared.yaml").space
+        shared = {path: entry for path, entry in shared.items() if path not in self.fixed}
+        plans = {}
+        for method in self.methods:
+            find_method(method)
+            plan = make_plan(
+                self.dataset,
+                method,
+                None,
+                self.fixed,
+                root=self.root,
+                trials=self.trials,
+                cache=self.cache,
+                test_seeds=self.seeds,
+                max_quarantine=self.max_quarantine,
+                trunk_gb=self.trunk_gb,
+                reader=self.reader,
+            )
+            fixed = {path: value for path, value in plan.fixed.items() if path not in shared}
+            plans[method] = replace(plan, fixed=fixed, space=plan.space | shared)
+            if self.paper:
+                paper = replace(plans[method], fixed=fixed | {"protocol": "paper"}, test_seeds=0)
+                plans[method + PAPER] = paper
+        configs = {name: plan.check() for name, plan in plans.items()}
+        for what, values in {
+            "epochs": {name: config.epochs for name, config in configs.items()},
+            "prepare.*": {name: config.prepare for name, config in configs.items()},
+        }.items():
+            first = next(iter(values))
+            for name, value in values.items():
+                if value != values[first]:
+                    raise UserError(f"{what} differ between {first} and {name}; fix them for all with --set")
+        return plans
+
+    def budget_in_words(self) -> str:
+        """For the table."""
+        return f"{self.budget:g} seconds of search" if self.budget else f"{self.trials} trials"
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> None:
+    """Note what is compared, for --resume."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = asdict(comparison) | {"methods": list(comparison.methods)}
+    write_text(folder / COMPARISON, yaml.safe_dump(content, sort_keys=False))
+
+
+def read_comparison(folder: Path) -> Comparison:
+    """The comparison of a folder. Raises UserError if there is none."""
+    content = load_yaml(folder / COMPARISON)
+    try:
+        reader = ReaderOptions(**content.get("reader", {}))
+        return Comparison(**content | {"reader": reader, "methods": tuple(content["methods"])})
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{folder / COMPARISON}: not a comparison ({error})") from None
+
+
+def compare(
+    comparison: Comparison,
+    folder: Path,
+    store: Path,
+    concurrency: int | None,
+    report: Reporter,
+    say: Callable[[str], None],
+) -> list[MethodResult]:
+    """Search every method, or go on where it was left; after each, writes the tables with what is known.
+
+    Raises KeyboardInterrupt when a search was interrupted.
+    """
+    results: dict[str, MethodResult] = {}
+    for name, plan in comparison.plans().items():
+        run = folder / name
+        make_folder(run, new=False)
+        left = None
+        if comparison.budget:
+            ended, spent = _spent(run)
+            left = comparison.budget - spent / (concurrency or default_concurrency(plan.check().compute.threads))
+            if left <= 0:
+                plan, left = replace(plan, trials=ended), None
+        write_plan(plan, run)
+        say(f"{name}: {comparison.budget_in_words()}, {run}")
+        outcome = run_sweep(plan, run, store, concurrency, left, report)
+        if outcome.interrupted:
+            raise KeyboardInterrupt
+        method = name.removesuffix(PAPER)
+        if name == method:
+            results[method] = _result(method, outcome)
+        else:
+            results[method].paper = outcome.best.value if outcome.best else None
+        write_tables(comparison, list(results.values()), folder)
+    return list(results.values())
+
+
+def _spent(run: Path) -> tuple[int, float]:
+    """Trials that ended and the seconds that they took together, in earlier runs of a search."""
+    if not (run / JOURNAL).exists():
+        return 0, 0.0
+    study = optuna.load_study(study_name=STUDY, storage=open_storage(run / JOURNAL))
+    trials = finished_trials(study)
+    return len(trials), sum(trial.user_attrs.get("seconds", 0.0) for trial in trials)
+
+
+def write_tables(comparison: Comparison, results: list[MethodResult], folder: Path) -> None:
+    """comparison.md, .tex, .csv (a row a method and seed) and .json."""
+    rows = table(results)
+    about = legend(comparison.budget_in_words(), comparison.seeds)
+    about += " Numbers under the paper protocol were chosen on test and flatter." if comparison.paper else ""
+    notes = "".join(f"* {result.method}: {note}\n" for result in results for note in result.notes)
+    write_text(folder / "comparison.md", f"{about}\n\n{markdown(rows)}" + (f"\n{notes}" if notes else ""))
+    write_text(folder / "comparison.tex", f"% {about}\n{latex(rows)}")
+    write_csv(folder / "comparison.csv", *long_rows(results))
+    write_text(folder / "comparison.json", json.dumps([asdict(result) for result in results], indent=1))
+
+
+def _result(method: str, outcome: Outcome) -> MethodResult:
+    result = MethodResult(method, cost=_cost(outcome.study), notes=outcome.failures())
+    if outcome.best:
+        result.validation = outcome.best.value
+        result.seeds = outcome.test.rows if outcome.test else {}
+    else:
+        result.notes.append("no trial was complete")
+    return result
+
+
+def _cost(study: optuna.Study) -> dict[str, float]:
+    trials = finished_trials(study)
+    states = [trial.state for trial in trials]
+    sums = {name: sum(t.user_attrs.get(name, 0) for t in trials) for name in ("epochs", "epochs_reused", "seconds")}
+    return {
+        "trials": len(trials),
+        "stopped_early": states.count(TrialState.PRUNED),
+        "failed": states.count(TrialState.FAIL),
+        "epochs": sums["epochs"] - sums["epochs_reused"],
+        "seconds": sums["seconds"],
+    }
