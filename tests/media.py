@@ -40,11 +40,13 @@ def write_mp4(
     index_first: bool = False,
     key_every: int | None = None,
     times: list[float] | None = None,
+    codec: str = "libx264",
 ) -> Path:
-    """h264 and AAC; sound (n,) or (n, channels). None leaves a stream out. `index_first` survives a cut at the end;
-    `key_every` is the number of frames from one key frame to the next; `times` are the frames' own, in seconds."""
+    """h264 (or another codec) and AAC; sound (n,) or (n, channels). None leaves a stream out. `index_first` survives a
+    cut at the end; `key_every` is the number of frames from one key frame to the next; `times` are the frames' own, in
+    seconds."""
     options = {"movflags": "faststart"} if index_first else {}
-    return _write(path, frames, "libx264", sound, "aac", rate, options, key_every, times)
+    return _write(path, frames, codec, sound, "aac", rate, options, key_every, times)
 
 
 def write_flv(path: Path, frames: np.ndarray | None, sound: np.ndarray | None = None, *, rate: int = 22_050) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 
 from raygap.config import Prepare
 from raygap.data.clips import Clip
-from raygap.data.media import BadClip, decode_audio, decode_frames
+from raygap.data.media import BadClip, decode_audio, decode_audio_file, decode_frames, open_media
 from raygap.data.spectrogram import Spectrogram, longest_sound
 from raygap.data.store import StoreWriter, row_checksum
 
@@ -45,13 +45,13 @@ def decode_clip(clip: Clip, settings: Prepare) -> _Pictures | str:
                 raise BadClip(f"no such file: {path.name}")
         if clip.end is not None and clip.end <= start:
             raise BadClip(f"ends at {clip.end:g} s, not after its start at {start:g} s")
-        frames, seconds = decode_frames(clip.video, clip.start, clip.end, settings.frames, settings.frame_size)
-        sound = decode_audio(
-            clip.audio or clip.video,
-            clip.start,
-            heard if clip.end is None else min(clip.end, heard),
-            settings.sample_rate,
-        )
+        till = heard if clip.end is None else min(clip.end, heard)
+        with open_media(clip.video) as container:
+            if clip.audio:
+                sound = decode_audio_file(clip.audio, clip.start, till, settings.sample_rate)
+            else:
+                sound = decode_audio(container, clip.start, till, settings.sample_rate)
+            frames, seconds = decode_frames(container, clip.start, clip.end, settings)
         return frames, _spectrogram(settings)(sound), seconds
     except BadClip as error:
         return str(error)
@@ -70,8 +70,9 @@ def write_clip(row: int, result: _Pictures | str, writer: StoreWriter) -> Decode
         return result
     frames, sounds, seconds = result
     writer.write(row, frames, sounds)
-    cells, pixels = sounds.astype(np.float64), frames.reshape(-1, 3).astype(np.float64)
-    sums = cells.sum(), (cells**2).sum(), *pixels.sum(axis=0), *(pixels**2).sum(axis=0)
+    cells, levels = sounds.astype(np.float64).ravel(), np.arange(256.0)
+    often = [np.bincount(frames[..., channel].ravel(), minlength=256) for channel in range(3)]
+    sums = cells.sum(), cells @ cells, *(count @ levels for count in often), *(count @ levels**2 for count in often)
     return Decoded(row_checksum(frames, sounds), float(seconds), tuple(map(float, sums)))
 
 

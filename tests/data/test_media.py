@@ -1,13 +1,21 @@
+import av
 import numpy as np
 import pytest
 from media import BLUE, GREEN, RED, WHITE, solid, tone, truncate, write_flv, write_mp4, write_wav
 
+from raygap.config import Prepare
 from raygap.data import media
-from raygap.data.media import BadClip, decode_audio
+from raygap.data.media import BadClip, frame_times, open_media
+from raygap.data.media import decode_audio_file as read_sound
 
 
-def decode_frames(*arguments):
-    return media.decode_frames(*arguments)[0]
+def frames_and_length(path, start, end, count, size, **settings):
+    with open_media(path) as container:
+        return media.decode_frames(container, start, end, Prepare(frames=count, frame_size=size, **settings))
+
+
+def decode_frames(*arguments, **settings):
+    return frames_and_length(*arguments, **settings)[0]
 
 
 def colours(frames):
@@ -47,17 +55,47 @@ def test_start_and_end_are_honoured_by_seeking_and_by_decoding_through(tmp_path,
 
 
 @pytest.mark.parametrize("key_every", [12, 250])
-def test_seeking_finds_the_frames_that_decoding_through_finds(tmp_path, monkeypatch, key_every):
+@pytest.mark.parametrize(
+    ("kind", "codec"),
+    [
+        ("mp4", "libx264"),
+        ("ts", "libx264"),  # no index: seeking is a guess
+        ("mkv", "libx265"),  # open groups: frames behind a key frame are shown before it
+        ("avi", "mpeg4"),
+        ("webm", "libvpx-vp9"),
+        ("mp4", "libsvtav1"),  # its decoder would skip for ever what it skips at first
+    ],
+)
+def test_the_frames_are_those_that_decoding_all_finds(tmp_path, monkeypatch, kind, codec, key_every):
     # Every frame its own grey, with B-frames among them.
-    shades = [(30 + (7 * i) % 200,) * 3 for i in range(150)]
-    path = write_mp4(tmp_path / "clip.mp4", solid(*shades, seconds=6), None, key_every=key_every)
+    grey = solid(*((30 + 7 * i % 200,) * 3 for i in range(150)), seconds=6, height=64, width=64)
+    path = write_mp4(tmp_path / f"clip.{kind}", grey, None, codec=codec, key_every=key_every)
+    with av.open(str(path)) as container:
+        zero = (container.start_time or 0) / av.time_base
+        shown = [(f.time - zero, f.reformat(8, 8, format="rgb24").to_ndarray()) for f in container.decode(video=0)]
     for start, end, count in ((None, None, 1), (None, None, 4), (None, None, 37), (1.9, 5.3, 3), (4.02, 4.1, 1)):
-        sought, seconds = media.decode_frames(path, start, end, count, 8)
+        monkeypatch.setattr(media, "SEEK_BEYOND", 0.5 if count == 3 else 5)
+        found, seconds = frames_and_length(path, start, end, count, 8)
         assert seconds == pytest.approx((end or 6) - (start or 0), abs=0.05)
-        with monkeypatch.context() as patch:
-            patch.setattr(media, "_pays_to_seek", lambda *arguments: False)
-            patch.setattr(media, "DECODE_ALL_FROM", (100.0, 0))
-            assert (decode_frames(path, start, end, count, 8) == sought).all()
+        for picture, time in zip(found, frame_times(seconds, Prepare(frames=count)), strict=True):
+            nearest = min(shown, key=lambda timed: abs(timed[0] - (start or 0) - time))[1]
+            assert np.abs(picture.astype(int) - nearest).max() <= 1
+
+
+def test_frames_at_a_rate_lie_around_the_middle():
+    settings = Prepare(frames=3, frame_rate=1)
+    assert frame_times(10, settings) == [4, 5, 6]
+    assert frame_times(2.5, settings) == [0.25, 1.25, 2.25]
+    # A clip that is too short for the rate is spread over evenly.
+    assert frame_times(1.5, settings) == frame_times(1.5, Prepare(frames=3)) == [0.25, 0.75, 1.25]
+    # A frame a second of ten, as published code takes them: from the middles of the seconds.
+    assert frame_times(10, Prepare(frames=10, frame_rate=1)) == [i + 0.5 for i in range(10)]
+
+
+def test_frames_at_a_rate(tmp_path):
+    path = write_mp4(tmp_path / "clip.mp4", solid(RED, GREEN, BLUE, WHITE, seconds=4), None)
+    assert_colours(decode_frames(path, None, None, 2, 16, frame_rate=0.3), RED, WHITE)
+    assert_colours(decode_frames(path, None, None, 2, 16, frame_rate=2), GREEN, BLUE)
 
 
 def test_the_nearest_frame_is_chosen(tmp_path):
@@ -89,7 +127,7 @@ def test_sound_keeps_its_pitch_and_loudness_at_another_rate(tmp_path, kind):
         sound = np.stack((sound, 0 * sound), axis=1)  # mixes to half the loudness
     write = {"mp4": write_mp4, "flv": write_flv, "wav": write_wav}[kind[-3:]]
     write(path, *(() if write is write_wav else (None,)), sound, rate=44_100)
-    heard = decode_audio(path, None, None, 16_000)
+    heard = read_sound(path, None, None, 16_000)
     assert heard.dtype == np.float32
     assert heard.ndim == 1
     assert abs(len(heard) - 16_000) < 2_200  # codecs pad to whole blocks
@@ -106,7 +144,7 @@ def test_sound_between_start_and_end(tmp_path, monkeypatch, kind, seek_beyond):
     path = tmp_path / f"clip.{kind}"
     write_wav(path, sound) if kind == "wav" else write_mp4(path, solid(RED, seconds=8), sound)
     for start, end, frequency in ((None, 2.0, 400), (2.0, 4.0, 800), (4.0, 6.0, 1600), (6.0, None, 3200)):
-        heard = decode_audio(path, start, end, 16_000)
+        heard = read_sound(path, start, end, 16_000)
         assert abs(len(heard) - 32_000) < (1_200 if end is None else 2)
         assert abs(pitch(heard, 16_000) - frequency) < 2
         # All of it is this tone, to the edges: nothing of the neighbours has slipped in.
@@ -115,7 +153,7 @@ def test_sound_between_start_and_end(tmp_path, monkeypatch, kind, seek_beyond):
 
 
 def test_an_end_beyond_the_sound_is_no_fault(tmp_path):
-    assert len(decode_audio(write_wav(tmp_path / "clip.wav", tone(440)), 0.5, 9.0, 16_000)) == 8_000
+    assert len(read_sound(write_wav(tmp_path / "clip.wav", tone(440)), 0.5, 9.0, 16_000)) == 8_000
 
 
 def write_bad(folder, kind):
@@ -171,7 +209,7 @@ def test_bad_pictures(tmp_path, kind, reason):
 )
 def test_bad_sound(tmp_path, kind, reason):
     with pytest.raises(BadClip, match=reason):
-        decode_audio(write_bad(tmp_path, kind), None, None, 16_000)
+        read_sound(write_bad(tmp_path, kind), None, None, 16_000)
 
 
 @pytest.mark.parametrize("content", [b"", b"RIFF", b"no media at all " * 1000])
@@ -179,7 +217,7 @@ def test_bad_sound_files(tmp_path, content):
     path = tmp_path / "clip.wav"
     path.write_bytes(content)
     with pytest.raises(BadClip, match="unreadable"):
-        decode_audio(path, None, None, 16_000)
+        read_sound(path, None, None, 16_000)
 
 
 def test_a_clip_behind_the_end_of_its_file(tmp_path):
@@ -190,14 +228,14 @@ def test_a_clip_behind_the_end_of_its_file(tmp_path):
             decode_frames(mp4, start, end, 1, 16)
         for path in (mp4, wav):
             with pytest.raises(BadClip, match="too short"):
-                decode_audio(path, start, end, 16_000)
+                read_sound(path, start, end, 16_000)
 
 
 def test_short_and_not_finite_sound(tmp_path):
     with pytest.raises(BadClip, match="too short"):
-        decode_audio(write_wav(tmp_path / "beep.wav", tone(440)[:400]), None, None, 16_000)
+        read_sound(write_wav(tmp_path / "beep.wav", tone(440)[:400]), None, None, 16_000)
     import soundfile
 
     soundfile.write(tmp_path / "nan.wav", np.full(16_000, np.nan), 16_000, subtype="FLOAT")
     with pytest.raises(BadClip, match="not finite"):
-        decode_audio(tmp_path / "nan.wav", None, None, 16_000)
+        read_sound(tmp_path / "nan.wav", None, None, 16_000)
