@@ -6,7 +6,6 @@ best.yaml                   the best configuration, as launch/train.py takes it
 figures/, report.html       what to look at
 trials/0007/                config.yaml, metrics.parquet, ledger.parquet; best.pt if it is the best trial
 seeds/trial-0007/           the test of the best configuration: test.csv, failed.csv (seeds), and a folder a seed
-comparison.csv              the best configuration beside other methods' (if they were compared): any columns
 tune/                       Ray Tune's own files (TensorBoard opens them)
 """
 
@@ -19,7 +18,7 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 PLAN, JOURNAL, TRIALS, BEST = "sweep.yaml", "study.journal", "trials.csv", "best.yaml"
-TEST, FAILED, COMPARISON, REPORT = "test.csv", "failed.csv", "comparison.csv", "report.html"
+TEST, FAILED, REPORT = "test.csv", "failed.csv", "report.html"
 
 
 def trial_folder(folder: Path, number: int) -> Path:

@@ -1,0 +1,151 @@
+"""What a run folder holds, read part by part: one that is missing or damaged costs no other."""
+
+import csv
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pyarrow.parquet as pq
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from raygap.config import TrialConfig, flatten, load_yaml
+from raygap.data.store import Store, store_folder
+from raygap.tracking.comparison_table import MethodResult, table
+from raygap.tracking.run_folder import FAILED, JOURNAL, PLAN, TEST, best_trial, trial_folder
+from raygap.tracking.seed_results import SeedResults
+
+COMPARISON = "comparison.json"
+
+
+class Absent(Exception):
+    """A part of the run is not there, or not yet; the message is a sentence for the page."""
+
+
+class Run:
+    """A run folder that may be unfinished, at work, or damaged.
+
+    Every property raises Absent, or the error that reading met. Nothing is written, and no lock is taken: a sweep may
+    be at work in the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        """sweep.yaml."""
+        return load_yaml(self.folder / PLAN)
+
+    @cached_property
+    def study(self) -> optuna.Study:
+        """The Optuna study; for reading only."""
+        file = self.folder / JOURNAL
+        if not file.exists() or not file.stat().st_size:  # Optuna would make one
+            raise Absent("No trial has started yet.")
+        # A line that is being written at this moment is left out by Optuna.
+        storage = JournalStorage(JournalFileBackend(str(file)))
+        names = optuna.get_all_study_names(storage)
+        if not names:
+            raise Absent("No trial has started yet.")
+        return optuna.load_study(study_name=names[0], storage=storage)
+
+    @cached_property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, by number."""
+        return self.study.get_trials(deepcopy=False)
+
+    def of_state(self, state: TrialState) -> list[FrozenTrial]:
+        """The trials of a state, by number."""
+        return [trial for trial in self.trials if trial.state == state]
+
+    @property
+    def best(self) -> FrozenTrial:
+        """The best complete trial."""
+        best = best_trial(self.study)
+        if best is None:
+            ended = [trial for trial in self.trials if trial.state.is_finished()]
+            if ended and all(trial.state == TrialState.FAIL for trial in ended):
+                raise Absent(f"No trial is complete: all {len(ended)} that ended have failed.")
+            raise Absent("No trial is complete yet.")
+        return best
+
+    @property
+    def files(self) -> Path:
+        """Folder of the best trial."""
+        return trial_folder(self.folder, self.best.number)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The best trial's configuration by dotted path, as it was written."""
+        return flatten(load_yaml(self.files / "config.yaml"))
+
+    @property
+    def judged_on(self) -> str:
+        """What a trial's value is."""
+        paper = self.plan["fixed"].get("protocol") == "paper"
+        return "TEST accuracy (paper protocol)" if paper else "validation accuracy"
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a trial that is not stopped."""
+        return flatten(self.plan["fixed"]).get("epochs", TrialConfig.model_fields["epochs"].default)
+
+    @cached_property
+    def metrics(self) -> dict[str, list[Any]]:
+        """The best trial's metrics by name, a value an epoch."""
+        return self._table("metrics.parquet").to_pydict()
+
+    @cached_property
+    def ledger(self) -> dict[str, np.ndarray]:
+        """The best trial's ledger by column, a value a training clip."""
+        table = self._table("ledger.parquet")
+        return {name: table[name].to_numpy() for name in table.column_names}
+
+    def _table(self, name: str) -> Any:
+        file = self.files / name
+        if not file.exists():
+            raise Absent(f"{file.relative_to(self.folder)} is missing.")
+        return pq.read_table(file)
+
+    @cached_property
+    def test(self) -> SeedResults:
+        """Test results of the best trial's configuration."""
+        folder = self.folder / "seeds" / f"trial-{self.best.number:04d}"
+        rows = _rows(folder / TEST)
+        failed = {int(row["seed"]): row["reason"] for row in _rows(folder / FAILED)}
+        if not rows and not failed:
+            raise Absent("The test split has not been read: that comes last, when the search is over.")
+        return SeedResults({int(row.pop("seed")): {k: float(v) for k, v in row.items()} for row in rows}, failed)
+
+    @property
+    def comparison(self) -> list[list[str]]:
+        """Header and rows of the comparison that this run is a part of; empty if it is none, or none is done yet."""
+        file = self.folder.resolve().parent / COMPARISON
+        if not file.exists():
+            return []
+        results = [MethodResult(**entry) for entry in json.loads(file.read_text())]
+        if self.folder.resolve().name not in [result.method for result in results]:
+            return []
+        for result in results:
+            result.seeds = {int(seed): metrics for seed, metrics in result.seeds.items()}
+        return table(results)
+
+    @cached_property
+    def store(self) -> Store:
+        """The packed clips."""
+        key = self.study.user_attrs.get("store")
+        if not key:
+            raise Absent("The study does not say which store its trials read.")
+        folder = store_folder(Path(self.plan["cache"]), self.plan["dataset"], key)
+        if not folder.exists():
+            raise Absent("The store of the clips is not where it was: no pictures.")
+        return Store.open(folder)
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(file.open(newline=""))) if file.exists() else []

@@ -1,0 +1,379 @@
+"""The page's sections: from a run to blocks."""
+
+import math
+import shlex
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from raygap.data.clips import ReaderOptions
+from raygap.data.inspection import image_url, shrink
+from raygap.imbalance.gap import GapScore
+from raygap.imbalance.mixture import GapMixture
+from raygap.tracking.figures import GapCheck, GapHistogram, check_gaps, gap_values
+from raygap.tracking.report import plots
+from raygap.tracking.report.blocks import (
+    Blocks,
+    Clip,
+    Clips,
+    Listing,
+    Note,
+    Row,
+    Setting,
+    Settings,
+    Share,
+    Shares,
+    Table,
+    Tile,
+    Tiles,
+    chart,
+    sorry,
+)
+from raygap.tracking.report.run import Absent, Run
+from raygap.tracking.run_folder import BEST, JOURNAL, TRIALS
+
+LONGEST_SIDE = 160
+"""Pixels of a thumbnail."""
+CLIPS_A_KIND = 6
+MOST_LISTED = 200
+"""Rows of quarantined clips; the rest is in the store's quarantined.csv."""
+EDGE = 0.03
+"""A value this near to an end of its range, as a share of the range, lies at its edge."""
+FEW_TRIALS = 30
+
+
+def outcome(run: Run) -> Blocks:
+    """The numbers that a user came for, and the configuration they belong to."""
+    tiles = Tiles([_test_tile(run), _value_tile(run), _trials_tile(run), _epochs_tile(run)])
+    blocks: Blocks = [tiles]
+    if run.comparison:
+        blocks += [Note("Against other methods, at equal budget:"), Table(run.comparison)]
+    try:
+        best = run.best
+    except Absent as absent:
+        return [*blocks, Note(str(absent), "doubt")]
+    if not run.comparison:
+        blocks.append(Note("No other method was compared: whether this one beats a baseline is not known from here."))
+    blocks.append(Settings([_setting(name, best) for name in best.params]))
+    try:
+        blocks.append(Listing((run.folder / BEST).read_text(), f"Every field ({BEST})"))
+    except OSError:
+        blocks.append(Note(f"{BEST} is not written yet: a sweep does so at its end."))
+    return blocks
+
+
+def _test_tile(run: Run) -> Tile:
+    try:
+        results = run.test
+        interval = results.interval("test_accuracy")
+    except (Absent, ValueError) as error:
+        return Tile("Test accuracy", "–", str(error))
+    if not results.rows:
+        return Tile("Test accuracy", "–", "Every seed has failed.")
+    if len(results.rows) == 1:
+        return Tile("Test accuracy", _percent(interval.mean), "one fresh seed: no interval")
+    value = f"{100 * interval.mean:.1f} ± {100 * interval.half_width:.1f} %"
+    return Tile("Test accuracy", value, f"mean of {len(results.rows)} fresh seeds, 95 % interval")
+
+
+def _value_tile(run: Run) -> Tile:
+    title = run.judged_on[0].upper() + run.judged_on[1:]
+    try:
+        best = run.best
+    except Absent as absent:
+        return Tile(title, "–", str(absent))
+    return Tile(title, _percent(best.value), f"trial {best.number}, chosen by it: it flatters the configuration")
+
+
+def _trials_tile(run: Run) -> Tile:
+    try:
+        states = [trial.state for trial in run.trials]
+    except Absent as absent:
+        return Tile("Trials", "0", str(absent))
+    counts = [
+        (TrialState.COMPLETE, "complete"),
+        (TrialState.PRUNED, "stopped early"),
+        (TrialState.FAIL, "failed"),
+        (TrialState.RUNNING, "running or interrupted"),
+    ]
+    parts = [f"{states.count(state)} {name}" for state, name in counts if state in states]
+    ended = sum(state.is_finished() for state in states)
+    return Tile("Trials", f"{ended} of {run.plan['trials']}", ", ".join(parts))
+
+
+def _epochs_tile(run: Run) -> Tile:
+    try:
+        epochs = _epochs(run)
+    except Absent as absent:
+        return Tile("Epochs not trained", "–", str(absent))
+    spared = epochs["reused"] + epochs["saved"]
+    whole = sum(epochs.values())
+    share = f"{100 * spared / whole:.0f} %" if whole else "–"
+    return Tile(
+        "Epochs not trained",
+        share,
+        f"{spared} of {whole}: shared warm-up {epochs['reused']}, early stopping {epochs['saved']}",
+    )
+
+
+def _epochs(run: Run) -> dict[str, int]:
+    """Of the trials that ended: epochs trained, reused, saved by early stopping, and not reached by failed trials."""
+    counts = {"trained": 0, "reused": 0, "saved": 0, "lost": 0}
+    for trial in run.trials:
+        if not trial.state.is_finished():
+            continue
+        epochs, reused = (trial.user_attrs.get(name, 0) for name in ("epochs", "epochs_reused"))
+        counts["trained"] += epochs - reused
+        counts["reused"] += reused
+        if trial.state != TrialState.COMPLETE:
+            counts["saved" if trial.state == TrialState.PRUNED else "lost"] += max(run.epochs - epochs, 0)
+    return counts
+
+
+def _setting(name: str, best: FrozenTrial) -> Setting:
+    value, distribution = best.params[name], best.distributions[name]
+    if isinstance(distribution, CategoricalDistribution):
+        return Setting(name, str(value), "", "", None, [str(choice) for choice in distribution.choices], False)
+    low, high = distribution.low, distribution.high
+    position = _position(value, distribution)
+    # A whole number has few values, of which two are always at the ends.
+    at_edge = isinstance(value, float) and not EDGE <= position <= 1 - EDGE
+    return Setting(name, plots.number(value), plots.number(low), plots.number(high), position, [], at_edge)
+
+
+def _position(value: float, distribution: BaseDistribution) -> float:
+    low, high = distribution.low, distribution.high
+    if distribution.log:
+        low, high, value = math.log(low), math.log(high), math.log(value)
+    return 0.5 if high == low else (value - low) / (high - low)
+
+
+def test(run: Run) -> Blocks:
+    """The chosen configuration over fresh seeds."""
+    results = run.test
+    if not results.rows:
+        raise Absent("Every seed has failed; the reasons are below.")
+    rows = [[f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in results.table()]
+    return [chart(lambda: plots.seeds(results)), Table(rows, summary=len(rows) - 1 - len(results.rows))]
+
+
+def search(run: Run) -> Blocks:
+    """Which configurations were tried, and what mattered."""
+    best, study = run.best, run.study
+    complete = len(run.of_state(TrialState.COMPLETE))
+    doubt = " With so few, expect another order from another sweep." if complete < FEW_TRIALS else ""
+    blocks: Blocks = [
+        chart(lambda: plots.history(run.trials, best, run.judged_on), "Value of each trial; point at one to read it.")
+    ]
+    if complete < 2:
+        return [*blocks, Note("What mattered can be said from two complete trials on.")]
+    if len(best.params) > 1:
+        blocks += [
+            chart(
+                lambda: plots.importances(study),
+                f"How much each field matters for a high value, from {complete} complete trials (PED-ANOVA).{doubt}",
+            ),
+            chart(
+                lambda: plots.parallel(study),
+                "Complete trials across all fields, from the worst (grey) over blue to the best (orange).",
+                scroll=130 * (1 + len(best.params)),
+            ),
+        ]
+    pictures = [[chart(lambda figure=figure: figure)] for figure in plots.slices(study, best)]
+    return [
+        *blocks,
+        Row(pictures),
+        Note("Complete trials by each field; the star is the best."),
+    ]
+
+
+def early_stopping(run: Run) -> Blocks:
+    """What stopping and sharing saved."""
+    epochs, trials = _epochs(run), run.trials
+    names = [
+        ("trained", "trained", "trained"),
+        ("reused", "taken from a shared warm-up", "reused"),
+        ("saved", "saved by early stopping", "saved"),
+        ("lost", "not reached by failed trials", "lost"),
+    ]
+    blocks: Blocks = []
+    if sum(epochs.values()):
+        parts = [Share(name, epochs[key], look) for key, name, look in names if epochs[key]]
+        blocks.append(Shares(f"{sum(epochs.values())} epochs", parts))
+    try:
+        best = run.best
+    except Absent:
+        best = None
+    caption = "A line a trial; the dot is where it was stopped. No trial is stopped before it has left its warm-up."
+    return [*blocks, chart(lambda: plots.trial_curves(trials, best, run.judged_on), caption)]
+
+
+def best_trial(run: Run) -> Blocks:
+    """How the best trial learnt."""
+    caption = (
+        f"{run.judged_on} of the fused answer and of each modality alone, by stage; the dotted line marks the "
+        "selected epoch. Below, the mean gap of the training clips: a smaller gap is not a better network."
+    )
+    return [chart(lambda: plots.learning_curves(run.metrics), caption)]
+
+
+def gap(run: Run, checks: dict[str, GapCheck] | None) -> Blocks:
+    """How the gaps are distributed, and whether they are two groups at all. `checks`: if they were made before."""
+    score, seed = run.config["gap.score"], run.config["seed"]
+    if not (run.files / "ledger.parquet").exists():
+        raise Absent(f"{(run.files / 'ledger.parquet').relative_to(run.folder)} is missing.")
+    moments = {moment: values for moment, values in gap_values(run.files, score).items() if len(values)}
+    if not moments:
+        raise Absent("No clip has been seen yet.")
+    checks = checks or check_gaps(moments, score, seed)
+    columns = []
+    for moment, values in moments.items():
+        check, histogram = checks[moment], GapHistogram.of(values, seed)
+        verdict = Note(check.sentence, "good" if check.two_groups else "doubt")
+        picture = chart(lambda histogram=histogram: plots.gap_histogram(histogram, score))
+        columns.append([Note(f"{len(values)} training clips {moment}"), picture, verdict])
+    blocks: Blocks = [Row(columns)]
+    refits = _refits(run, score)
+    if refits:
+        caption = "The gaps that the mixture was fitted to, at the start of each epoch that fitted one."
+        blocks.append(chart(lambda: plots.gap_refits(refits, score), caption))
+    return blocks
+
+
+def _refits(run: Run, score: GapScore) -> dict[int, GapHistogram]:
+    """By epoch, what the mixture was fitted to and the fit."""
+    metrics, refits = run.metrics, {}
+    for i, counts in enumerate(metrics.get("refit_gap_counts", [])):
+        if counts is None:
+            continue
+        mixture = None
+        mean, other, std, other_std, weight = (
+            metrics.get(f"mixture_{name}", {i: None})[i]
+            for name in ("mean_balanced", "mean_imbalanced", "std_balanced", "std_imbalanced", "weight_imbalanced")
+        )
+        if weight is not None:
+            mixture = GapMixture((mean, other), (std**2, other_std**2), (1 - weight, weight))
+        edges = np.linspace(-1 if score == "signed" else 0, 1, len(counts) + 1)
+        refits[metrics["epoch"][i]] = GapHistogram(edges, np.array(counts), mixture)
+    return refits
+
+
+def clips(run: Run) -> Blocks:
+    """The training clips with the largest gaps, to either side."""
+    ledger = run.ledger
+    gaps = ledger["gap"]
+    order = np.argsort(gaps)  # NaN, a clip not seen, comes last
+    seen = order[: np.count_nonzero(~np.isnan(gaps))]
+    visual = [row for row in seen[:CLIPS_A_KIND].tolist() if gaps[row] < 0]
+    audio = [row for row in seen[::-1][:CLIPS_A_KIND].tolist() if gaps[row] > 0]
+    blocks: Blocks = [
+        Clips(title, [_clip(run, row) for row in rows])
+        for title, rows in (("Heard, not seen: audio far ahead", audio), ("Seen, not heard: visual far ahead", visual))
+        if rows
+    ]
+    try:
+        run.store  # noqa: B018
+    except Exception as error:
+        blocks.append(sorry(error))
+    about = (
+        "Score: the probability that the modality alone gives the true class. Look here for spoiled pictures, silent "
+        "sounds and wrong labels; ledger.parquet has every clip."
+    )
+    return [*blocks, Note(about)] if blocks else [Note("No clip has a gap.")]
+
+
+def _clip(run: Run, row: int) -> Clip:
+    ledger = run.ledger
+    about = [f"gap {ledger['gap'][row]:+.2f}"]
+    if not np.isnan(ledger["balanced"][row]):
+        about.append(f"P(balanced) {ledger['balanced'][row]:.2f}")
+    frame = spectrogram = ""
+    name = str(ledger["clip"][row])
+    try:
+        at = run.store.clip_ids.index(name)
+        frames, sound = run.store.frames[at], run.store.spectrograms[at].astype(np.float32)
+        frame = image_url(shrink(frames[len(frames) // 2], LONGEST_SIDE, LONGEST_SIDE) / 255)
+        darkest, brightest = np.percentile(sound, (1, 99.8))
+        spectrogram = image_url(shrink(sound, LONGEST_SIDE, LONGEST_SIDE), (darkest, max(brightest, darkest + 1e-6)))
+    except Exception:  # said once for all clips
+        pass
+    scores = {modality: float(ledger[modality][row]) for modality in ("audio", "visual")}
+    return Clip(frame, spectrogram, name, str(ledger["label"][row]), scores, ", ".join(about))
+
+
+def problems(run: Run) -> Blocks:
+    """What failed or was left out, and why."""
+    blocks: Blocks = []
+    failed = [[trial.number, trial.user_attrs.get("error", "")] for trial in run.of_state(TrialState.FAIL)]
+    if failed:
+        blocks += [Note(f"{len(failed)} failed trials", "bad"), Table([["trial", "reason"], *failed])]
+    try:
+        seeds = [[seed, reason] for seed, reason in run.test.failed.items()]
+    except Absent:
+        seeds = []
+    if seeds:
+        blocks += [Note(f"{len(seeds)} failed seeds of the test", "bad"), Table([["seed", "reason"], *seeds])]
+    try:
+        header = run.store.header
+        left_out, notes = header["quarantined"], header["notes"]
+    except Exception as error:
+        return [*blocks, sorry(error)]
+    if left_out:
+        rows = [[clip["id"], clip["reason"]] for clip in left_out[:MOST_LISTED]]
+        whole = f"; {MOST_LISTED} of them are shown" if len(left_out) > MOST_LISTED else ""
+        text = f"{len(left_out)} clips could not be used and were left out{whole}"
+        blocks += [Note(text, "doubt"), Table([["clip", "reason"], *rows])]
+    blocks += [Note(note) for note in notes]
+    return blocks or [Note("Nothing failed, and no clip was left out.", "good")]
+
+
+def trials(run: Run) -> Blocks:
+    """A row a trial."""
+    names = list(dict.fromkeys(name for trial in run.trials for name in trial.params))
+    rows = [
+        [
+            trial.number,
+            _STATES[trial.state],
+            trial.value,
+            *(trial.user_attrs.get(name) for name in ("epochs", "seconds")),
+        ]
+        + [trial.params.get(name) for name in names]
+        for trial in run.trials
+    ]
+    header = ["trial", "state", run.judged_on, "epochs", "seconds", *names]
+    return [Table([header, *rows], sortable=True), Note(f"{TRIALS} has the same for a spreadsheet.")]
+
+
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "stopped early",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "not ended",
+    TrialState.WAITING: "not ended",
+}
+
+
+def again(run: Run) -> Blocks:
+    """Commands that train the configuration again, or go on from here."""
+    plan, folder = run.plan, run.folder
+    given = ({"--root": plan["root"]} if plan["root"] else {}) | ReaderOptions(**plan["reader"]).given()
+    source = shlex.join(word for item in given.items() for word in item if word)
+    data = f"--dataset {plan['dataset']} {source}".strip()
+    quoted = {name: shlex.quote(str(folder / name)) for name in (BEST, JOURNAL, "tune", "")}
+    commands = [
+        f"python launch/sweep.py --dataset {plan['dataset']} --out {quoted['']} --resume --trials {2 * plan['trials']}",
+        f"optuna-dashboard {quoted[JOURNAL]}",
+        f"tensorboard --logdir {quoted['tune']}",
+        f"python launch/report.py {quoted['']}",
+    ]
+    try:
+        seed = run.config["seed"] + 1
+        commands.insert(0, f"python launch/train.py {data} --config {quoted[BEST]} --seeds 5 --set seed={seed}")
+    except Absent:
+        pass
+    return [Listing("\n".join(commands))]
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
