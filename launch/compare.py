@@ -23,7 +23,7 @@ from raygap.errors import UserError
 from raygap.methods import METHODS
 from raygap.search.comparison import COMPARISON, Comparison, compare, read_comparison, write_comparison
 from raygap.search.plan import locked, make_folder
-from raygap.tracking.comparison_table import table
+from raygap.tracking.comparison_table import narrow, table
 from raygap.tracking.seed_results import seeds_bar
 
 
@@ -36,7 +36,7 @@ def main(
     ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials a method.", show_default="20")] = None,
     budget: Annotated[
-        float | None, typer.Option(min=1, help="Seconds of search a method, in place of --trials.")
+        float | None, typer.Option(min=1, help="Seconds that a method's trials take together, in place of --trials.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=0, help="Fresh seeds of each chosen configuration on test.")] = 5,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs a trial, all stages together.")] = None,
@@ -118,7 +118,7 @@ def main(
                 )
             with seeds_bar(console, comparison.seeds, config.epochs) as report:
                 results = compare(comparison, place, store, concurrency, report, console.print)
-        header, *rows = table(results)
+        header, *rows = narrow(table(results))
         shown = Table(*header, box=SIMPLE, title=comparison.dataset)
         for row in rows:
             shown.add_row(*row)

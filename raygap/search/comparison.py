@@ -18,13 +18,12 @@ from raygap.config import load_yaml
 from raygap.data.clips import ReaderOptions
 from raygap.errors import UserError
 from raygap.methods import find_method
-from raygap.search.cluster import default_concurrency
 from raygap.search.job import Outcome, run_sweep
 from raygap.search.plan import Plan, make_folder, make_plan, write_plan
 from raygap.search.space import FOLDER, read_space
-from raygap.search.study import STUDY, finished_trials, open_storage
+from raygap.search.study import finished_trials
 from raygap.tracking.comparison_table import MethodResult, latex, legend, long_rows, markdown, table
-from raygap.tracking.run_folder import JOURNAL, write_csv, write_text
+from raygap.tracking.run_folder import write_csv, write_text
 from raygap.tracking.seed_results import Reporter
 
 COMPARISON = "comparison.yaml"
@@ -33,7 +32,7 @@ PAPER = "-paper"
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared on one data set. `budget`, in seconds of search a method, takes the place of `trials`."""
+    """What is compared on one data set. `budget`, seconds that a method's trials take together, replaces `trials`."""
 
     dataset: str
     root: str | None
@@ -66,6 +65,7 @@ class Comparison:
                 test_seeds=self.seeds,
                 max_quarantine=self.max_quarantine,
                 trunk_gb=self.trunk_gb,
+                trial_seconds=self.budget,
                 reader=self.reader,
             )
             fixed = {path: value for path, value in plan.fixed.items() if path not in shared}
@@ -86,7 +86,7 @@ class Comparison:
 
     def budget_in_words(self) -> str:
         """For the table."""
-        return f"{self.budget:g} seconds of search" if self.budget else f"{self.trials} trials"
+        return f"{self.budget:g} seconds of trials" if self.budget else f"{self.trials} trials"
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
@@ -122,15 +122,9 @@ def compare(
     for name, plan in comparison.plans().items():
         run = folder / name
         make_folder(run, new=False)
-        left = None
-        if comparison.budget:
-            ended, spent = _spent(run)
-            left = comparison.budget - spent / (concurrency or default_concurrency(plan.check().compute.threads))
-            if left <= 0:
-                plan, left = replace(plan, trials=ended), None
         write_plan(plan, run)
         say(f"{name}: {comparison.budget_in_words()}, {run}")
-        outcome = run_sweep(plan, run, store, concurrency, left, report)
+        outcome = run_sweep(plan, run, store, concurrency, None, report)
         if outcome.interrupted:
             raise KeyboardInterrupt
         method = name.removesuffix(PAPER)
@@ -140,15 +134,6 @@ def compare(
             results[method].paper = outcome.best.value if outcome.best else None
         write_tables(comparison, list(results.values()), folder)
     return list(results.values())
-
-
-def _spent(run: Path) -> tuple[int, float]:
-    """Trials that ended and the seconds that they took together, in earlier runs of a search."""
-    if not (run / JOURNAL).exists():
-        return 0, 0.0
-    study = optuna.load_study(study_name=STUDY, storage=open_storage(run / JOURNAL))
-    trials = finished_trials(study)
-    return len(trials), sum(trial.user_attrs.get("seconds", 0.0) for trial in trials)
 
 
 def write_tables(comparison: Comparison, results: list[MethodResult], folder: Path) -> None:

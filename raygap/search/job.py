@@ -11,7 +11,7 @@ from raygap.config import TrialConfig, from_mapping, load_yaml, to_mapping
 from raygap.search.cluster import default_concurrency, trial_resources
 from raygap.search.plan import Plan
 from raygap.search.seeds import train_seeds
-from raygap.search.study import finished_trials
+from raygap.search.study import finished_trials, seconds_spent
 from raygap.search.sweep import run_trials
 from raygap.tracking.figures import GapCheck, check_gaps, draw_curves, draw_gap, gap_values
 from raygap.tracking.report import write_report
@@ -57,6 +57,7 @@ def run_sweep(
     began = time.monotonic()
     study = run_trials(plan, folder, store, concurrency, time_budget)
     spent = time_budget is not None and time.monotonic() - began >= time_budget
+    spent |= plan.trial_seconds is not None and seconds_spent(study) >= plan.trial_seconds
     interrupted = not spent and len(finished_trials(study)) < plan.trials
     best = best_trial(study)
     if best is None:

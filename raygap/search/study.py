@@ -45,6 +45,11 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=FINISHED)
 
 
+def seconds_spent(study: optuna.Study) -> float:
+    """By all trials that ended, together."""
+    return sum(trial.user_attrs.get("seconds", 0.0) for trial in finished_trials(study))
+
+
 def check_store(study: optuna.Study, key: str) -> None:
     """Note which store the study's trials use. Raises UserError if earlier ones used another."""
     if study.user_attrs.setdefault("store", key) != key:
@@ -75,6 +80,7 @@ class StudySearch(OptunaSearch):
         # Another seed after each restart: the same one would suggest the same points again.
         self.study.sampler = optuna.samplers.TPESampler(seed=seed + len(self.study.trials))
         self.scheduler: ASHAScheduler | None = None
+        self.trial_seconds: float | None = None
         self._interrupted = deque(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
     @property
@@ -84,6 +90,8 @@ class StudySearch(OptunaSearch):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next configuration by dotted path, and the trial's number in the study."""
+        if self.trial_seconds is not None and seconds_spent(self.study) >= self.trial_seconds:
+            return self.FINISHED
         if self._interrupted and trial_id not in self._ot_trials:
             trial = optuna.trial.Trial(self.study, self._interrupted.popleft()._trial_id)
             for name, distribution in self._space.items():
