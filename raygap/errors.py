@@ -7,3 +7,8 @@ class UserError(Exception):
 
 class TrainingDiverged(Exception):
     """The training loss became NaN or infinite: this trial has failed, the sweep goes on."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
