@@ -41,3 +41,15 @@ def mixture_values(audio: np.ndarray, visual: np.ndarray, score: GapScore) -> np
     if score == "min_score":
         return 1 - np.minimum(audio, visual)
     raise ValueError(f"unknown gap score {score!r}: absolute, signed or min_score")
+
+
+def score_range(score: GapScore) -> tuple[float, float]:
+    """Smallest and largest possible value of mixture_values."""
+    return (-1.0, 1.0) if score == "signed" else (0.0, 1.0)
+
+
+def gap_counts(values: np.ndarray, score: GapScore, bins: int = 40) -> list[int]:
+    """Histogram of values (N,) of mixture_values, in equal bins over the score's range; a NaN is not counted."""
+    # A float32 score may exceed 1 by its last bit.
+    inside = np.clip(values[~np.isnan(values)], *score_range(score))
+    return np.histogram(inside, bins, score_range(score))[0].tolist()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
-from raygap.imbalance.gap import GapScore
+from raygap.imbalance.gap import GapScore, score_range
 from raygap.imbalance.gaussians import DegenerateMixture
 from raygap.imbalance.mixture import fit_gap_mixture
 
@@ -77,7 +77,7 @@ def check_two_groups(
     values = np.sort(np.asarray(values, dtype=np.float64))  # the answer must not depend on the order of the clips
     if len(values) > cap:
         values = random.choice(values, cap, replace=False)
-    low, high = (-1.0, 1.0) if score == "signed" else (0.0, 1.0)
+    low, high = score_range(score)
     mixture = fit_gap_mixture(values, n_init=n_init, seed=seed)
     if values.min() < low - 1e-6 or values.max() > high + 1e-6:
         raise ValueError(f"{score} gaps must lie in [{low:g}, {high:g}]")

@@ -13,7 +13,7 @@ from raygap.config import TrialConfig
 from raygap.data.batches import batches, epoch_order
 from raygap.data.store import Store
 from raygap.errors import TrainingDiverged
-from raygap.imbalance.gap import true_class_score
+from raygap.imbalance.gap import gap_counts, mixture_values, true_class_score
 from raygap.imbalance.ledger import Ledger
 from raygap.methods import find_method
 from raygap.methods.base import Method, Step
@@ -94,7 +94,9 @@ class Trainer:
             logits, labels = self._predict(), torch.from_numpy(self.labels)
             scores = [true_class_score(logits[name], labels).numpy() for name in ("audio", "visual")]
             self.ledger.record(np.arange(len(self.rows)), *scores)
-        metrics = self._refit()
+        score = self.config.gap.score
+        counts = gap_counts(mixture_values(self.ledger.audio, self.ledger.visual, score), score)
+        metrics = self._refit() | {"gap_counts": counts}
         self.fitted |= not metrics["mixture_degenerate"]
         if stage == "purification":
             draw = generator(self.config.seed, "purification")

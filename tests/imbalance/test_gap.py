@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from raygap.imbalance.gap import mixture_values, modality_gap, true_class_score
+from raygap.imbalance.gap import gap_counts, mixture_values, modality_gap, score_range, true_class_score
 
 scores = hnp.arrays(np.float32, 5, elements=st.floats(0, 1, width=32))
 
@@ -45,3 +45,12 @@ def test_an_unseen_clip_stays_nan(score: str) -> None:
 def test_an_unknown_score_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown gap score 'relative'"):
         mixture_values(np.zeros(2), np.zeros(2), "relative")
+
+
+@given(scores, scores, st.sampled_from(["absolute", "signed", "min_score"]))
+def test_every_clip_that_was_seen_is_counted_once_in_its_bin(audio: np.ndarray, visual: np.ndarray, score: str) -> None:
+    values = mixture_values(audio, visual, score)
+    assert sum(gap_counts(np.append(values, np.nan), score)) == len(values)
+    [place] = np.flatnonzero(gap_counts(values[:1], score, bins=10))
+    edges = np.linspace(*score_range(score), 11)
+    assert edges[place] - 1e-6 <= values[0] <= edges[place + 1] + 1e-6
