@@ -52,10 +52,10 @@ def write_trials(study: optuna.Study, folder: Path) -> None:
     )
 
 
-def write_best(folder: Path, config: dict[str, Any], about: str) -> None:
-    """best.yaml, headed by comment lines that say where it comes from."""
+def write_best(folder: Path, config: dict[str, Any], about: str, name: str = BEST) -> None:
+    """A configuration, headed by comment lines that say where it comes from."""
     header = "".join(f"# {line}\n" for line in about.splitlines())
-    write_text(folder / BEST, header + yaml.safe_dump(config, sort_keys=False))
+    write_text(folder / name, header + yaml.safe_dump(config, sort_keys=False))
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:

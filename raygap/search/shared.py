@@ -1,0 +1,127 @@
+"""One configuration for several data sets: the best of each search, trained on all the others, compared by validation.
+
+A score is normalised by the best that the data set's own search found: 1 is as good as its own best. Chosen is the
+candidate with the highest mean over the data sets.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import ray
+from optuna.trial import TrialState
+
+from raygap.config import TrialConfig, from_mapping, to_mapping
+from raygap.data.local_store import local_store
+from raygap.data.store import Store
+from raygap.errors import UserError
+from raygap.search.cluster import default_concurrency, start_ray, trial_resources
+from raygap.search.plan import Plan
+from raygap.search.study import STUDY, open_storage
+from raygap.tracking.run_folder import JOURNAL, write_best, write_csv
+from raygap.training.run import train
+
+SHARED = "shared.yaml"
+CANDIDATES = 3
+"""Best trials of each search that are tried on the other data sets."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A finished search: its plan, run folder and store."""
+
+    plan: Plan
+    folder: Path
+    store: Path
+
+
+@dataclass
+class Candidate:
+    """A configuration of the searched fields, by dotted path, and its validation accuracy by data set."""
+
+    source: str
+    trial: int
+    params: dict[str, Any]
+    accuracy: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def score(self, best: dict[str, float]) -> float:
+        """Mean normalised score; a data set on which it could not be trained counts 0."""
+        return sum(self.accuracy.get(name, 0.0) / value for name, value in best.items()) / len(best)
+
+
+def find_shared(swept: list[Swept], folder: Path, concurrency: int | None) -> tuple[Candidate, dict[str, float]]:
+    """The candidate with the best mean normalised score, and each data set's own best validation accuracy.
+
+    Writes shared.yaml, the whole configuration, into each data set's run folder, and shared.csv, all candidates, into
+    `folder`. What was trained there before is not trained again. Raises UserError if a search has no complete trial.
+    """
+    candidates, best = [], {}
+    for search in swept:
+        study = optuna.create_study(
+            study_name=STUDY, storage=open_storage(search.folder / JOURNAL), load_if_exists=True
+        )
+        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if not ended:
+            raise UserError(f"{search.folder}: no trial is complete, so there is nothing to share")
+        ended.sort(key=lambda trial: (-trial.value, trial.number))
+        name = search.plan.dataset
+        best[name] = ended[0].value
+        for trial in ended[:CANDIDATES]:
+            candidates.append(Candidate(name, trial.number, dict(trial.params), {name: trial.value}))
+    start_ray()
+    waiting = {}
+    for candidate in candidates:
+        for search in swept:
+            name = search.plan.dataset
+            if name == candidate.source:
+                continue
+            try:
+                config = from_mapping(search.plan.fixed | candidate.params, f"the configuration on {name}")
+            except UserError as error:  # stages longer than this data set's epochs, for example
+                candidate.failed[name] = str(error)
+                continue
+            share = trial_resources(concurrency or default_concurrency(config.compute.threads))
+            task = ray.remote(_validate).options(num_cpus=share["CPU"], num_gpus=share.get("GPU", 0), max_retries=2)
+            run = folder / "shared" / f"{candidate.source}-{candidate.trial:04d}-on-{name}"
+            waiting[task.remote(to_mapping(config), str(search.store), str(run.resolve()))] = candidate, name
+    for ref, (candidate, name) in waiting.items():
+        try:
+            candidate.accuracy[name] = ray.get(ref)
+        except Exception as error:  # one that cannot be trained there ends no search
+            cause = getattr(error, "cause", None) or error
+            candidate.failed[name] = f"{type(cause).__name__}: {cause}".splitlines()[0]
+    candidates.sort(key=lambda candidate: -candidate.score(best))
+    _write(swept, folder, candidates, best)
+    return candidates[0], best
+
+
+def _validate(config: dict[str, Any], store: str, folder: str) -> float:
+    """Train once and return the validation accuracy of the selected epoch; a folder that has ended just tells it."""
+    *_, last = train(from_mapping(config), Store.open(local_store(Path(store))), Path(folder))
+    return last["best_val_accuracy"]
+
+
+def _write(swept: list[Swept], folder: Path, candidates: list[Candidate], best: dict[str, float]) -> None:
+    chosen = candidates[0]
+    for search in swept:
+        name = search.plan.dataset
+        if name in chosen.accuracy:
+            config: TrialConfig = from_mapping(search.plan.fixed | chosen.params)
+            about = (
+                f"Shared by {', '.join(best)}: mean normalised score {chosen.score(best):.4f}; "
+                f"from {chosen.source}, trial {chosen.trial}.\n"
+                f"Validation accuracy here {chosen.accuracy[name]:.4f}, own best {best[name]:.4f}."
+            )
+            write_best(search.folder, to_mapping(config), about, SHARED)
+    fields = list(dict.fromkeys(path for candidate in candidates for path in candidate.params))
+    header = ["source", "trial", "mean_normalised_score", *(f"val_accuracy_{name}" for name in best), "failed", *fields]
+    rows = [
+        [candidate.source, candidate.trial, candidate.score(best)]
+        + [candidate.accuracy.get(name) for name in best]
+        + ["; ".join(f"{name}: {why}" for name, why in candidate.failed.items())]
+        + [candidate.params.get(path) for path in fields]
+        for candidate in candidates
+    ]
+    write_csv(folder / "shared.csv", header, rows)
