@@ -1,0 +1,34 @@
+"""Check a Ray cluster before hours are spent on it: a line for each thing a sweep depends on, exit 1 if one fails.
+
+RAY_ADDRESS=auto python launch/preflight.py --storage /shared/raygap
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raygap.cli import user_errors
+from raygap.data.prepare import default_cache
+from raygap.search.preflight import check_cluster
+
+
+@user_errors()
+def main(
+    storage: Annotated[Path, typer.Option(help="Folder that will hold the runs; all nodes must share it.")],
+    cache: Annotated[
+        Path | None, typer.Option(help="Where stores are kept.", show_default="RAYGAP_CACHE, else ~/.cache/raygap")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set, or a manifest CSV.")] = None,
+) -> None:
+    """Check a Ray cluster before hours are spent on it."""
+    failed = False
+    for check in check_cluster(storage, cache or default_cache(), root):
+        failed |= not check.passed
+        print(f"{'ok  ' if check.passed else 'FAIL'} {check.about}", flush=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    typer.run(main)
