@@ -23,6 +23,7 @@ from raygap.errors import UserError
 from raygap.methods import METHODS
 from raygap.search.comparison import COMPARISON, Comparison, compare, read_comparison, write_comparison
 from raygap.search.plan import locked, make_folder
+from raygap.search.shared import Swept, find_shared, print_shared
 from raygap.tracking.comparison_table import narrow, table
 from raygap.tracking.seed_results import seeds_bar
 
@@ -43,6 +44,9 @@ def main(
     protocol: Annotated[
         str, typer.Option(help="paper: beside it, a second search a method that chooses on test, labelled so.")
     ] = "validation",
+    shared: Annotated[
+        bool, typer.Option("--shared", help="With several data sets: the configuration that suits all, a method.")
+    ] = False,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Hold a field fixed for all methods.")
     ] = None,
@@ -104,6 +108,8 @@ def main(
             comparison.dataset, Path(comparison.root) if comparison.root else None, comparison.reader
         )
         jobs.append((place, comparison, next(iter(plans.values())).check(), clip_list))
+    swept: dict[str, list[Swept]] = {}
+    complete = True
     for place, comparison, config, clip_list in jobs:
         make_folder(place, new=False)
         with locked(place):
@@ -118,6 +124,8 @@ def main(
                 )
             with seeds_bar(console, comparison.seeds, config.epochs) as report:
                 results = compare(comparison, place, store, concurrency, report, console.print)
+        for method in comparison.methods:
+            swept.setdefault(method, []).append(Swept(comparison.plans()[method], place / method, store))
         header, *rows = narrow(table(results))
         shown = Table(*header, box=SIMPLE, title=comparison.dataset)
         for row in rows:
@@ -126,8 +134,14 @@ def main(
         for result in results:
             print("".join(f"{result.method}: {note}\n" for note in result.notes), end="")
         print("".join(f"{kind:10}{place / f'comparison.{kind}'}\n" for kind in ("md", "tex", "csv", "json")), end="")
-        if not all(result.seeds for result in results):
-            sys.exit(1)
+        complete &= all(result.validation is not None and (result.seeds or not comparison.seeds) for result in results)
+    for method, searches in swept.items() if shared and len(jobs) > 1 else ():
+        try:
+            print_shared(f"{method}, ", *find_shared(searches, jobs[0][0].parent / f"shared-{method}", concurrency))
+        except UserError as error:  # the other methods' are still to come
+            print(f"{method}: {error}")
+    if not complete:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

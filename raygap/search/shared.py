@@ -70,6 +70,7 @@ def find_shared(swept: list[Swept], folder: Path, concurrency: int | None) -> tu
         best[name] = ended[0].value
         for trial in ended[:CANDIDATES]:
             candidates.append(Candidate(name, trial.number, dict(trial.params), {name: trial.value}))
+    folder.mkdir(parents=True, exist_ok=True)
     start_ray()
     waiting = {}
     for candidate in candidates:
@@ -95,6 +96,19 @@ def find_shared(swept: list[Swept], folder: Path, concurrency: int | None) -> tu
     candidates.sort(key=lambda candidate: -candidate.score(best))
     _write(swept, folder, candidates, best)
     return candidates[0], best
+
+
+def print_shared(title: str, chosen: Candidate, best: dict[str, float]) -> None:
+    """What the shared configuration is, and what it costs each data set."""
+    print(f"{title}shared by {', '.join(best)}: from {chosen.source}, trial {chosen.trial}")
+    for path, value in chosen.params.items():
+        print(f"  {path}: {value:.4g}" if isinstance(value, float) else f"  {path}: {value}")
+    for name, own in best.items():
+        if name in chosen.accuracy:
+            loss = own - chosen.accuracy[name]
+            print(f"  {name}: validation {chosen.accuracy[name]:.4f}, own best {own:.4f}, loss {loss:.4f}")
+        else:
+            print(f"  {name}: {chosen.failed[name]}")
 
 
 def _validate(config: dict[str, Any], store: str, folder: str) -> float:
