@@ -1,20 +1,22 @@
-"""How training reads a store: whole batches, without decoding, pickling or a Python loop over clips."""
+"""How training reads a store: whole batches, without decoding or pickling."""
 
+import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from raygap.config import Augment
+from raygap.data.augment import cut_out, cut_out_all, draw_boxes
 from raygap.data.store import Store
 from raygap.rng import generator
 from raygap.workers import Workers
 
-_Host = tuple[Tensor, ...]
+_Tensors = tuple[Tensor, ...]
 _TORCH_TYPES = {"uint8": torch.uint8, "float16": torch.float16}
 
 
@@ -27,7 +29,8 @@ class Batch:
     audio: Tensor
     """float32 (B, 1, F, S): spectrograms, standardised with the training clips' mean and deviation."""
     visual: Tensor
-    """float32 (B, T, 3, H, W): frames, standardised a channel with the training clips' mean and deviation."""
+    """float32 (B, T, 3, H, W): frames, standardised a channel with the training clips' mean and deviation. On a CPU the
+    three channels of a pixel lie together in memory, as convolutions there want them."""
     labels: Tensor
     """int64 (B,)."""
     clips: int
@@ -60,47 +63,113 @@ def batches(
     position alone: not on batch_size, nor on which other clips are read. With `workers`, each batch is cut down to
     this worker's part (Workers.share).
     """
-    statistics = store.header["statistics"]
-    mean = torch.tensor(statistics["frame_mean"], device=device).view(3, 1, 1)
-    deviation = torch.tensor(statistics["frame_std"], device=device).view(3, 1, 1)
-    boxes = None if augment is None else _draw_boxes(len(rows), augment, seed, epoch)
-    pinned = device.type == "cuda"
-    frames, spectrograms = np.asarray(store.frames), np.asarray(store.spectrograms)
-
-    def gather(index: np.ndarray) -> _Host:
-        chosen = rows[index]
-        host = (
-            torch.from_numpy(index),
-            _take(spectrograms, chosen, pinned),
-            _take(frames, chosen, pinned),
-            torch.from_numpy(store.labels[chosen]),
-        )
-        return host if boxes is None else (*host, boxes[host[0]])
-
+    boxes = None if augment is None else draw_boxes(len(rows), store.frames.shape[2], augment, seed, epoch)
     parts = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     if len(parts) > 1 and len(parts[-1]) == 1:  # batch normalisation cannot train on a lone clip
         parts[-2:] = [np.concatenate(parts[-2:])]
     shares = [workers.share(part) if workers else (part, len(part)) for part in parts]
     mine = [positions for positions, _ in shares]
-    hosts = _one_ahead(gather, mine) if pinned else map(gather, mine)
-    for part, (_, clips), host in zip(parts, shares, hosts, strict=True):
-        index, audio, visual, labels, *box = (tensor.to(device, non_blocking=pinned) for tensor in host)
+    if device.type == "cuda":
+        read = _read_on_gpu(store, rows, boxes, mine, device)
+    else:
+        read = map(_CpuReader(store, rows, boxes), mine)
+    for part, (_, clips), tensors in zip(parts, shares, read, strict=True):
+        yield Batch(*tensors, clips, len(part))
+
+
+class _CpuReader:
+    """Takes one clip after the other from bytes to scaled numbers, while it is in the processor's cache."""
+
+    def __init__(self, store: Store, rows: np.ndarray, boxes: np.ndarray | None) -> None:
+        statistics, size = store.header["statistics"], store.frames.shape[2]
+        self._rows, self._labels, self._boxes = rows, store.labels, boxes
+        with warnings.catch_warnings(action="ignore"):  # that the store is open for reading only
+            self._frames, self._sounds = (torch.from_numpy(np.asarray(a)) for a in (store.frames, store.spectrograms))
+        self._sound_mean, self._sound_deviation = statistics["spectrogram_mean"], statistics["spectrogram_std"]
+        # Of all numbers of a line of pixels, in the order in which they lie in memory.
+        self._scale = 1 / torch.tensor(statistics["frame_std"]).repeat(size)
+        self._shift = -torch.tensor(statistics["frame_mean"]).repeat(size) * self._scale
+        self._visual, self._audio = _Lender(self._frames.shape[1:]), _Lender(self._sounds.shape[1:])
+        # Threads share the clips; within one they would spend their time on waiting for each other.
+        self._threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
+
+    def __call__(self, index: np.ndarray) -> _Tensors:
+        visual, audio = self._visual.lend(len(index)), self._audio.lend(len(index))
+
+        def fill(first: int) -> None:
+            for place in range(first, len(index), self._threads):
+                self._fill(int(index[place]), visual[place], audio[place])
+
+        list((map if self._threads == 1 else self._pool.map)(fill, range(self._threads)))
+        labels = torch.from_numpy(self._labels[self._rows[index]])
+        return torch.from_numpy(index), audio[:, None], visual.permute(0, 1, 4, 2, 3), labels
+
+    def _fill(self, position: int, visual: Tensor, audio: Tensor) -> None:
+        """Write the clip at this position into (T, H, W, 3) and (F, S)."""
+        row = int(self._rows[position])
+        audio.copy_(self._sounds[row])
+        if (self._sound_mean, self._sound_deviation) != (0, 1):
+            audio.sub_(self._sound_mean).div_(self._sound_deviation)
+        frames = self._frames[row]
+        if self._boxes is not None:
+            frames = cut_out(frames, self._boxes[position])
+        lines = visual.view(-1, len(self._shift))
+        torch.addcmul(self._shift, lines.copy_(frames.reshape(lines.shape)), self._scale, out=lines)
+
+
+class _Lender:
+    """Lends memory for batches, and the same again once no tensor looks at it: filling fresh memory takes five times as
+    long, since the system must find and clear each page of it."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        """`shape` is a clip's."""
+        self._shape = shape
+        self._lent: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
+
+    def lend(self, count: int) -> Tensor:
+        """float32 (count, *shape), of any content."""
+        free = [array for array, view in self._lent if view() is None and len(array) >= count]
+        array = free[0] if free else np.empty((count, *self._shape), np.float32)
+        view = array[:]  # which the tensor, and whatever is made of it, keeps alive
+        self._lent = [(other, lent) for other, lent in self._lent if other is not array]
+        self._lent.append((array, weakref.ref(view)))
+        return torch.from_numpy(view)[:count]
+
+
+def _read_on_gpu(
+    store: Store, rows: np.ndarray, boxes: np.ndarray | None, parts: list[np.ndarray], device: torch.device
+) -> Iterator[_Tensors]:
+    """The bytes go to the GPU while it works on the batch before; it cuts out and scales them."""
+    statistics = store.header["statistics"]
+    mean = torch.tensor(statistics["frame_mean"], device=device).view(3, 1, 1)
+    deviation = torch.tensor(statistics["frame_std"], device=device).view(3, 1, 1)
+    frames, spectrograms = np.asarray(store.frames), np.asarray(store.spectrograms)
+
+    def gather(index: np.ndarray) -> _Tensors:
+        chosen = rows[index]
+        labels = torch.from_numpy(store.labels[chosen])
+        host = torch.from_numpy(index), _take(spectrograms, chosen), _take(frames, chosen), labels
+        return host if boxes is None else (*host, torch.from_numpy(boxes[index]))
+
+    for host in _one_ahead(gather, parts):
+        index, audio, visual, labels, *box = (tensor.to(device, non_blocking=True) for tensor in host)
         visual = visual.permute(0, 1, 4, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
         if box:
-            visual = _crop_and_flip(visual, box[0])
+            visual = cut_out_all(visual, box[0])
         visual.sub_(mean).div_(deviation)
         audio = audio.float().sub_(statistics["spectrogram_mean"]).div_(statistics["spectrogram_std"])
-        yield Batch(index, audio[:, None], visual, labels, clips, len(part))
+        yield index, audio[:, None], visual, labels
 
 
-def _take(array: np.ndarray, rows: np.ndarray, pinned: bool) -> Tensor:
-    """A copy of these rows, in memory that a GPU can fetch by itself if `pinned`."""
-    copy = torch.empty((len(rows), *array.shape[1:]), dtype=_TORCH_TYPES[array.dtype.name], pin_memory=pinned)
+def _take(array: np.ndarray, rows: np.ndarray) -> Tensor:
+    """A copy of these rows, in memory that a GPU can fetch by itself."""
+    copy = torch.empty((len(rows), *array.shape[1:]), dtype=_TORCH_TYPES[array.dtype.name], pin_memory=True)
     np.take(array, rows, axis=0, out=copy.numpy(), mode="clip")  # mode raise would copy twice
     return copy
 
 
-def _one_ahead(gather: Callable[[np.ndarray], _Host], parts: list[np.ndarray]) -> Iterator[_Host]:
+def _one_ahead(gather: Callable[[np.ndarray], _Tensors], parts: list[np.ndarray]) -> Iterator[_Tensors]:
     """map(gather, parts), with the next part gathered by a thread meanwhile."""
     with ThreadPoolExecutor(1) as pool:
         coming = None
@@ -110,33 +179,3 @@ def _one_ahead(gather: Callable[[np.ndarray], _Host], parts: list[np.ndarray]) -
                 yield gathered.result()
         if coming:
             yield coming.result()
-
-
-def _draw_boxes(count: int, augment: Augment, seed: int, epoch: int) -> Tensor:
-    """The part of the frame that each of `count` clips shows in this epoch, float32 (count, 4).
-
-    Columns: half width (negative: mirrored), centre x, half height, centre y, where the frame spans -1..1.
-    """
-    # A stream a quantity: clip i gets the i-th draw of each, however many clips there are.
-    half = 1 - (1 - augment.crop) * generator(seed, "crop side", epoch).random(count)
-    x = (1 - half) * (2 * generator(seed, "crop x", epoch).random(count) - 1)
-    y = (1 - half) * (2 * generator(seed, "crop y", epoch).random(count) - 1)
-    mirrored = augment.flip & (generator(seed, "flip", epoch).random(count) < 0.5)
-    return torch.from_numpy(np.stack((np.where(mirrored, -half, half), x, half, y), axis=1)).float()
-
-
-def _crop_and_flip(visual: Tensor, boxes: Tensor) -> Tensor:
-    """Show each clip's box (B, 4) of its frames (B, T, C, H, W), resized back bilinearly."""
-    clips, times, channels, height, width = visual.shape
-    # Not affine_grid: its matrix product may round differently in a batch of another size.
-    x = boxes[:, 0:1] * _centres(width, boxes.device) + boxes[:, 1:2]
-    y = boxes[:, 2:3] * _centres(height, boxes.device) + boxes[:, 3:4]
-    shape = (clips, height, width)
-    grid = torch.stack((x[:, None, :].expand(shape), y[:, :, None].expand(shape)), dim=-1)
-    pixels = visual.reshape(clips, times * channels, height, width)
-    return F.grid_sample(pixels, grid, padding_mode="border", align_corners=False).view(visual.shape)
-
-
-def _centres(size: int, device: torch.device) -> Tensor:
-    """Centres of `size` pixels that span -1..1."""
-    return (2 * torch.arange(size, device=device) + 1) / size - 1

@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 from av.container import InputContainer
 from av.video.codeccontext import VideoCodecContext
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from raygap.config import Prepare
@@ -86,11 +86,10 @@ def decode_frames(
     reach = max(stretch / 2, 1 / float(stream.guessed_rate or 1 / stretch))
     tick = float(stream.time_base)
     times = [(begin + time + zero) / tick for time in frame_times(seconds, settings)]
-    pictures = np.empty(frames_shape(settings), np.uint8)
-    size = settings.frame_size
+    pictures, size = np.empty(frames_shape(settings), np.uint8), settings.frame_size
+    squeeze = VideoReformatter().reformat
     for i, frame in enumerate(_nearest_frames(container, stream, times, reach / tick)):
-        square = frame.reformat(size, size, format="rgb24", interpolation=Interpolation.AREA)
-        pictures[i] = square.to_ndarray()
+        pictures[i] = squeeze(frame, size, size, format="rgb24", interpolation=Interpolation.AREA).to_ndarray()
     return pictures, (stop if end is None else min(end, stop)) - begin
 
 
@@ -180,9 +179,10 @@ def _decode(context: VideoCodecContext, group: list[av.Packet], wanted: list[flo
     """The frame nearest to each of the wanted times, of those in the group, which begins with a key frame."""
     if not wanted:
         return []
-    shown = sorted(time for time in map(_time, group) if time >= _time(group[0]))
+    times = [_time(packet) for packet in group]
+    shown = sorted(time for time in times if time >= times[0])
     nearest = [min(shown, key=lambda time: abs(time - moment)) for moment in wanted]
-    last = max(i for i, packet in enumerate(group) if _time(packet) in nearest)
+    last = max(times.index(time) for time in nearest)
     found = _decode_packets(context, group[: last + 1], wanted, set(nearest))
     if [frame and frame.pts for frame in found] != nearest:  # a decoder that passes over more than it should
         found = _decode_packets(context, group, wanted, None)
@@ -256,7 +256,8 @@ def decode_audio(container: InputContainer, start: float | None, end: float | No
     if not parts:
         raise BadClip("too short: no sound" if start == 0 else f"too short: no sound after {start:g} s")
     rate = stream.codec_context.sample_rate
-    sound = np.concatenate(parts, axis=1).mean(axis=0)
+    sound = np.concatenate(parts, axis=1)
+    sound = sound[0] if len(sound) == 1 else sound.mean(axis=0)
     last = None if end is None else round((end - first) * rate)
     return _usable(sound[max(round((start - first) * rate), 0) : last], rate, sample_rate)
 
@@ -281,7 +282,7 @@ def _usable(sound: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
     """The sound at the other rate, if it is one to learn from."""
     if len(sound) < SHORTEST_SOUND * rate:
         raise BadClip(f"too short: {len(sound) / rate:.2f} s of sound")
-    peak = float(np.abs(sound).max())
+    peak = max(float(sound.max()), -float(sound.min()))
     if not np.isfinite(peak):
         raise BadClip("corrupt: sound is not finite")
     if peak < SILENT_PEAK:

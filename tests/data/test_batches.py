@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from raygap.config import Augment, Prepare
+from raygap.data.augment import cut_out, cut_out_all, draw_boxes
 from raygap.data.batches import _one_ahead, batches, epoch_order
 from raygap.data.manifest import read_manifest
 from raygap.data.store import Store, StoreWriter
@@ -76,14 +77,15 @@ def test_what_happens_to_a_clip_depends_on_seed_epoch_and_clip_alone(store):
         for i, picture in visual_by_clip(parts).items():
             assert torch.equal(picture, whole[i])
     for other in (read(store, augment=Augment(), epoch=1), read(store, augment=Augment(), seed=1)):
-        assert not any(torch.equal(picture, whole[i]) for i, picture in visual_by_clip(other).items())
+        # Another clip-by-clip draw; with boxes of whole pixels, one clip may get the same by chance.
+        assert sum(torch.equal(picture, whole[i]) for i, picture in visual_by_clip(other).items()) <= 2
 
 
 def test_all_frames_of_a_clip_get_the_same_crop_and_clips_get_different_ones(store):
     rows = np.zeros(200, np.int64)  # the same clip 200 times
     visual = torch.cat([part.visual for part in read(store, rows=rows, augment=Augment())])
     assert torch.equal(visual[:, 0], visual[:, 1])
-    assert len({picture.numpy().tobytes() for picture in visual}) == 200
+    assert len({picture.numpy().tobytes() for picture in visual}) > 100
 
 
 def test_without_crop_half_of_the_clips_are_mirrored(store):
@@ -109,14 +111,61 @@ def test_a_crop_shows_a_part_of_the_frame_of_the_announced_size(store, monkeypat
     width = (columns[:, 16, 20] - columns[:, 16, 12]) / 8
     height = (lines[:, 20, 16] - lines[:, 12, 16]) / 8
     torch.testing.assert_close(width, height, rtol=0, atol=1e-3)
-    assert 0.5 <= float(width.min()) < 0.52
-    assert 0.98 < float(width.max()) <= 1.0
+    assert abs(float(width.min()) - 0.5) < 0.02
+    assert abs(float(width.max()) - 1.0) < 0.02
     # Uniform: the mean of 500 draws from [0.5, 1] lies within four standard errors of 0.75.
     assert abs(float(width.mean()) - 0.75) < 4 * 0.5 / np.sqrt(12 * 500)
     for middle, side in ((columns[:, 16, 15:17].mean(1), width), (lines[:, 15:17, 16].mean(1), height)):
-        assert (middle - 16 * side >= -0.6).all()
-        assert (middle + 16 * side <= 31.6).all()
+        assert (middle - 16 * side >= -0.9).all()
+        assert (middle + 16 * side <= 31.9).all()
         assert float(middle.std()) > 2
+
+
+@pytest.mark.parametrize("crop", [0.3, 0.6, 1.0])
+def test_both_ways_of_cutting_out_agree(store, crop):
+    boxes = draw_boxes(12, 32, Augment(crop=crop), seed=0, epoch=0)
+    frames = torch.from_numpy(store.frames[:])
+    visual = frames.permute(0, 1, 4, 2, 3).float()
+    floats = cut_out_all(visual, torch.from_numpy(boxes))
+    for picture, box, expected in zip(frames, boxes, floats, strict=True):
+        found = cut_out(picture, box).permute(0, 3, 1, 2)
+        assert found.dtype == torch.uint8
+        # Half a level by rounding, and a little by the fixed-point weights.
+        assert float((found - expected).abs().max()) < 1.01
+
+
+def test_a_box_is_filled_by_its_own_pixels_alone():
+    frames = torch.zeros((1, 32, 32, 3), dtype=torch.uint8)
+    frames[:, 8:16, 4:12] = 255
+    box = np.array([8, 4, 8, 0])
+    assert (cut_out(frames, box) == 255).all()
+    assert (cut_out_all(frames.permute(0, 3, 1, 2)[None].float(), torch.from_numpy(box)[None]) == 255).all()
+
+
+def test_memory_is_lent_again_only_when_nobody_looks_at_it(store):
+    rows = np.tile(store.rows("train"), 5)
+    kept = visual_by_clip(read(store, rows=rows, batch_size=4, augment=Augment()))
+    addresses = set()
+    reader = batches(store, rows, batch_size=4, order=np.arange(40), device=CPU, augment=Augment(), seed=0, epoch=0)
+    for part in reader:
+        addresses.add(part.visual.data_ptr())
+        for i, picture in zip(part.index.tolist(), part.visual, strict=True):
+            assert torch.equal(picture, kept[i])
+    assert len(addresses) == 2
+
+
+def test_threads_change_nothing(store):
+    one = read(store, augment=Augment())
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        many = read(store, augment=Augment())
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    for part, other in zip(one, many, strict=True):
+        assert torch.equal(part.visual, other.visual)
+        assert torch.equal(part.audio, other.audio)
 
 
 def test_epoch_order_is_a_permutation_by_seed_and_epoch():
