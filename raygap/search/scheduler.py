@@ -1,6 +1,7 @@
 """Early stopping: Ray's ASHA over epochs of both stages, with a memory of earlier runs of the same sweep."""
 
 import optuna
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers import ASHAScheduler
 
 from raygap.search.study import METRIC, finished_trials, remember
@@ -9,12 +10,24 @@ REDUCTION_FACTOR = 3
 """A trial goes on past a rung if it is among the best third of those that reached it."""
 
 
+class PatientASHA(ASHAScheduler):
+    """ASHA that never takes the place of a trial whose process is still starting.
+
+    Ray's own hands a process that has become free to the first trial that waits, also to one whose own process is on
+    its way, and ends that one. Where trials are shorter than the start of a process, one process would do all the work.
+    """
+
+    def choose_trial_to_run(self, tune_controller: TuneController) -> None:
+        """None: Tune's queue, which passes over such trials, decides."""
+        return None
+
+
 def make_scheduler(study: optuna.Study, epochs: int, longest_warmup: int) -> ASHAScheduler:
     """ASHA whose first verdict falls after the first adaptive epoch of the trial with the longest warm-up.
 
     Earlier verdicts would compare trials that are still warming up, all alike, with trials that are not.
     """
-    scheduler = ASHAScheduler(
+    scheduler = PatientASHA(
         time_attr="epoch",
         metric=METRIC,
         mode="max",
