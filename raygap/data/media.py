@@ -237,6 +237,8 @@ def decode_audio(container: InputContainer, start: float | None, end: float | No
     start = start or 0.0
     stream = container.streams.audio[0]
     stream.codec_context.thread_count = 1
+    if stream.duration and stream.duration * stream.time_base < SHORTEST_SOUND:  # decoded, it is filled up to a block
+        raise BadClip(f"too short: {float(stream.duration * stream.time_base):.2f} s of sound")
     zero = (container.start_time or 0) / av.time_base
     if start > SEEK_BEYOND:
         # A second early: the first frames after a seek are not exact in every codec.

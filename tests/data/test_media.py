@@ -1,6 +1,7 @@
 import av
 import numpy as np
 import pytest
+import soundfile
 from media import BLUE, GREEN, RED, WHITE, solid, tone, truncate, write_flv, write_mp4, write_wav
 
 from raygap.config import Prepare
@@ -182,34 +183,26 @@ def write_bad(folder, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "reason"),
+    ("kind", "picture", "sound"),
     [
-        ("zero bytes", "unreadable"),
-        ("not media", "unreadable"),
-        ("index lost", "unreadable"),
-        ("no video", "no video stream"),
-        ("no frames", "no video stream|no frames|too short"),
-        ("tail lost", "too short|unreadable"),
+        ("zero bytes", "unreadable", "unreadable"),
+        ("not media", "unreadable", "unreadable"),
+        ("index lost", "unreadable", "unreadable"),
+        ("no video", "no video stream", None),
+        ("no frames", "no video stream|no frames|too short", None),
+        ("tail lost", "too short|unreadable", None),
+        ("no audio", None, "no audio stream"),
+        ("silent", None, "silent"),
     ],
 )
-def test_bad_pictures(tmp_path, kind, reason):
-    with pytest.raises(BadClip, match=reason):
-        decode_frames(write_bad(tmp_path, kind), None, None, 8, 16)
-
-
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [
-        ("zero bytes", "unreadable"),
-        ("not media", "unreadable"),
-        ("index lost", "unreadable"),
-        ("no audio", "no audio stream"),
-        ("silent", "silent"),
-    ],
-)
-def test_bad_sound(tmp_path, kind, reason):
-    with pytest.raises(BadClip, match=reason):
-        read_sound(write_bad(tmp_path, kind), None, None, 16_000)
+def test_bad_files(tmp_path, kind, picture, sound):
+    path = write_bad(tmp_path, kind)
+    if picture:
+        with pytest.raises(BadClip, match=picture):
+            decode_frames(path, None, None, 8, 16)
+    if sound:
+        with pytest.raises(BadClip, match=sound):
+            read_sound(path, None, None, 16_000)
 
 
 @pytest.mark.parametrize("content", [b"", b"RIFF", b"no media at all " * 1000])
@@ -231,11 +224,18 @@ def test_a_clip_behind_the_end_of_its_file(tmp_path):
                 read_sound(path, start, end, 16_000)
 
 
-def test_short_and_not_finite_sound(tmp_path):
-    with pytest.raises(BadClip, match="too short"):
-        read_sound(write_wav(tmp_path / "beep.wav", tone(440)[:400]), None, None, 16_000)
-    import soundfile
+@pytest.mark.parametrize("kind", ["wav", "mp4"])
+def test_a_spoken_digit_is_long_enough_and_a_click_is_not(tmp_path, kind):
+    def write(seconds):
+        path, sound = tmp_path / f"{seconds}.{kind}", tone(440, seconds=seconds)
+        return write_wav(path, sound) if kind == "wav" else write_mp4(path, solid(RED), sound)
 
+    assert len(read_sound(write(0.14), None, None, 16_000)) >= 0.14 * 16_000
+    with pytest.raises(BadClip, match=r"too short: 0\.10 s of sound"):
+        read_sound(write(0.1), None, None, 16_000)
+
+
+def test_sound_that_is_not_finite(tmp_path):
     soundfile.write(tmp_path / "nan.wav", np.full(16_000, np.nan), 16_000, subtype="FLOAT")
     with pytest.raises(BadClip, match="not finite"):
         read_sound(tmp_path / "nan.wav", None, None, 16_000)
