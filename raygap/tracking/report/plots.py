@@ -1,5 +1,6 @@
 """The page's interactive figures. They carry no template: the page lays its own over them, light or dark."""
 
+import warnings
 from html import escape
 from typing import Any
 
@@ -66,7 +67,11 @@ def history(trials: list[FrozenTrial], best: FrozenTrial, judged_on: str) -> Fig
 
 def importances(study: optuna.Study) -> Figure:
     """How much of the spread of good values each parameter explains, by Optuna's default evaluator."""
-    figure = plot_param_importances(study)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure = plot_param_importances(study)
+    if any("select the same set" in str(warning.message) for warning in caught):
+        raise Absent("Too few complete trials to say how much each field matters.")
     figure.update_traces(marker_color=VISUAL, hovertemplate="%{y}: %{x:.3f}<extra></extra>")
     figure.update_layout(title=None, xaxis_title="importance", yaxis_title=None, showlegend=False)
     figure.update_xaxes(range=[0, 1.15 * max(figure.data[0].x)])
@@ -84,6 +89,7 @@ def parallel(study: optuna.Study) -> Figure:
         )
         line.update(opacity=0.75, y=[_round(y) for y in line.y])
     figure.update_traces(marker_colorscale=SCALE, marker_showscale=False, selector={"mode": "markers"})
+    figure.update_annotations(font_color=QUIET)
     figure.update_layout(title=None, plot_bgcolor=None, margin={"l": 40, "r": 60, "t": 16, "b": 56})
     figure.update_xaxes(fixedrange=True)
     return _finish(figure, 420)
@@ -96,7 +102,7 @@ def slices(study: optuna.Study, best: FrozenTrial) -> list[Figure]:
         figure = plot_slice(study, params=[name])
         [dots] = figure.data
         numbers = list(dots.marker.color)
-        dots.update(customdata=numbers, marker={"color": VISUAL, "size": 7, "opacity": 0.7}, marker_line=None)
+        dots.update(customdata=numbers, marker={"color": VISUAL, "size": 7, "opacity": 0.7, "showscale": False})
         star = numbers.index(best.number)
         figure.add_scatter(
             x=[dots.x[star]],
@@ -222,6 +228,7 @@ def learning_curves(metrics: dict[str, list[Any]]) -> Figure:
     figure.add_vline(x=metrics["best_epoch"][-1], line={"color": FUSED, "dash": "dot", "width": 1.5})
     figure.update_yaxes(title_text="accuracy", row=1, rangemode="tozero")
     figure.update_yaxes(title_text="mean |gap|", row=2, rangemode="tozero")
+    figure.update_xaxes(range=[epochs[0] - 0.5, epochs[-1] + 0.5])
     figure.update_xaxes(title_text="epoch", row=2)
     figure.update_layout(hovermode="x unified")
     return _finish(figure, 480)

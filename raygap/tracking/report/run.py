@@ -56,8 +56,11 @@ class Run:
 
     @cached_property
     def trials(self) -> list[FrozenTrial]:
-        """All trials, by number."""
-        return self.study.get_trials(deepcopy=False)
+        """All trials, by number; at least one."""
+        trials = self.study.get_trials(deepcopy=False)
+        if not trials:
+            raise Absent("No trial has started yet.")
+        return trials
 
     def of_state(self, state: TrialState) -> list[FrozenTrial]:
         """The trials of a state, by number."""
@@ -66,9 +69,9 @@ class Run:
     @property
     def best(self) -> FrozenTrial:
         """The best complete trial."""
-        best = best_trial(self.study)
+        trials, best = self.trials, best_trial(self.study)
         if best is None:
-            ended = [trial for trial in self.trials if trial.state.is_finished()]
+            ended = [trial for trial in trials if trial.state.is_finished()]
             if ended and all(trial.state == TrialState.FAIL for trial in ended):
                 raise Absent(f"No trial is complete: all {len(ended)} that ended have failed.")
             raise Absent("No trial is complete yet.")
@@ -86,8 +89,11 @@ class Run:
 
     @property
     def judged_on(self) -> str:
-        """What a trial's value is."""
-        paper = self.plan["fixed"].get("protocol") == "paper"
+        """What a trial's value is. If the plan cannot be read, only that it is one."""
+        try:
+            paper = self.plan["fixed"].get("protocol") == "paper"
+        except Exception:
+            return "value"
         return "TEST accuracy (paper protocol)" if paper else "validation accuracy"
 
     @property

@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from collections.abc import Callable
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -9,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raygap.data.clips import ReaderOptions
 from raygap.data.inspection import image_url, shrink
-from raygap.imbalance.gap import GapScore
+from raygap.imbalance.gap import GapScore, score_range
 from raygap.imbalance.mixture import GapMixture
 from raygap.tracking.figures import GapCheck, GapHistogram, check_gaps, gap_values
 from raygap.tracking.report import plots
@@ -45,8 +46,13 @@ FEW_TRIALS = 30
 
 def outcome(run: Run) -> Blocks:
     """The numbers that a user came for, and the configuration they belong to."""
-    tiles = Tiles([_test_tile(run), _value_tile(run), _trials_tile(run), _epochs_tile(run)])
-    blocks: Blocks = [tiles]
+    tiles = {
+        "Test accuracy": _test_tile,
+        _judged_on(run): _value_tile,
+        "Trials": _trials_tile,
+        "Epochs not trained": _epochs_tile,
+    }
+    blocks: Blocks = [Tiles([_tile(title, run, make) for title, make in tiles.items()])]
     if run.comparison:
         blocks += [Note("Against other methods, at equal budget:"), Table(run.comparison)]
     try:
@@ -63,34 +69,30 @@ def outcome(run: Run) -> Blocks:
     return blocks
 
 
-def _test_tile(run: Run) -> Tile:
+def _tile(title: str, run: Run, make: Callable[[Run], tuple[str, str]]) -> Tile:
     try:
-        results = run.test
-        interval = results.interval("test_accuracy")
-    except (Absent, ValueError) as error:
-        return Tile("Test accuracy", "–", str(error))
+        return Tile(title, *make(run))
+    except Exception as error:
+        return Tile(title, "–", sorry(error).text)
+
+
+def _test_tile(run: Run) -> tuple[str, str]:
+    results = run.test
     if not results.rows:
-        return Tile("Test accuracy", "–", "Every seed has failed.")
+        return "–", "Every seed has failed."
+    interval = results.interval("test_accuracy")
     if len(results.rows) == 1:
-        return Tile("Test accuracy", _percent(interval.mean), "one fresh seed: no interval")
+        return _percent(interval.mean), "one fresh seed: no interval"
     value = f"{100 * interval.mean:.1f} ± {100 * interval.half_width:.1f} %"
-    return Tile("Test accuracy", value, f"mean of {len(results.rows)} fresh seeds, 95 % interval")
+    return value, f"mean of {len(results.rows)} fresh seeds, 95 % interval"
 
 
-def _value_tile(run: Run) -> Tile:
-    title = run.judged_on[0].upper() + run.judged_on[1:]
-    try:
-        best = run.best
-    except Absent as absent:
-        return Tile(title, "–", str(absent))
-    return Tile(title, _percent(best.value), f"trial {best.number}, chosen by it: it flatters the configuration")
+def _value_tile(run: Run) -> tuple[str, str]:
+    return _percent(run.best.value), f"trial {run.best.number}, chosen by it: it flatters the configuration"
 
 
-def _trials_tile(run: Run) -> Tile:
-    try:
-        states = [trial.state for trial in run.trials]
-    except Absent as absent:
-        return Tile("Trials", "0", str(absent))
+def _trials_tile(run: Run) -> tuple[str, str]:
+    states = [trial.state for trial in run.trials]
     counts = [
         (TrialState.COMPLETE, "complete"),
         (TrialState.PRUNED, "stopped early"),
@@ -98,23 +100,16 @@ def _trials_tile(run: Run) -> Tile:
         (TrialState.RUNNING, "running or interrupted"),
     ]
     parts = [f"{states.count(state)} {name}" for state, name in counts if state in states]
-    ended = sum(state.is_finished() for state in states)
-    return Tile("Trials", f"{ended} of {run.plan['trials']}", ", ".join(parts))
+    return f"{sum(state.is_finished() for state in states)} of {run.plan['trials']}", ", ".join(parts)
 
 
-def _epochs_tile(run: Run) -> Tile:
-    try:
-        epochs = _epochs(run)
-    except Absent as absent:
-        return Tile("Epochs not trained", "–", str(absent))
-    spared = epochs["reused"] + epochs["saved"]
-    whole = sum(epochs.values())
-    share = f"{100 * spared / whole:.0f} %" if whole else "–"
-    return Tile(
-        "Epochs not trained",
-        share,
-        f"{spared} of {whole}: shared warm-up {epochs['reused']}, early stopping {epochs['saved']}",
-    )
+def _epochs_tile(run: Run) -> tuple[str, str]:
+    epochs = _epochs(run)
+    spared, whole = epochs["reused"] + epochs["saved"], sum(epochs.values())
+    if not whole:
+        return "–", "No trial has ended yet."
+    about = f"{spared} of {whole}: shared warm-up {epochs['reused']}, early stopping {epochs['saved']}"
+    return f"{100 * spared / whole:.0f} %", about
 
 
 def _epochs(run: Run) -> dict[str, int]:
@@ -212,7 +207,7 @@ def early_stopping(run: Run) -> Blocks:
 def best_trial(run: Run) -> Blocks:
     """How the best trial learnt."""
     caption = (
-        f"{run.judged_on} of the fused answer and of each modality alone, by stage; the dotted line marks the "
+        f"{_judged_on(run)} of the fused answer and of each modality alone, by stage; the dotted line marks the "
         "selected epoch. Below, the mean gap of the training clips: a smaller gap is not a better network."
     )
     return [chart(lambda: plots.learning_curves(run.metrics), caption)]
@@ -234,17 +229,14 @@ def gap(run: Run, checks: dict[str, GapCheck] | None) -> Blocks:
         picture = chart(lambda histogram=histogram: plots.gap_histogram(histogram, score))
         columns.append([Note(f"{len(values)} training clips {moment}"), picture, verdict])
     blocks: Blocks = [Row(columns)]
-    refits = _refits(run, score)
-    if refits:
-        caption = "The gaps that the mixture was fitted to, at the start of each epoch that fitted one."
-        blocks.append(chart(lambda: plots.gap_refits(refits, score), caption))
-    return blocks
+    caption = "The gaps at each refit, at the start of an epoch, with the mixture if the method fits it to them."
+    return [*blocks, chart(lambda: plots.gap_refits(_refits(run, score), score), caption)]
 
 
 def _refits(run: Run, score: GapScore) -> dict[int, GapHistogram]:
     """By epoch, what the mixture was fitted to and the fit."""
     metrics, refits = run.metrics, {}
-    for i, counts in enumerate(metrics.get("refit_gap_counts", [])):
+    for i, counts in enumerate(metrics.get("gap_counts", [])):
         if counts is None:
             continue
         mixture = None
@@ -254,8 +246,10 @@ def _refits(run: Run, score: GapScore) -> dict[int, GapHistogram]:
         )
         if weight is not None:
             mixture = GapMixture((mean, other), (std**2, other_std**2), (1 - weight, weight))
-        edges = np.linspace(-1 if score == "signed" else 0, 1, len(counts) + 1)
+        edges = np.linspace(*score_range(score), len(counts) + 1)
         refits[metrics["epoch"][i]] = GapHistogram(edges, np.array(counts), mixture)
+    if not refits:
+        raise Absent("No mixture was fitted during training.")
     return refits
 
 
@@ -361,18 +355,24 @@ def again(run: Run) -> Blocks:
     source = shlex.join(word for item in given.items() for word in item if word)
     data = f"--dataset {plan['dataset']} {source}".strip()
     quoted = {name: shlex.quote(str(folder / name)) for name in (BEST, JOURNAL, "tune", "")}
-    commands = [
-        f"python launch/sweep.py --dataset {plan['dataset']} --out {quoted['']} --resume --trials {2 * plan['trials']}",
-        f"optuna-dashboard {quoted[JOURNAL]}",
-        f"tensorboard --logdir {quoted['tune']}",
-        f"python launch/report.py {quoted['']}",
-    ]
+    commands = {
+        "go on with the search": f"python launch/sweep.py --dataset {plan['dataset']} --out {quoted['']} --resume "
+        f"--trials {2 * plan['trials']}",
+        "look closer": f"optuna-dashboard {quoted[JOURNAL]}\ntensorboard --logdir {quoted['tune']}",
+        "write this page again, also while the sweep is at work": f"python launch/report.py {quoted['']}",
+    }
     try:
         seed = run.config["seed"] + 1
-        commands.insert(0, f"python launch/train.py {data} --config {quoted[BEST]} --seeds 5 --set seed={seed}")
+        train = f"python launch/train.py {data} --config {quoted[BEST]} --seeds 5 --set seed={seed}"
+        commands = {"train and test the best configuration again, on five seeds": train} | commands
     except Absent:
         pass
-    return [Listing("\n".join(commands))]
+    return [Listing("\n\n".join(f"# {what}\n{command}" for what, command in commands.items()))]
+
+
+def _judged_on(run: Run) -> str:
+    """At the start of a sentence."""
+    return run.judged_on[0].upper() + run.judged_on[1:]
 
 
 def _percent(value: float) -> str:
