@@ -1,5 +1,7 @@
 """The live progress line of a sweep, and the bookkeeping after each trial."""
 
+import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from raygap.tracking.run_folder import best_trial, clean_trial, write_trials
 
+TABLE_EVERY = 10.0
+"""Seconds between two versions of trials.csv, which takes the longer to write the more trials there are."""
+
 
 class ProgressLine(Callback):
     """On a terminal one line that keeps changing; elsewhere a plain line whenever a trial ends."""
@@ -21,6 +26,7 @@ class ProgressLine(Callback):
         self.running: dict[str, int] = {}
         self.seen: set[int] = set()
         self.best: int | None = None
+        self.table_written = -math.inf
 
     def setup(self, **info: Any) -> None:
         """Tune calls this once, before the first trial, and after it has pickled the callback: locks may come now."""
@@ -60,7 +66,9 @@ class ProgressLine(Callback):
         best = best_trial(self.study)
         beaten = {self.best} - {best.number if best else None, None}
         try:
-            write_trials(self.study, self.folder)
+            if time.monotonic() - self.table_written > TABLE_EVERY:
+                write_trials(self.study, self.folder)
+                self.table_written = time.monotonic()
             for number in {trial.number for trial in ended} | beaten:
                 clean_trial(self.folder, number, best=best is not None and number == best.number)
         except OSError as error:  # a view of the study, and space to save: not worth a sweep
