@@ -133,7 +133,7 @@ def _read_table(path: Path) -> dict[str, np.ndarray]:
     numbered = bool(classes) and all(ending.isdecimal() for ending in classes)
     if numbered:
         highest = max(int(ending) for some in endings.values() for ending in some if ending.isdecimal())
-        classes = [str(i) for i in range(highest + 1)]
+        classes = [str(i) for i in range(min(highest + 1, len(columns)))]
     arrays: dict[str, np.ndarray] = {}
     for name in READOUTS:
         if name == "fused" and not endings[name]:

@@ -1,7 +1,7 @@
 """A training run in a folder: it goes on from the folder's checkpoint and leaves there what is worth keeping.
 
 checkpoint.pt   everything the next epoch needs, and the metrics of every epoch so far (removed with `finish`)
-best.pt         weights of the selected epoch and the configuration
+best.pt         weights of the selected epoch, and what using them takes: configuration, class names, statistics
 metrics.parquet one row an epoch
 ledger.parquet  one row a training clip: scores and gap, after the warm-up and now; posteriors as the loss sees them
 """
@@ -46,6 +46,7 @@ def train(
             f"compute.workers = {config.compute.workers}, but {workers.size} train; use --workers-per-trial"
         )
     identity = {"config": to_mapping(config), "store": store.header["key"]}
+    usage = {"class_names": list(store.class_names), "statistics": store.header["statistics"]}
     history: list[Metrics] = []
     saved = None
     if workers.first:
@@ -68,7 +69,7 @@ def train(
             history.append(metrics)
         if workers.first:
             if trainer.best_epoch == trainer.epoch:
-                checkpoint.save({**identity, "network": trainer.network.state_dict()}, folder / "best.pt")
+                checkpoint.save({**identity, **usage, "network": trainer.network.state_dict()}, folder / "best.pt")
             write_table(folder / "metrics.parquet", _columns(history))
             write_table(folder / "ledger.parquet", _ledger_columns(trainer))
             checkpoint.save(
