@@ -3,6 +3,7 @@
 python launch/sweep.py --dataset demo
 python launch/sweep.py --dataset manifest --root my_clips/ --method gmm_adaptive --trials 50 --epochs 40
 python launch/sweep.py --dataset demo --resume
+python launch/sweep.py --dataset cremad,ave --root cremad=/data/CREMA-D --root ave=/data/AVE --shared
 """
 
 import math
@@ -16,8 +17,9 @@ import typer
 import yaml
 from rich.console import Console
 
-from raygap.cli import KeepOverlap, Splits, Val, preparation_bar, reader_options, user_errors
+from raygap.cli import KeepOverlap, Splits, Val, preparation_bar, reader_options, roots_by_dataset, user_errors
 from raygap.config import parse_assignments, to_mapping
+from raygap.data.clips import ClipList
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.errors import UserError
@@ -25,16 +27,22 @@ from raygap.methods import METHODS
 from raygap.search.cluster import default_concurrency, nodes
 from raygap.search.job import Outcome, judged_on, run_sweep
 from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
+from raygap.search.shared import SHARED, Swept, find_shared, print_shared
 from raygap.tracking.run_folder import BEST, REPORT, TRIALS
 from raygap.tracking.seed_results import seeds_bar, seeds_table
 
 RUNS = Path("runs")
+INTERRUPTED = 130
+"""Exit code, as shells use it."""
 
 
 @user_errors()
 def main(
-    dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(READERS)}.")],
-    root: Annotated[Path | None, typer.Option(help="Folder of the data set, or a manifest CSV.")] = None,
+    dataset: Annotated[str, typer.Option(help=f"One, or several by comma, of: {', '.join(READERS)}.")],
+    root: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder of the data set, or a manifest CSV; NAME=FOLDER for each of several data sets."),
+    ] = None,
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
@@ -49,6 +57,9 @@ def main(
     time_budget: Annotated[float | None, typer.Option(min=1, help="Seconds after which the sweep stops.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run folder under runs/.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/<name>")] = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="With several data sets: find the one configuration that suits all.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a sweep (the newest without --name).")] = False,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Hold a field fixed; may be repeated.")
@@ -74,6 +85,7 @@ def main(
 ) -> None:
     """Search a method's configuration on a data set."""
     console = Console()
+    names = list(dict.fromkeys(dataset.split(",")))
     if time_budget is not None and not math.isfinite(time_budget):
         raise UserError(f"--time-budget {time_budget}: expected a number of seconds; leave it out for no limit")
     settings = {
@@ -90,50 +102,92 @@ def main(
         for option, value in kept.items():
             if value is not None:
                 raise UserError(f"{option}: a resumed sweep keeps its plan; leave it out, or start another sweep")
+        if len(names) > 1 and not (out or name):
+            raise UserError("--resume of several data sets: name their folder with --out or --name")
         folder = out or (RUNS / name if name else newest_run(RUNS, dataset))
-        plan = read_plan(folder)
-        if plan.dataset != dataset:
-            raise UserError(f"--dataset {dataset}: {folder} holds a sweep of {plan.dataset}")
-        plan = replace(plan, **settings)
+        places = _places(folder, names)
+        plans = {place: read_plan(place) for place in places.values()}
+        for dataset_name, place in places.items():
+            if plans[place].dataset != dataset_name:
+                raise UserError(f"--dataset {dataset_name}: {place} holds a sweep of {plans[place].dataset}")
+        plans = {place: replace(plan, **settings) for place, plan in plans.items()}
     else:
         fixed = parse_assignments(assignments or [])
         fixed |= {path: value for path, value in (("epochs", epochs), ("seed", seed)) if value is not None}
-        plan = make_plan(
-            dataset,
-            method,
-            space,
-            fixed,
-            root=str(root.resolve()) if root else None,
-            reader=reader_options(splits, val, keep_overlap),
-            **{"cache": str(default_cache().resolve())} | settings,
-        )
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        folder = out or RUNS / (name or f"{dataset}-{plan.fixed['method']}-{stamp}")
-    config = plan.check()
-    if dry_run:
-        _print_plan(plan, folder, concurrency)
-        return
-    clip_list = read_clips(plan.dataset, Path(plan.root) if plan.root else None, plan.reader)
-    make_folder(folder, new=not resume)
-    with locked(folder):
-        with preparation_bar(console) as progress:
-            store = prepare(
-                clip_list,
-                config.prepare,
-                Path(plan.cache),
-                max_quarantine=plan.max_quarantine,
-                progress=progress,
+        roots = roots_by_dataset(names, root)
+        made = {
+            dataset_name: make_plan(
+                dataset_name,
+                method,
+                space,
+                fixed,
+                root=roots[dataset_name],
+                reader=reader_options(splits, val, keep_overlap),
+                **{"cache": str(default_cache().resolve())} | settings,
             )
-        write_plan(plan, folder)
-        console.print(
-            f"{'going on with' if resume else 'sweep'} {folder}: {plan.trials} trials of {config.epochs} epochs, "
-            f"{config.method} on {plan.dataset}; starting Ray",
-            highlight=False,
-            markup=False,
+            for dataset_name in names
+        }
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        methods = dict.fromkeys(plan.fixed["method"] for plan in made.values())
+        folder = out or RUNS / (name or f"{'-'.join(names)}-{'-'.join(methods)}-{stamp}")
+        plans = {place: made[dataset_name] for dataset_name, place in _places(folder, names).items()}
+    for place, plan in plans.items():
+        plan.check()
+        if dry_run:
+            _print_plan(plan, place, concurrency)
+    if dry_run:
+        return
+    lists = {
+        place: read_clips(plan.dataset, Path(plan.root) if plan.root else None, plan.reader)
+        for place, plan in plans.items()
+    }
+    for place, plan in plans.items():
+        make_folder(place, new=not resume)
+        if len(plans) > 1:  # so that --resume finds those too that an interruption left no time for
+            write_plan(plan, place)
+    swept, exits = [], []
+    for place, plan in plans.items():
+        with locked(place):
+            store, outcome = _run(console, plan, place, lists[place], concurrency, time_budget, resume)
+        _print_outcome(console, plan, place, outcome)
+        exits.append(_exit_code(outcome))
+        if exits[-1] == INTERRUPTED:
+            sys.exit(INTERRUPTED)
+        swept.append(Swept(plan, place, store))
+    if shared and len(swept) > 1:
+        print_shared("configuration ", *find_shared(swept, folder, concurrency))
+        print(f"all candidates: {folder / 'shared.csv'}; whole configurations: {folder}/<data set>/{SHARED}")
+    sys.exit(max(exits))
+
+
+def _places(folder: Path, datasets: list[str]) -> dict[str, Path]:
+    """The run folder of each data set."""
+    return {name: folder / name for name in datasets} if len(datasets) > 1 else {datasets[0]: folder}
+
+
+def _run(
+    console: Console,
+    plan: Plan,
+    folder: Path,
+    clip_list: ClipList,
+    concurrency: int | None,
+    time_budget: float | None,
+    resume: bool,
+) -> tuple[Path, Outcome]:
+    config = plan.check()
+    with preparation_bar(console) as progress:
+        store = prepare(
+            clip_list, config.prepare, Path(plan.cache), max_quarantine=plan.max_quarantine, progress=progress
         )
-        with seeds_bar(console, plan.test_seeds, config.epochs) as report:
-            outcome = run_sweep(plan, folder, store, concurrency, time_budget, report)
-    _print_outcome(console, plan, folder, outcome)
+    write_plan(plan, folder)
+    console.print(
+        f"{'going on with' if resume else 'sweep'} {folder}: {plan.trials} trials of {config.epochs} epochs, "
+        f"{config.method} on {plan.dataset}; starting Ray",
+        highlight=False,
+        markup=False,
+    )
+    with seeds_bar(console, plan.test_seeds, config.epochs) as report:
+        return store, run_sweep(plan, folder, store, concurrency, time_budget, report)
 
 
 def _print_plan(plan: Plan, folder: Path, concurrency: int | None) -> None:
@@ -173,7 +227,7 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, outcome: Outcome)
         print("\n".join(outcome.failures()))
         print(f"{outcome.finished()} of {plan.trials} trials ended, none complete; see {folder / TRIALS}")
         print(f"go on with: {again}")
-        sys.exit(130 if outcome.interrupted else 1)
+        return
     console.print(
         f"\nbest of {outcome.finished()} trials: trial {outcome.best.number}, "
         f"{judged_on(plan)} {outcome.best.value:.3f}",
@@ -192,10 +246,12 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, outcome: Outcome)
     print(f"all trials:         {folder / TRIALS}")
     if outcome.finished() < plan.trials:
         print(f"stopped after {outcome.finished()} of {plan.trials} trials; go on with: {again}")
+
+
+def _exit_code(outcome: Outcome) -> int:
     if outcome.interrupted:
-        sys.exit(130)
-    if outcome.test and not outcome.test.rows:
-        sys.exit(1)
+        return INTERRUPTED
+    return 1 if outcome.best is None or (outcome.test and not outcome.test.rows) else 0
 
 
 if __name__ == "__main__":
