@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray.cluster_utils import Cluster
 
 COMMAND = Path(__file__).parents[2] / "launch" / "prepare.py"
 
@@ -34,6 +35,20 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message):
     assert result.returncode == 2
     assert result.stderr.startswith(message)
     assert result.stderr.count("\n") == 1
+
+
+def test_on_a_cluster_of_several_machines(data_set, tmp_path):
+    # Three raylets of their own, as on three machines; the head decodes nothing.
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        source = ["--dataset", "manifest", "--root", data_set, "--set", "prepare.frame_size=8"]
+        result = run(*source, "--cache", tmp_path, "--address", cluster.address)
+    finally:
+        cluster.shutdown()
+    assert result.returncode == 0, result.stderr
+    assert "clips: 8 train, 2 val, 2 test; 2 classes" in result.stdout
 
 
 def test_a_cluster_that_does_not_answer(data_set, tmp_path):
