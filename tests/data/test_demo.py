@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 
-from raygap.data import demo
+from raygap.data import demo, demo_picture, demo_sound
 from raygap.errors import UserError
 
 COUNTS = (10, 1, 2)
@@ -127,7 +127,7 @@ def test_a_mismatched_picture_is_never_of_a_class_that_looks_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    blank = np.zeros((demo._FRAMES, 64, 64, 3), np.uint8)
+    blank = np.zeros((demo_picture._FRAMES, 64, 64, 3), np.uint8)
     monkeypatch.setattr(demo, "_render_picture", lambda label, spoiled, rng: (seen.append(label), blank)[1])
     monkeypatch.setattr(demo, "_write_mp4", lambda path, picture, sound: None)
     for index in range(100):
@@ -138,11 +138,11 @@ def test_a_mismatched_picture_is_never_of_a_class_that_looks_alike(
 def test_every_class_renders_at_any_seed() -> None:
     for index in range(80):
         label = demo.LABELS[index % 8]
-        sound = demo._render_sound(label, False, np.random.default_rng(index))
+        sound = demo_sound.render_sound(label, False, np.random.default_rng(index))
         assert sound.shape == (32_000,)
         assert np.isfinite(sound).all()
         assert 0 < np.abs(sound).max() <= 1
-        assert demo._render_picture(label, False, np.random.default_rng(index)).std() > 1
+        assert demo_picture.render_picture(label, False, np.random.default_rng(index)).std() > 1
 
 
 def test_workers_that_fail_are_reported_and_leave_no_manifest(tmp_path: Path) -> None:
