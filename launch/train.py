@@ -50,7 +50,7 @@ def main(
     console = Console()
     fields = flatten(load_yaml(config)) if config else {}
     trial = from_mapping(fields | parse_assignments(assignments or []), str(config or "--set"))
-    find_method(trial.method)
+    find_method(trial.method).check(trial)
     clip_list = read_clips(dataset, root, reader_options(splits, val, keep_overlap))
     folder = out or Path("runs") / f"{dataset}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     make_folder(folder, new=True)

@@ -7,11 +7,14 @@ from raygap.methods.base import Method
 from raygap.methods.gmm_adaptive import GmmAdaptive
 from raygap.methods.gmm_scores import GmmScores
 from raygap.methods.joint import Joint
+from raygap.methods.one_modality import AudioOnly, VisualOnly
 from raygap.methods.unimodal_losses import UnimodalLosses
 
 METHODS: dict[str, type[Method]] = {
     "joint": Joint,
     "unimodal_losses": UnimodalLosses,
+    "audio_only": AudioOnly,
+    "visual_only": VisualOnly,
     "gmm_adaptive": GmmAdaptive,
     "gmm_scores": GmmScores,
 }

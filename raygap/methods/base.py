@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -43,8 +43,11 @@ class Step:
     """Of the step within the epoch, from 0."""
 
 
-Look = Callable[[], Outputs]
-"""Outputs of every training clip, in order and without augmentation, on the CPU; costs a pass over the data."""
+class Look(Protocol):
+    """Outputs of training clips, without augmentation, in evaluation mode, on the CPU; all workers call it together."""
+
+    def __call__(self, clips: np.ndarray | None = None) -> Outputs:
+        """Of the clips at these positions, in that order, or of all; costs a pass over them."""
 
 
 class Method:
@@ -69,6 +72,7 @@ class Method:
         self.workers = workers or Workers()
         self.mixture: GapMixture | None = None
         self.weights: dict[str, Tensor] = {}
+        self.noted: dict[str, list[Tensor]] = {}
 
     @classmethod
     def check(cls, config: TrialConfig) -> None:
@@ -76,7 +80,10 @@ class Method:
 
     @classmethod
     def extend(cls, network: Network, config: TrialConfig) -> None:
-        """Add modules of the method's own to `network.extra`; their weights follow from the seed, as the others do."""
+        """Add modules to `network.extra`, or replace `network.fusion`; their weights follow from the seed too.
+
+        A method gives its own, not its base class's: the key of a shared warm-up knows the function, not the class.
+        """
 
     @classmethod
     def predict(cls, network: Network, audio: Tensor, visual: Tensor) -> Outputs:
@@ -88,6 +95,16 @@ class Method:
 
     def end_epoch(self, epoch: int, metrics: dict[str, Any]) -> None:
         """After each adaptive epoch, with its training and validation metrics; may add to them."""
+        metrics |= {name: float(torch.stack(values).mean()) for name, values in self.noted.items()}
+        self.noted = {}
+
+    def batch_mean(self, per_clip: Tensor, step: Step) -> Tensor:
+        """Mean over the last dimension, the clips, of the whole batch over all workers; without gradient."""
+        return self.workers.sum(step.weight * per_clip.detach().float().mean(-1))
+
+    def note(self, name: str, value: Tensor) -> None:
+        """Have the mean of a number over the epoch's steps among its metrics; the same number on all workers."""
+        self.noted.setdefault(name, []).append(value.detach())
 
     def draw(self, clips: np.ndarray, epoch: int) -> np.ndarray:
         """Positions that an adaptive epoch trains on, from `clips`, which are shuffled already; may repeat some."""

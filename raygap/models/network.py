@@ -29,16 +29,14 @@ class Network(nn.Module):
         super().__init__()
         self.audio_encoder = make_encoder(model, channels=1)
         self.visual_encoder = make_encoder(model, channels=3)
-        features = self.audio_encoder.out_features
+        self.features = features = self.audio_encoder.out_features
+        self.classes = classes
         self.fusion = FUSIONS[model.fusion](features, classes)
         self.heads = None
         if model.readout == "heads":
             self.heads = nn.ModuleDict({m: nn.Linear(features, classes) for m in ("audio", "visual")})
         self.extra = nn.ModuleDict()
-        for module in self.modules():
-            if isinstance(module, nn.Linear):  # as the field's code bases do
-                nn.init.xavier_normal_(module.weight)
-                nn.init.zeros_(module.bias)
+        draw_linear_weights(self)
 
     def forward(self, audio: Tensor, visual: Tensor, probe: bool = False) -> Outputs:
         """`probe` cuts the separate heads off the encoders: they are trained to read, not to shape, the features."""
@@ -54,12 +52,21 @@ class Network(nn.Module):
         return Outputs(self.fusion(z_audio, z_visual), u_audio, u_visual, z_audio, z_visual)
 
 
+def draw_linear_weights(module: nn.Module) -> None:
+    """Initial weights of all linear layers, as the field's code bases draw them; biases are zero."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_normal_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 def make_network(
     model: Model, classes: int, seed: int, extend: Callable[[Network], None] = lambda network: None
 ) -> Network:
     """A network whose initial weights follow from `seed` alone, whatever was drawn before.
 
-    `extend` may add modules to the network's `extra`, after its own weights are drawn.
+    `extend` may add modules to the network's `extra`, or replace its fusion, after its own weights are drawn.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

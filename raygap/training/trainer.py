@@ -41,6 +41,7 @@ class Trainer:
         self.rows = training_rows(config, store)
         self.labels = store.labels[self.rows]
         kind = method or find_method(config.method)
+        kind.check(config)
         self.network = trial_network(config, len(store.class_names), kind).to(self.device)
         self.network.to(memory_format=torch.channels_last)
         self.optimizer = _make_optimizer(config, self.network)
@@ -66,7 +67,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = metrics["learning_rate"]
         if stage == "adaptive":
-            self.method.begin_epoch(self.epoch, self.network, lambda: Outputs(**self._predict()))
+            self.method.begin_epoch(self.epoch, self.network, self._look)
         metrics |= self._train_pass(stage)
         metrics |= self._gap_metrics()
         metrics |= self._validate()
@@ -82,16 +83,19 @@ class Trainer:
         metrics = evaluate(self.network, self.store, split, self.config, self.device, type(self.method), self.workers)
         return {f"val_{name.removeprefix(f'{split}_')}": value for name, value in metrics.items()}
 
-    def _predict(self) -> dict[str, torch.Tensor]:
+    def _predict(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
         config, method = self.config, type(self.method)
-        return predict(self.network, self.store, self.rows, config, self.device, method, self.workers)
+        return predict(self.network, self.store, rows, config, self.device, method, self.workers)
+
+    def _look(self, clips: np.ndarray | None = None) -> Outputs:
+        return Outputs(**self._predict(self.rows if clips is None else self.rows[clips]))
 
     def _separate(self, stage: str) -> Metrics:
         guided = self.method.guided or stage == "purification"
         if not (guided and refit_due(self.config, self.epoch, self.fitted)):
             return {}
         if self.config.gap.source == "fresh":
-            logits, labels = self._predict(), torch.from_numpy(self.labels)
+            logits, labels = self._predict(self.rows), torch.from_numpy(self.labels)
             scores = [true_class_score(logits[name], labels).numpy() for name in ("audio", "visual")]
             self.ledger.record(np.arange(len(self.rows)), *scores)
         score = self.config.gap.score

@@ -37,7 +37,7 @@ def assert_same_but_for_reuse(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [(3, 3), (2, 4), (4, 2)])
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", ["joint", "unimodal_losses", "gmm_adaptive", "gmm_scores"])
 def test_a_forked_trial_equals_a_cold_one(
     method: str, first: int, second: int, small_store: Store, tmp_path: Path
 ) -> None:
