@@ -128,7 +128,7 @@ def test_a_mismatched_picture_is_never_of_a_class_that_looks_alike(
 ) -> None:
     seen: list[str] = []
     blank = np.zeros((demo_picture._FRAMES, 64, 64, 3), np.uint8)
-    monkeypatch.setattr(demo, "_render_picture", lambda label, spoiled, rng: (seen.append(label), blank)[1])
+    monkeypatch.setattr(demo, "render_picture", lambda label, spoiled, rng: (seen.append(label), blank)[1])
     monkeypatch.setattr(demo, "_write_mp4", lambda path, picture, sound: None)
     for index in range(100):
         demo._write_clip(tmp_path, demo.Clip(index, "gong", "train", "mismatched"), seed=0)
