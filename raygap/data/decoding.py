@@ -4,7 +4,7 @@ import functools
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -38,14 +38,12 @@ _Pictures = tuple[np.ndarray, np.ndarray, float]
 def decode_clip(clip: Clip, settings: Prepare) -> _Pictures | str:
     """Frames, spectrogram and length of a clip, or the reason why it is bad."""
     start = clip.start or 0.0
-    heard = start + longest_sound(settings) / settings.sample_rate  # sound beyond this would be cut off
     try:
-        for path in (clip.video, clip.audio):
-            if path and not path.is_file():
-                raise BadClip(f"no such file: {path.name}")
+        for path in filter(None, (clip.video, clip.audio)):
+            _check_file(path)
         if clip.end is not None and clip.end <= start:
             raise BadClip(f"ends at {clip.end:g} s, not after its start at {start:g} s")
-        till = heard if clip.end is None else min(clip.end, heard)
+        till = _heard_till(clip.start, clip.end, settings)
         with open_media(clip.video) as container:
             if clip.audio:
                 sound = decode_audio_file(clip.audio, clip.start, till, settings.sample_rate)
@@ -57,6 +55,76 @@ def decode_clip(clip: Clip, settings: Prepare) -> _Pictures | str:
         return str(error)
     except Exception as error:  # no single file may end a preparation of hours
         return f"{type(error).__name__}: {error}"
+
+
+@dataclass(frozen=True)
+class Media:
+    """What is to be decoded as far as it goes: a clip without a label, of which one modality may be missing."""
+
+    id: str
+    video: Path | None
+    audio: Path | None
+    """None: the sound of the video file."""
+    start: float | None = None
+    end: float | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What there is of a clip, as decode_clip gives it, and by modality why the rest is not there."""
+
+    frames: np.ndarray | None
+    spectrogram: np.ndarray | None
+    reasons: dict[str, str]
+
+
+def decode_parts(media: Media, settings: Prepare) -> Parts:
+    """Frames and spectrogram of a clip, each if it can be decoded."""
+    reasons: dict[str, str] = {}
+
+    def attempt(modality: str, decode: Callable[[], np.ndarray]) -> np.ndarray | None:
+        try:
+            return decode()
+        except BadClip as error:
+            reasons[modality] = str(error)
+        except Exception as error:  # one file may not end the work on many
+            reasons[modality] = f"{type(error).__name__}: {error}"
+        return None
+
+    return Parts(
+        attempt("visual", lambda: _frames(media, settings)),
+        attempt("audio", lambda: _spectrogram(settings)(_sound(media, settings))),
+        reasons,
+    )
+
+
+def _frames(media: Media, settings: Prepare) -> np.ndarray:
+    if media.video is None:
+        raise BadClip("no picture given")
+    _check_file(media.video)
+    with open_media(media.video) as container:
+        return decode_frames(container, media.start, media.end, settings)[0]
+
+
+def _sound(media: Media, settings: Prepare) -> np.ndarray:
+    till = _heard_till(media.start, media.end, settings)
+    if media.audio:
+        _check_file(media.audio)
+        return decode_audio_file(media.audio, media.start, till, settings.sample_rate)
+    _check_file(media.video)
+    with open_media(media.video) as container:
+        return decode_audio(container, media.start, till, settings.sample_rate)
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise BadClip(f"no such file: {path.name}")
+
+
+def _heard_till(start: float | None, end: float | None, settings: Prepare) -> float:
+    """Where the sound may be left off, in seconds: what comes later would be cut off."""
+    heard = (start or 0.0) + longest_sound(settings) / settings.sample_rate
+    return heard if end is None else min(end, heard)
 
 
 @functools.cache
@@ -79,10 +147,25 @@ def write_clip(row: int, result: _Pictures | str, writer: StoreWriter) -> Decode
 def decode_here(
     clips: tuple[Clip, ...], rows: Iterable[int], settings: Prepare, folder: Path, workers: int
 ) -> Iterator[tuple[int, Decoded | str]]:
-    """Decode these rows into the arrays in `folder`; yields each as it comes, with the reason if the clip is bad.
+    """Decode these rows into the arrays in `folder`; yields each as it comes, with the reason if the clip is bad."""
+    return in_processes(functools.partial(_decode_and_write, folder, len(clips), settings), clips, rows, workers)
+
+
+def _decode_and_write(folder: Path, count: int, settings: Prepare) -> Callable[[int, Clip], Decoded | str]:
+    writer = StoreWriter(folder, count, settings)
+    return lambda row, clip: write_clip(row, decode_clip(clip, settings), writer)
+
+
+def in_processes(
+    prepare: Callable[[], Callable[[int, Any], Any]], items: Sequence[Any], rows: Iterable[int], workers: int
+) -> Iterator[tuple[int, Any]]:
+    """Work on `items[row]` for each of these rows in processes on this machine; yields row and result as they come.
+
+    Each worker calls `prepare` once, for the function of row and item that it then applies; an OSError of that function
+    is raised here. Where a decoder crashes, twice, the result is the sentence that says so.
 
     The workers are processes of our own and not an executor, which would be lost as a whole, without saying at which
-    clip, when a decoder crashes. One clip is sent at a time: sending costs 0.1 ms, decoding tens of it.
+    item, when one crashes. One item is sent at a time: sending costs 0.1 ms, decoding tens of it.
     """
     # Not fork: the caller may run threads (progress bars, torch, Ray) whose locks a forked child would inherit, held.
     # Not spawn: each worker would spend seconds on importing torch. A fork server imports it once, without threads.
@@ -99,11 +182,11 @@ def decode_here(
         row = waiting.popleft()
         busy[connection] = process, row
         with suppress(OSError):  # a worker that is gone shows as the end of its connection, below
-            connection.send((row, clips[row]))
+            connection.send((row, items[row]))
 
     def start() -> None:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, folder, len(clips), settings), daemon=True)
+        process = context.Process(target=_work, args=(theirs, prepare), daemon=True)
         process.start()
         theirs.close()
         send(ours, process)
@@ -142,19 +225,18 @@ def decode_here(
             connection.close()
 
 
-def _work(connection: Connection, folder: Path, count: int, settings: Prepare) -> None:
-    """A worker: decodes the clips it is sent, until the connection closes."""
+def _work(connection: Connection, prepare: Callable[[], Callable[[int, Any], Any]]) -> None:
+    """A worker: works on what it is sent, until the connection closes."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one ends the others
     torch.set_num_threads(1)
-    writer = StoreWriter(folder, count, settings)
+    work = prepare()
     with suppress(EOFError):  # the end, also when the first process was killed
         while True:
-            row, clip = connection.recv()
-            result: Any = decode_clip(clip, settings)
+            row, item = connection.recv()
             try:
-                result = write_clip(row, result, writer)
+                result = work(row, item)
             except OSError as error:
                 result = error
             connection.send(result)
