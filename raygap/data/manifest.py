@@ -101,7 +101,10 @@ def _read_clip(folder: Path, line: int, row: dict[str, str], faults: _Faults) ->
         if not text:
             return None
         path = Path(os.path.normpath(folder / text))
-        if not path.is_file():
+        if not Path(text).is_absolute() and os.path.relpath(path, folder).split(os.sep)[0] == "..":
+            mend = "put the manifest above its media, or give a whole path"
+            faults.add("outside", line, f"{column} {text!r} leads out of the manifest's folder; {mend}")
+        elif not path.is_file():
             problem = "is a folder" if path.is_dir() else "does not exist"
             faults.add(column, line, f"{column} {text!r} {problem}; paths are relative to {folder}")
         return path

@@ -81,6 +81,7 @@ def test_one_picture_with_two_sounds_gives_two_ids(folder):
         (GOOD + "x.mp4,cat,train\n", "line 6: video 'x.mp4' does not exist; paths are relative to"),
         (GOOD + "x.mp4,cat,train\ny.mp4,cat,val\nz.mp4,cat,val\n", "line 6: video 'x.mp4' .* \\(2 more such lines\\)"),
         (GOOD + ".,cat,train\n", "line 6: video '.' is a folder"),
+        (GOOD + "a/../../b.mp4,cat,train\n", "line 6: video 'a/../../b.mp4' leads out of the manifest's folder; put"),
         (GOOD + ",cat,train\n", "line 6: video is empty; give the path of the clip's video file"),
         (GOOD + "e.mp4,,train\n", "line 6: label is empty; give the clip's class"),
         (GOOD + "e.mp4\n", "line 6: label is empty"),
