@@ -196,6 +196,15 @@ class Purify(Section):
     """filtered, or a control: a random subset with the same number of clips in each class."""
 
 
+class Ogm(Section):
+    """Methods ogm and ogm_ge."""
+
+    alpha: float = Field(0.8, ge=0, le=10, json_schema_extra=LATER)
+    """How much the gradients of the modality that is ahead shrink: by 1 - tanh(alpha * ratio of the scores)."""
+    epochs: int = Field(50, ge=1, le=10_000, json_schema_extra=LATER)
+    """Adaptive epochs with modulation; those after them train plainly."""
+
+
 class Compute(Section):
     """How the arithmetic is done."""
 
@@ -233,6 +242,7 @@ class TrialConfig(Section):
     align: Align = Align()
     scores: Scores = Scores()
     purify: Purify = Purify()
+    ogm: Ogm = Ogm()
     compute: Compute = Compute()
 
     @model_validator(mode="after")

@@ -1,0 +1,58 @@
+"""ogm and ogm_ge: on-the-fly gradient modulation, alone or with generalisation enhancement.
+
+Peng, Wei, Deng, Wang, Hu: Balanced Multimodal Learning via On-the-fly Gradient Modulation, CVPR 2022.
+
+With s_m = sum over the batch of the softmax score of the true class through the read-out of modality m, and
+rho_m = s_m / s_other (eq. 8 and 9): the gradient of encoder m is multiplied by k_m = 1 - tanh(alpha * rho_m) where
+rho_m > 1, else by 1 (eq. 10). ogm_ge adds Gaussian noise, with the gradient's standard deviation, to it (eq. 12).
+
+Where the paper is silent we do as its code does: weights of convolutions alone are modulated, each with the standard
+deviation of its own gradient, which is taken before the multiplication, for both modalities; modulation ends after
+ogm.epochs. The paper's unimodal logits are the split read-out; with heads, these are probes, and any fusion will do.
+"""
+
+import torch
+from torch import nn
+
+from raygap.imbalance.gap import true_class_score
+from raygap.methods.base import Step, Terms
+from raygap.methods.joint import Joint
+from raygap.models.network import Network, Outputs
+from raygap.rng import generator
+
+
+class Ogm(Joint):
+    """CE(fused), with smaller steps for the encoder that is ahead."""
+
+    noise = False
+    """Add noise to the encoders' gradients."""
+
+    def backward(self, network: Network, outputs: Outputs, terms: Terms, step: Step) -> None:
+        """Modulates the gradients of both encoders."""
+        super().backward(network, outputs, terms, step)
+        if step.epoch - self.config.warmup.epochs >= self.config.ogm.epochs:
+            return
+        audio, visual = (true_class_score(logits, step.labels) for logits in (outputs.audio, outputs.visual))
+        scores = self.batch_mean(torch.stack((audio, visual)), step)
+        ratios = scores / scores.flip(0)
+        kept = torch.where(ratios > 1, 1 - torch.tanh(self.config.ogm.alpha * ratios), 1.0)
+        draw = torch.Generator(self.device)
+        draw.manual_seed(int(generator(self.config.seed, "ogm_ge", step.epoch, step.number).integers(2**62)))
+        for factor, encoder in zip(kept, (network.audio_encoder, network.visual_encoder), strict=True):
+            for layer in encoder.modules():
+                if isinstance(layer, nn.Conv2d):
+                    self._modulate(layer.weight, factor, draw)
+        self.note("ogm_kept_audio", kept[0])
+        self.note("ogm_kept_visual", kept[1])
+
+    def _modulate(self, weight: nn.Parameter, factor: torch.Tensor, draw: torch.Generator) -> None:
+        deviation = weight.grad.std() + 1e-8
+        weight.grad *= factor
+        if self.noise:
+            weight.grad += deviation * torch.randn(weight.shape, generator=draw, device=weight.device)
+
+
+class OgmGe(Ogm):
+    """The same, with noise."""
+
+    noise = True
