@@ -12,3 +12,7 @@ class TrainingDiverged(Exception):
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its kind if it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+class TrialFailed(Exception):
+    """A trial of several workers has failed by itself: `args` are the reason, in a line, and the last whole epoch."""

@@ -1,12 +1,18 @@
-"""Starting Ray, and how many trials fit at a time."""
+"""Starting Ray, how many trials fit at a time, and giving places in the cluster back."""
 
 import logging
 import math
 import os
+from dataclasses import dataclass
 
 import ray
 import torch
+from ray._private.state import state as cluster_state
+from ray._raylet import ActorID, PlacementGroupID
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from raygap.config import TrialConfig
 from raygap.errors import UserError
 
 
@@ -50,3 +56,72 @@ def trial_resources(concurrency: int) -> dict[str, float]:
         # Ray gives out whole GPUs, or a fraction of one.
         share["GPU"] = gpus // slots if gpus >= slots else math.floor(gpus / slots * 1000) / 1000
     return share
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How trials share the cluster: `at_once` of them, each of `workers` processes that ask for `each`."""
+
+    at_once: int
+    workers: int
+    each: dict[str, float]
+    """CPU and, where there are GPUs, GPU of one process."""
+
+
+def place(
+    config: TrialConfig, concurrency: int | None = None, cpus: float | None = None, gpus: float | None = None
+) -> Placement:
+    """As many trials at a time as fit, or `concurrency` of them; `cpus` and `gpus` are those of one worker.
+
+    A trial of one worker that asks for nothing special gets an equal share of a machine (trial_resources). Otherwise a
+    worker gets compute.threads CPUs and, where there are GPUs, one of them; workers of a trial may sit on several
+    machines. All workers ask for the same, so trials that are let in can never wait for each other's places.
+
+    Raises UserError if not one trial fits, if `concurrency` of them do not, or for model.norm=sync_batch without GPUs.
+    """
+    workers, threads = config.compute.workers, config.compute.threads
+    with_gpu = any(node.get("GPU") for node in nodes())
+    if config.model.norm == "sync_batch" and not with_gpu:
+        raise UserError("model.norm = sync_batch needs GPUs and there are none; set model.norm=group, or batch")
+    if workers == 1 and cpus is None and gpus is None:
+        at_once = concurrency or default_concurrency(threads)
+        return Placement(at_once, 1, trial_resources(at_once))
+    each = {"CPU": threads if cpus is None else cpus, "GPU": float(with_gpu) if gpus is None else gpus}
+    each = {name: amount for name, amount in each.items() if amount}
+    if each.get("GPU", 0) > 1 and each["GPU"] % 1:
+        raise UserError(f"--gpus-per-worker {gpus}: expected whole GPUs, or a part of one")
+    places = sum(min(_times(node, name, amount) for name, amount in each.items()) for node in nodes())
+    fit = places // workers
+    if (concurrency or 1) > fit:
+        asked = " and ".join(f"{amount:g} {name}" for name, amount in each.items())
+        trials = f"{concurrency} trials" if concurrency else "a trial"
+        raise UserError(
+            f"{trials} of {workers} workers with {asked} each: the cluster has places for {places} such workers; ask "
+            "for less with --concurrency, --workers-per-trial, --cpus-per-worker or --gpus-per-worker"
+        )
+    return Placement(concurrency or fit, workers, each)
+
+
+def _times(node: dict[str, float], name: str, amount: float) -> int:
+    """How many workers find `amount` of a resource on a machine; a part of a GPU never lies on two of them."""
+    there = node.get(name, 0)
+    if name == "GPU" and amount < 1:
+        return int(there) * int(1 / amount + 1e-6)
+    return int(there / amount + 1e-6)
+
+
+def remove_orphans(of_living: bool = False) -> None:
+    """Remove the placement groups that dead actors of this process' trials have left; with `of_living`, all of them.
+
+    Ray Train's own cleaner learns of a group only when its workers run. A Train controller that is killed before then
+    leaves its group to nobody, and the places in it to no trial, for as long as the sweep lasts.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    # The public table does not tell who made a group.
+    for content in cluster_state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(content)
+        made_by_actor = group.creator_actor_id and not ActorID(group.creator_actor_id).is_nil()
+        if group.creator_job_id.hex() != job or not made_by_actor or group.state == PlacementGroupTableData.REMOVED:
+            continue
+        if group.creator_actor_dead or of_living:
+            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))

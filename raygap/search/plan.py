@@ -20,7 +20,10 @@ from raygap.tracking.run_folder import PLAN, write_text
 
 @dataclass(frozen=True)
 class Plan:
-    """`fixed` and `space` by dotted path, as in a search space's file."""
+    """`fixed` and `space` by dotted path, as in a search space's file.
+
+    No trial starts once the ended ones took `trial_seconds` together.
+    """
 
     dataset: str
     root: str | None
@@ -31,6 +34,9 @@ class Plan:
     test_seeds: int = 3
     max_quarantine: float = 0.05
     trunk_gb: float = 20.0
+    trial_seconds: float | None = None
+    cpus_per_worker: float | None = None
+    gpus_per_worker: float | None = None
     reader: ReaderOptions = field(default_factory=ReaderOptions)
 
     def check(self) -> TrialConfig:

@@ -14,6 +14,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Domain
 
+from raygap.config import TrialConfig, from_mapping
 from raygap.errors import UserError
 
 METRIC = "best_val_accuracy"
@@ -55,6 +56,12 @@ def check_store(study: optuna.Study, key: str) -> None:
     if study.user_attrs.setdefault("store", key) != key:
         raise UserError("the data or their preparation have changed since the sweep began; start another sweep")
     study.set_user_attr("store", key)
+
+
+def suggested_config(suggested: dict[str, Any], fixed: dict[str, Any]) -> TrialConfig:
+    """The configuration of a trial: what the search suggests for it, over what the sweep holds fixed."""
+    params = {path: value for path, value in suggested.items() if path != TRIAL_NUMBER}
+    return from_mapping(fixed | params, f"trial {suggested[TRIAL_NUMBER]}")
 
 
 def remember(scheduler: ASHAScheduler, trial_id: str, values: dict[int, float]) -> None:

@@ -3,19 +3,22 @@
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 from ray import tune
 
 from raygap.data.store import Store
-from raygap.search.cluster import default_concurrency, nodes, start_ray, trial_resources
+from raygap.search.cluster import place, remove_orphans, start_ray
 from raygap.search.plan import Plan
 from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace
 from raygap.search.study import StudySearch, check_store, finished_trials, open_storage
+from raygap.search.together import DRIVER, run_trial
 from raygap.search.trial import SweepTrial
 from raygap.tracking.progress import ProgressLine
 from raygap.tracking.run_folder import JOURNAL, write_trials
@@ -37,6 +40,18 @@ def _own_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+class GiveBack(tune.Callback):
+    """Gives back what the cluster still holds for trials that were stopped or died, every second."""
+
+    last = 0.0
+
+    def on_step_end(self, **info: Any) -> None:
+        """Tune calls this all the time."""
+        if time.monotonic() - self.last > 1:
+            self.last = time.monotonic()
+            remove_orphans()
+
+
 def run_trials(
     plan: Plan, folder: Path, store: Path, concurrency: int | None = None, time_budget: float | None = None
 ) -> optuna.Study:
@@ -50,29 +65,32 @@ def run_trials(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output engine prints tables even at verbose=0
     start_ray()
+    placement = place(config, concurrency, plan.cpus_per_worker, plan.gpus_per_worker)
+    several = placement.workers > 1
     space = SearchSpace(plan.fixed, plan.space)
     search = StudySearch(space.domains(), open_storage(folder / JOURNAL), config.seed, config.epochs)
     check_store(search.study, Store.open(store).header["key"])
+    search.trial_seconds = plan.trial_seconds
     search.scheduler = make_scheduler(search.study, config.epochs, config.warmup.epochs)
     left = plan.trials - len(finished_trials(search.study))
     if left > 0:
         run = folder.resolve()
         trainable = tune.with_parameters(
-            SweepTrial,
+            run_trial if several else SweepTrial,
             store=str(store),
             fixed=plan.fixed,
             folder=str(run),
             trunk=(str(run.parent / TRUNK), plan.trunk_gb * 1e9) if plan.trunk_gb else None,
+            **({"placement": placement} if several else {}),
         )
-        at_once = concurrency or default_concurrency(config.compute.threads)
         tuner = tune.Tuner(
-            tune.with_resources(trainable, trial_resources(at_once)),
+            tune.with_resources(trainable, DRIVER if several else placement.each),
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 scheduler=search.scheduler,
                 num_samples=left,
-                max_concurrent_trials=at_once if len(nodes()) > 1 else None,  # on one machine the resources see to it
-                reuse_actors=True,
+                max_concurrent_trials=placement.at_once,  # also how many processes Tune starts at once
+                reuse_actors=not several,
                 time_budget_s=time_budget,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
@@ -81,11 +99,17 @@ def run_trials(
                 storage_path=str(run),
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the trials keep their own
-                callbacks=[ProgressLine(search.study, folder, plan.trials, config.epochs)],
+                callbacks=[
+                    ProgressLine(search.study, folder, plan.trials, config.epochs),
+                    *([GiveBack()] if several else []),
+                ],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
             ),
         )
-        with _own_signals():
-            tuner.fit()
+        try:
+            with _own_signals():
+                tuner.fit()
+        finally:
+            remove_orphans(of_living=True)
     write_trials(search.study, folder)
     return search.study
