@@ -205,6 +205,13 @@ class Ogm(Section):
     """Adaptive epochs with modulation; those after them train plainly."""
 
 
+class MMPareto(Section):
+    """Method mmpareto."""
+
+    gamma: float = Field(1.5, gt=0, le=10, json_schema_extra=LATER)
+    """Factor on the encoders' gradients."""
+
+
 class Compute(Section):
     """How the arithmetic is done."""
 
@@ -243,6 +250,7 @@ class TrialConfig(Section):
     scores: Scores = Scores()
     purify: Purify = Purify()
     ogm: Ogm = Ogm()
+    mmpareto: MMPareto = MMPareto()
     compute: Compute = Compute()
 
     @model_validator(mode="after")

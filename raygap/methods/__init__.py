@@ -7,6 +7,7 @@ from raygap.methods.base import Method
 from raygap.methods.gmm_adaptive import GmmAdaptive
 from raygap.methods.gmm_scores import GmmScores
 from raygap.methods.joint import Joint
+from raygap.methods.mmpareto import MMPareto
 from raygap.methods.ogm import Ogm, OgmGe
 from raygap.methods.one_modality import AudioOnly, VisualOnly
 from raygap.methods.unimodal_losses import UnimodalLosses
@@ -18,6 +19,7 @@ METHODS: dict[str, type[Method]] = {
     "visual_only": VisualOnly,
     "ogm": Ogm,
     "ogm_ge": OgmGe,
+    "mmpareto": MMPareto,
     "gmm_adaptive": GmmAdaptive,
     "gmm_scores": GmmScores,
 }
