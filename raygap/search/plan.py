@@ -16,6 +16,7 @@ from raygap.errors import UserError
 from raygap.methods import find_method
 from raygap.search.space import SearchSpace, check_space, load_space
 from raygap.tracking.run_folder import PLAN, write_text
+from raygap.tracking.wandb_layout import Mode
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class Plan:
     trial_seconds: float | None = None
     cpus_per_worker: float | None = None
     gpus_per_worker: float | None = None
+    wandb: Mode | None = None
+    wandb_project: str | None = None
+    wandb_entity: str | None = None
     reader: ReaderOptions = field(default_factory=ReaderOptions)
 
     def check(self) -> TrialConfig:
