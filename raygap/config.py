@@ -60,6 +60,22 @@ class Prepare(Section):
         return self
 
 
+_SCALED_AS_IMAGENET = {"frame_size": 224, "frame_scaling": "imagenet"}
+RECIPES: dict[str, dict[str, Any]] = {
+    "ogm_ge": _SCALED_AS_IMAGENET  # 257 x 188
+    | {"sample_rate": 22_050, "seconds": 3.0, "fill": "repeat", "sound_scaling": "none"}
+    | {"spectrogram": "stft", "n_mels": 64, "n_fft": 512, "hop_length": 353},
+    "pmr": _SCALED_AS_IMAGENET  # 257 x 1004
+    | {"sample_rate": 16_000, "seconds": 10.0, "fill": "repeat", "sound_scaling": "clip"}
+    | {"spectrogram": "psd", "n_mels": 64, "n_fft": 512, "hop_length": 159},
+    "audioset": _SCALED_AS_IMAGENET  # 128 x 1024
+    | {"sample_rate": 16_000, "seconds": 10.24, "fill": "silence", "sound_scaling": "audioset"}
+    | {"spectrogram": "fbank", "n_mels": 128, "n_fft": 400, "hop_length": 160},
+}
+"""Published recipes: `prepare.recipe: NAME` stands for these prepare.* fields, and fields given after it change it. All
+but the number of frames is the recipe's; it is no field itself, a resolved configuration holds what it stands for."""
+
+
 class Augment(Section):
     """Random changes of a training clip's frames, drawn by clip and epoch, the same for all frames of the clip."""
 
@@ -292,11 +308,18 @@ def check_path(path: str, source: str) -> None:
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested and dotted keys alike, as one flat dict of dotted paths."""
+    """Nested and dotted keys alike, as one flat dict of dotted paths; a recipe is replaced by its fields.
+
+    Raises UserError for an unknown recipe.
+    """
     flat: dict[str, Any] = {}
     for key, value in mapping.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
+        elif f"{prefix}{key}" == "prepare.recipe":
+            if value not in RECIPES:
+                raise UserError(f"prepare.recipe = {value!r}: unknown recipe; choose from {', '.join(RECIPES)}")
+            flat |= {f"prepare.{field}": setting for field, setting in RECIPES[value].items()}
         else:
             flat[f"{prefix}{key}"] = value
     return flat
@@ -362,9 +385,11 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise UserError(f"--set {assignment}: expected field=value")
-        check_path(path.strip(), "--set")
         try:
-            values[path.strip()] = yaml.safe_load(text)
+            given = flatten({path.strip(): yaml.safe_load(text)})
         except yaml.YAMLError:
             raise UserError(f"--set {assignment}: the value is not valid YAML") from None
+        for field in given:
+            check_path(field, "--set")
+        values |= given
     return values

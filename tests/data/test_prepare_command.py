@@ -10,7 +10,7 @@ COMMAND = Path(__file__).parents[2] / "launch" / "prepare.py"
 
 def run(*arguments):
     return subprocess.run(
-        [sys.executable, COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=180, check=False
     )
 
 

@@ -5,7 +5,7 @@ import torch
 from media import tone
 from torchaudio.compliance.kaldi import fbank
 
-from raygap.config import Prepare, from_mapping
+from raygap.config import RECIPES, Prepare, from_mapping, parse_assignments
 from raygap.data.spectrogram import FLOOR, Spectrogram, spectrogram_shape
 from raygap.errors import UserError
 from raygap.search.space import load_space
@@ -25,15 +25,26 @@ def test_shapes():
 
 
 @pytest.mark.parametrize(
-    ("dataset", "shape"), [("cremad", (257, 188)), ("ave", (257, 1004)), ("kinetic_sound", (128, 1024))]
+    ("dataset", "name", "shape"),
+    [("cremad", "ogm_ge", (257, 188)), ("ave", "pmr", (257, 1004)), ("kinetic_sound", "audioset", (128, 1024))],
 )
-def test_the_recipes_have_their_published_shapes(dataset, shape):
+def test_the_recipes_have_their_published_shapes(dataset, name, shape):
     settings = recipe(dataset)
+    assert settings == from_mapping({"prepare.recipe": name, "prepare.frames": settings.frames}).prepare
     assert spectrogram_shape(settings) == shape
     for seconds in (0.02, 2.3, 11.0):
         picture = Spectrogram(settings)(tone(440, seconds=seconds, rate=settings.sample_rate))
         assert picture.shape == shape
         assert np.isfinite(picture).all()
+
+
+def test_a_recipe_replaces_another_whole_and_can_be_refined():
+    assert len({frozenset(fields) for fields in RECIPES.values()}) == 1
+    fixed = load_space("cremad", None, None).fixed
+    other = from_mapping(fixed | parse_assignments(["prepare.recipe=pmr", "prepare.seconds=4"])).prepare
+    assert other == recipe("ave").model_copy(update={"seconds": 4.0, "frames": 3})
+    with pytest.raises(UserError, match=r"prepare\.recipe = 'ogm': unknown recipe; choose from ogm_ge, pmr, audioset"):
+        parse_assignments(["prepare.recipe=ogm"])
 
 
 def test_ogm_ge_recipe():
