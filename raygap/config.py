@@ -6,6 +6,7 @@
 """
 
 import difflib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -228,6 +229,33 @@ class MMPareto(Section):
     """Factor on the encoders' gradients."""
 
 
+class GradientBlending(Section):
+    """Method gradient_blending."""
+
+    super_epoch: int = Field(10, ge=1, le=1000, json_schema_extra=LATER)
+    """Adaptive epochs between two estimates of the weights."""
+    held_out: float = Field(0.1, gt=0, lt=1, json_schema_extra=LATER)
+    """Share of each class that the method does not train on, and measures overfitting with."""
+
+
+class MMCosine(Section):
+    """Method mmcosine."""
+
+    scale: float = Field(10.0, gt=0, le=1000)
+    """Factor on the cosines of features and class weights."""
+
+
+class Dus(Section):
+    """Data-aware unimodal sampling, on top of a method with unimodal losses: fewer clips for the modality ahead."""
+
+    kind: Literal["none", "heuristic", "ppo"] = Field("none", json_schema_extra=LATER)
+    """Off, by the ratio of the cumulative scores, or by a policy that learns what raises the fused score."""
+    strength: float = Field(1.0, ge=0, le=10, json_schema_extra=LATER)
+    """heuristic: how much fewer clips the dominant modality draws for its lead."""
+    floor: float = Field(0.25, gt=0, le=1, json_schema_extra=LATER)
+    """heuristic: share of the batch that a modality draws at least."""
+
+
 class Compute(Section):
     """How the arithmetic is done."""
 
@@ -267,6 +295,9 @@ class TrialConfig(Section):
     purify: Purify = Purify()
     ogm: Ogm = Ogm()
     mmpareto: MMPareto = MMPareto()
+    gradient_blending: GradientBlending = GradientBlending()
+    mmcosine: MMCosine = MMCosine()
+    dus: Dus = Dus()
     compute: Compute = Compute()
 
     @model_validator(mode="after")
@@ -358,9 +389,9 @@ def to_mapping(config: TrialConfig) -> dict[str, Any]:
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping, safely. Raises UserError if it is missing, not YAML or not a mapping."""
+    """Read a YAML mapping, safely; "-" is standard input. Raises UserError if it is missing, not YAML or no mapping."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(sys.stdin.read() if str(path) == "-" else path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
