@@ -94,7 +94,7 @@ class SweepLog:
         self.writer.log(self.note.run_id(number), metrics["epoch"], values, histograms)
 
     def end(self, number: int, state: TrialState, error: str | None) -> None:
-        """How a trial ended, with the metrics of its selected epoch; it is interrupted if the study calls it running."""
+        """How a trial ended, with the metrics of its selected epoch; one that is still running was interrupted."""
         selected = {layout.SELECTED + name: value for name, value in self.selected.pop(number, {}).items()}
         reason = {"error": error} if error else {}
         exit_code = {TrialState.FAIL: 1, TrialState.RUNNING: STOPPED}.get(state, 0)

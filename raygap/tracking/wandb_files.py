@@ -1,7 +1,7 @@
 """Reading what the W&B client has written to files, without the client's service: offline runs and unfinished ones.
 
-A .wandb file is a LevelDB log: a header of 7 bytes, then blocks of 32 KiB; a record is a checksum, a length, a type and
-a part of a message, or a whole one (https://github.com/google/leveldb/blob/main/doc/log_format.md). Unlike LevelDB's, the
+A .wandb file is a LevelDB log (https://github.com/google/leveldb/blob/main/doc/log_format.md): a header of 7 bytes,
+then blocks of 32 KiB; a record is a checksum, a length, a type and a message, or a part of one. Unlike LevelDB's, the
 checksum is a plain CRC-32 of type and part. The messages are protocol buffers.
 """
 

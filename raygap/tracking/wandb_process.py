@@ -33,15 +33,15 @@ STOPPED = 255
 """Exit code of a run that was interrupted."""
 
 
-def logged_in() -> bool:
-    """Whether there is a key for the server, from the environment or a netrc file; asks nobody.
+def logged_in(server: str | None = None) -> bool:
+    """Whether there is a key for the server (None: the client's), in the environment or a netrc file; asks nobody.
 
     Raises wandb.errors.AuthenticationError for a key that cannot be one.
     """
     import wandb
     from wandb.sdk.lib import wbauth
 
-    host = wandb.setup().settings.base_url
+    host = server or wandb.setup().settings.base_url
     return wbauth.authenticate_session(host=host, source="raygap", prompt=False, update_session=False) is not None
 
 

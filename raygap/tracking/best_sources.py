@@ -1,0 +1,130 @@
+"""Finding the best configurations again: in a run folder, in W&B's files, or at a W&B server."""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from optuna.trial import TrialState
+
+from raygap.config import SCHEMA_VERSION, TrialConfig, from_mapping, load_yaml
+from raygap.errors import UserError
+from raygap.tracking.report.run import Run
+from raygap.tracking.run_folder import BEST, JOURNAL, PLAN, trial_folder
+from raygap.tracking.wandb_files import read_runs, run_files
+from raygap.tracking.wandb_layout import SELECTED, STATE, TRIAL, VALUE, trial_fields
+
+
+@dataclass(frozen=True)
+class Found:
+    """A configuration, what it reached by `metric` (None: not told), and where it is from."""
+
+    config: TrialConfig
+    metric: str
+    value: float | None
+    where: str
+
+
+def find_best(source: str, top: int = 1, metric: str = VALUE) -> list[Found]:
+    """The `top` best configurations of complete trials, best first; fewer if there are no more.
+
+    `source`: a run folder, a folder with files of W&B, entity/project or entity/project/group at W&B, or the URL of a
+    report there, of a project, a group or a run. `metric` is a column of metrics.parquet, of the selected epoch. Raises
+    UserError, which names the source, for whatever cannot be found, reached, read or understood.
+    """
+    path = Path(source)
+    if source.startswith(("https://", "http://")):
+        found = _at_server(source, top, metric, source)
+    elif (path / JOURNAL).exists() or (path / PLAN).exists():
+        found = _in_run_folder(path, metric)
+    elif path.exists() and run_files(path):
+        found = _in_wandb_files(path, metric)
+    elif (path / BEST).exists() and (top, metric) == (1, VALUE):
+        found = [(load_yaml(path / BEST), None, str(path / BEST))]
+    elif path.exists():
+        raise UserError(f"{source}: holds no sweep, and no files of W&B")
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+(/.+)?", source) and not Path(path.parts[0]).exists():
+        found = _at_server(source, top, metric, f"{source} (no folder here, so looked for at W&B)")
+    else:
+        raise UserError(f"{source}: no such run folder; a source at W&B is entity/project, with /group, or a URL")
+    ranked = sorted(found, key=lambda entry: rank(entry[1], metric))[:top]
+    if not ranked:
+        raise UserError(f"{source}: no complete trial with {metric}")
+    return [Found(_checked(config, where), metric, value, where) for config, value, where in ranked]
+
+
+Entries = list[tuple[dict[str, Any], float | None, str]]
+"""Configuration as it was written, value of the metric, where it is from."""
+
+
+def lower_is_better(metric: str) -> bool:
+    """Of losses and gaps."""
+    return "loss" in metric or "gap" in metric
+
+
+def rank(value: float | None, metric: str) -> float:
+    """What to sort by: best first."""
+    return math.inf if value is None else value if lower_is_better(metric) else -value
+
+
+def of_runs(runs: Iterator[tuple[str, dict[str, Any], dict[str, Any]]], metric: str) -> Entries:
+    """The complete trials among W&B runs, each given by where it is, its configuration and its summary."""
+    key = metric if metric == VALUE else SELECTED + metric
+    entries = []
+    for where, config, summary in runs:
+        fields, facts = trial_fields(config)
+        value = summary.get(key)
+        if facts and summary.get(STATE) == "complete" and isinstance(value, int | float) and not math.isnan(value):
+            entries.append((fields, float(value), f"trial {facts.get('trial')}, {where}"))
+    return entries
+
+
+def _at_server(source: str, top: int, metric: str, called: str) -> Entries:
+    from raygap.tracking.wandb_queries import query  # imports W&B's client
+
+    return query(source, top, metric, called)
+
+
+def _in_run_folder(folder: Path, metric: str) -> Entries:
+    run = Run(folder)
+    if not (folder / JOURNAL).exists():
+        raise UserError(f"{folder}: no trial has started yet")
+    entries: Entries = []
+    for trial in run.of_state(TrialState.COMPLETE):
+        files = trial_folder(folder, trial.number)
+        value = trial.value if metric == VALUE else _selected(files / "metrics.parquet", metric)
+        if value is not None:
+            entries.append((load_yaml(files / "config.yaml"), value, f"trial {trial.number}, {folder}"))
+    return entries
+
+
+def _selected(file: Path, metric: str) -> float | None:
+    """A metric of the selected epoch."""
+    if not file.exists():
+        return None
+    table = pq.read_table(file)
+    if metric not in table.column_names:
+        names = ", ".join(name for name in table.column_names if name.startswith("val_"))
+        raise UserError(f"--metric {metric}: {file} has no such column; it has {names} and others")
+    epochs = table["epoch"].to_pylist()
+    return table[metric][epochs.index(table["best_epoch"][-1].as_py())].as_py()
+
+
+def _in_wandb_files(folder: Path, metric: str) -> Entries:
+    runs = [run for run in read_runs(folder).values() if run.job in (TRIAL, "")]
+    if not any(trial_fields(run.config)[1] for run in runs):
+        raise UserError(f"{folder}: {len(runs)} runs of W&B, none with a configuration of raygap's")
+    return of_runs(((f"run {run.id}, {folder}", run.config, run.summary) for run in runs), metric)
+
+
+def _checked(config: dict[str, Any], where: str) -> TrialConfig:
+    version = config.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{where}: a configuration of schema version {version}, this raygap reads {SCHEMA_VERSION}; "
+            "use the raygap that wrote it"
+        )
+    return from_mapping(config, where)
