@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from raygap.config import TrialConfig
+from raygap.errors import UserError
 from raygap.imbalance.controls import controlled, within_class_permutation
-from raygap.imbalance.gap import mixture_values
+from raygap.imbalance.gap import mixture_values, true_class_score
 from raygap.imbalance.ledger import Ledger
 from raygap.imbalance.mixture import DegenerateMixture, GapMixture, fit_gap_mixture
+from raygap.methods.dus import Dus
 from raygap.methods.losses import cross_entropy
 from raygap.models.network import Network, Outputs
 from raygap.workers import Workers
@@ -62,6 +64,8 @@ class Method:
     """The adaptive loss uses the posteriors, so they are refitted every mixture.refit_every adaptive epochs."""
     probe_heads = False
     """Separate heads only read the features; their losses do not reach the encoders."""
+    unimodal_losses = False
+    """It has a loss a modality whose clips DUS can draw: `weighted` gets them with their modality's name."""
 
     def __init__(
         self, config: TrialConfig, labels: np.ndarray, device: torch.device, workers: Workers | None = None
@@ -73,10 +77,14 @@ class Method:
         self.mixture: GapMixture | None = None
         self.weights: dict[str, Tensor] = {}
         self.noted: dict[str, list[Tensor]] = {}
+        self.dus = Dus(config, len(labels), device) if config.dus.kind != "none" else None
+        self.epoch = 0
 
     @classmethod
     def check(cls, config: TrialConfig) -> None:
         """Raise UserError if the method cannot work with this configuration (a read-out or fusion it needs)."""
+        if config.dus.kind != "none" and not cls.unimodal_losses:
+            raise UserError(f"dus.kind = {config.dus.kind}: {config.method} has no unimodal losses to draw clips for")
 
     @classmethod
     def extend(cls, network: Network, config: TrialConfig) -> None:
@@ -139,12 +147,19 @@ class Method:
         self, network: Network, optimizer: torch.optim.Optimizer, step: Step, autocast: Autocast
     ) -> tuple[Outputs, Terms]:
         """One adaptive step; returns outputs and terms (means over this worker's clips) for the records."""
+        self.epoch = step.epoch
         with autocast():
             outputs = self.outputs(network, step)
         terms = self.adaptive_terms(outputs, step.labels, step.index)
         optimizer.zero_grad(set_to_none=True)
         self.backward(network, outputs, {name: step.weight * term for name, term in terms.items()}, step)
         optimizer.step()
+        if self.dus:
+            for name, ratio in zip(("audio", "visual"), self.dus.ratios, strict=True):
+                self.note(f"dus_drawn_{name}", ratio)
+            logits = (outputs.audio, outputs.visual, outputs.fused)
+            scores = torch.stack([true_class_score(values, step.labels) for values in logits])
+            self.dus.observe(self.batch_mean(scores, step), step.epoch, step.number)
         return outputs, terms
 
     def plain_step(
@@ -209,8 +224,13 @@ class Method:
         scaled = per_clip / max(float(per_clip.mean()), 1e-12)
         self.weights[name] = torch.as_tensor(scaled, dtype=torch.float32, device=self.device)
 
-    def weighted(self, name: str, per_clip: Tensor, index: Tensor) -> Tensor:
-        """Mean over the batch of weight * loss; weight 1 as long as nothing was fitted."""
+    def weighted(self, name: str, per_clip: Tensor, index: Tensor, modality: str | None = None) -> Tensor:
+        """Mean over the batch of weight * loss; weight 1 as long as nothing was fitted.
+
+        `modality` names whose own loss it is: DUS may draw a part of the batch for it.
+        """
+        if self.dus and modality:
+            per_clip = per_clip * self.dus.mask(modality, index, self.epoch)
         if name not in self.weights:
             return per_clip.mean()
         return (self.weights[name][index] * per_clip).mean()
@@ -220,9 +240,12 @@ class Method:
         return {
             "mixture": self.mixture.state_dict() if self.mixture else None,
             "weights": {name: weight.cpu() for name, weight in self.weights.items()},
+            "dus": self.dus.state_dict() if self.dus else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of state_dict."""
         self.mixture = GapMixture.from_state_dict(state["mixture"]) if state["mixture"] else None
         self.weights = {name: weight.to(self.device) for name, weight in state["weights"].items()}
+        if self.dus and state["dus"]:  # a shared warm-up comes from a trial that may have none
+            self.dus.load_state_dict(state["dus"])

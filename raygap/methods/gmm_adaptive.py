@@ -20,6 +20,7 @@ class GmmAdaptive(Method):
     """Weights fusion towards balanced clips and alignment towards imbalanced ones."""
 
     guided = True
+    unimodal_losses = True
 
     def separate(self, ledger: Ledger) -> dict[str, float]:
         """The mixture over the gaps, and the weights that follow from it."""
@@ -45,7 +46,7 @@ class GmmAdaptive(Method):
         audio, visual = cross_entropy(outputs.audio, labels), cross_entropy(outputs.visual, labels)
         return {
             "fusion": loss.fusion_weight * self.weighted("fusion", cross_entropy(outputs.fused, labels), index),
-            "audio": loss.unimodal_weight * self.weighted("unimodal", audio, index),
-            "visual": loss.unimodal_weight * self.weighted("unimodal", visual, index),
+            "audio": loss.unimodal_weight * self.weighted("unimodal", audio, index, "audio"),
+            "visual": loss.unimodal_weight * self.weighted("unimodal", visual, index, "visual"),
             "align": loss.align_weight * self.weighted("align", align, index),
         }

@@ -23,6 +23,7 @@ class GmmScores(Method):
     """Weights every term by the reliability of the modalities it uses."""
 
     guided = True
+    unimodal_losses = True
     separator_state: Any = None
 
     def separate(self, ledger: Ledger) -> dict[str, float]:
@@ -67,8 +68,8 @@ class GmmScores(Method):
         align = alignment(outputs, labels, self.config.align.kind)
         return {
             "fusion": loss.fusion_weight * self.weighted("fusion", cross_entropy(outputs.fused, labels), index),
-            "audio": loss.unimodal_weight * self.weighted("audio", audio, index),
-            "visual": loss.unimodal_weight * self.weighted("visual", visual, index),
+            "audio": loss.unimodal_weight * self.weighted("audio", audio, index, "audio"),
+            "visual": loss.unimodal_weight * self.weighted("visual", visual, index, "visual"),
             "align": loss.align_weight * self.weighted("align", align, index),
         }
 

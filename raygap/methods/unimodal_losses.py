@@ -10,11 +10,15 @@ from raygap.models.network import Outputs
 class UnimodalLosses(Method):
     """loss.fusion_weight * CE(fused) + loss.unimodal_weight * (CE(audio) + CE(visual)) after the warm-up."""
 
+    unimodal_losses = True
+
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
         """The same weights for every clip."""
         loss = self.config.loss
         return {
             "fusion": loss.fusion_weight * cross_entropy(outputs.fused, labels).mean(),
-            "audio": loss.unimodal_weight * cross_entropy(outputs.audio, labels).mean(),
-            "visual": loss.unimodal_weight * cross_entropy(outputs.visual, labels).mean(),
+            "audio": loss.unimodal_weight
+            * self.weighted("audio", cross_entropy(outputs.audio, labels), index, "audio"),
+            "visual": loss.unimodal_weight
+            * self.weighted("visual", cross_entropy(outputs.visual, labels), index, "visual"),
         }
