@@ -17,17 +17,29 @@ import typer
 import yaml
 from rich.console import Console
 
-from raygap.cli import KeepOverlap, Splits, Val, preparation_bar, reader_options, roots_by_dataset, user_errors
+from raygap.cli import (
+    CpusPerWorker,
+    GpusPerWorker,
+    KeepOverlap,
+    Splits,
+    Val,
+    Workers,
+    preparation_bar,
+    reader_options,
+    roots_by_dataset,
+    user_errors,
+)
 from raygap.config import parse_assignments, to_mapping
 from raygap.data.clips import ClipList
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.errors import UserError
 from raygap.methods import METHODS
-from raygap.search.cluster import default_concurrency, nodes
+from raygap.search.cluster import nodes
 from raygap.search.job import Outcome, judged_on, run_sweep
 from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
 from raygap.search.shared import SHARED, Swept, find_shared, print_shared
+from raygap.search.sweep import plan_placement
 from raygap.tracking.run_folder import BEST, REPORT, TRIALS
 from raygap.tracking.seed_results import seeds_bar, seeds_table
 
@@ -54,6 +66,9 @@ def main(
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Trials at a time.", show_default="one a GPU or CPU")
     ] = None,
+    workers: Workers = None,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = None,
     time_budget: Annotated[float | None, typer.Option(min=1, help="Seconds after which the sweep stops.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run folder under runs/.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/<name>")] = None,
@@ -94,11 +109,14 @@ def main(
         "cache": str(cache.resolve()) if cache else None,
         "max_quarantine": max_quarantine,
         "trunk_gb": trunk_gb,
+        "cpus_per_worker": cpus_per_worker,
+        "gpus_per_worker": gpus_per_worker,
     }
     settings = {name: value for name, value in settings.items() if value is not None}
     if resume:
         kept = {"--set": assignments, "--epochs": epochs, "--seed": seed, "--space": space, "--method": method}
         kept |= {"--root": root, "--splits": splits, "--val": val, "--keep-overlap": keep_overlap or None}
+        kept |= {"--workers-per-trial": workers}
         for option, value in kept.items():
             if value is not None:
                 raise UserError(f"{option}: a resumed sweep keeps its plan; leave it out, or start another sweep")
@@ -113,7 +131,8 @@ def main(
         plans = {place: replace(plan, **settings) for place, plan in plans.items()}
     else:
         fixed = parse_assignments(assignments or [])
-        fixed |= {path: value for path, value in (("epochs", epochs), ("seed", seed)) if value is not None}
+        given = {"epochs": epochs, "seed": seed, "compute.workers": workers}
+        fixed |= {path: value for path, value in given.items() if value is not None}
         roots = roots_by_dataset(names, root)
         made = {
             dataset_name: make_plan(
@@ -135,6 +154,8 @@ def main(
         plan.check()
         if dry_run:
             _print_plan(plan, place, concurrency)
+        else:
+            plan_placement(plan, concurrency)  # raises if the trials do not fit
     if dry_run:
         return
     lists = {
@@ -191,15 +212,13 @@ def _run(
 
 
 def _print_plan(plan: Plan, folder: Path, concurrency: int | None) -> None:
-    config, machines = plan.check(), nodes()
-    at_once = concurrency or default_concurrency(config.compute.threads)
-    why = (
-        "asked for"
-        if concurrency
-        else "one a GPU"
-        if any(node.get("GPU") for node in machines)
-        else "one for each compute.threads CPUs"
-    )
+    config = plan.check()
+    try:
+        placement = plan_placement(plan, concurrency)
+        each = " and ".join(f"{amount:g} {name}" for name, amount in placement.each.items())
+        at_once = f"{placement.at_once}, each of {placement.workers} x ({each})"
+    except UserError as error:  # the plan may be meant for another cluster
+        at_once = f"none here: {error}"
     sections = {
         "configuration (searched stage lengths at their longest)": to_mapping(config),
         "search space": plan.space,
@@ -208,7 +227,7 @@ def _print_plan(plan: Plan, folder: Path, concurrency: int | None) -> None:
             "trials": plan.trials,
             "epochs a trial": config.epochs,
             "first early stop after epoch": min(config.warmup.epochs + 1, config.epochs),
-            "trials at a time": f"{at_once} ({why}; here: {_total('CPU')} CPUs, {_total('GPU')} GPUs)",
+            "trials at a time": f"{at_once} (here: {_total('CPU')} CPUs, {_total('GPU')} GPUs)",
             "test seeds": plan.test_seeds,
             "run folder": str(folder),
         },

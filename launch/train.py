@@ -12,12 +12,22 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from raygap.cli import KeepOverlap, Splits, Val, preparation_bar, reader_options, user_errors
+from raygap.cli import (
+    CpusPerWorker,
+    GpusPerWorker,
+    KeepOverlap,
+    Splits,
+    Val,
+    Workers,
+    preparation_bar,
+    reader_options,
+    user_errors,
+)
 from raygap.config import flatten, from_mapping, load_yaml, parse_assignments
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.methods import find_method
-from raygap.search.cluster import default_concurrency, start_ray, trial_resources
+from raygap.search.cluster import place, start_ray
 from raygap.search.plan import make_folder
 from raygap.search.seeds import train_seeds
 from raygap.tracking.figures import draw_curves, draw_gap, gap_values
@@ -40,6 +50,9 @@ def main(
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Seeds at a time.", show_default="one a GPU or CPU")
     ] = None,
+    workers: Workers = None,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/<dataset>-train-<time>")] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Where stores are kept.", show_default="RAYGAP_CACHE, else ~/.cache/raygap")
@@ -49,8 +62,10 @@ def main(
     """Train one configuration on several seeds and print the test result with its interval."""
     console = Console()
     fields = flatten(load_yaml(config)) if config else {}
-    trial = from_mapping(fields | parse_assignments(assignments or []), str(config or "--set"))
+    fields |= parse_assignments(assignments or []) | ({"compute.workers": workers} if workers else {})
+    trial = from_mapping(fields, str(config or "--set"))
     find_method(trial.method).check(trial)
+    place(trial, concurrency, cpus_per_worker, gpus_per_worker)  # raises if not one fits
     clip_list = read_clips(dataset, root, reader_options(splits, val, keep_overlap))
     folder = out or Path("runs") / f"{dataset}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     make_folder(folder, new=True)
@@ -59,10 +74,10 @@ def main(
             clip_list, trial.prepare, cache or default_cache(), max_quarantine=max_quarantine, progress=progress
         )
     start_ray()
-    resources = trial_resources(concurrency or default_concurrency(trial.compute.threads))
+    placement = place(trial, concurrency, cpus_per_worker, gpus_per_worker)
     numbers = [trial.seed + i for i in range(seeds)]
     with seeds_bar(console, seeds, trial.epochs) as report:
-        results = train_seeds(trial, store, folder, numbers, resources, report)
+        results = train_seeds(trial, store, folder, numbers, placement, report)
     for seed, reason in results.failed.items():
         print(f"seed {seed} failed: {reason}")
     if not results.rows:

@@ -23,6 +23,21 @@ KeepOverlap = Annotated[
     typer.Option("--keep-overlap", help="Leave clips in train that stand in val or test too (ave, kinetic_sound)."),
 ]
 
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers-per-trial", min=1, help="Processes that train a trial together, a GPU each.", show_default="1"
+    ),
+]
+CpusPerWorker = Annotated[
+    float | None,
+    typer.Option("--cpus-per-worker", min=0.001, help="CPUs of each.", show_default="compute.threads, or a share"),
+]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option("--gpus-per-worker", min=0, help="GPUs of each, or a part of one.", show_default="1, or a share"),
+]
+
 
 def reader_options(splits: Path | None, val: str | None, keep_overlap: bool) -> ReaderOptions:
     """The three options above, as read_clips takes them."""

@@ -3,7 +3,10 @@
 import logging
 import math
 import os
+import signal
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import ray
 import torch
@@ -15,9 +18,17 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from raygap.config import TrialConfig
 from raygap.errors import UserError
 
+if TYPE_CHECKING:
+    from ray.tune import Tuner
+
+RETRIES = 2
+"""Times that a trial whose process died is started again; it goes on from its last epoch."""
+
 
 def start_ray() -> None:
     """Connect to the cluster that RAY_ADDRESS names, or start one on this machine; nothing if Ray is running."""
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's new output engine prints tables even at verbose=0
     if ray.is_initialized():
         return
     # Ray's coming default: tasks that ask for no GPU see what the machine has.
@@ -29,7 +40,9 @@ def start_ray() -> None:
 
 
 def nodes() -> list[dict[str, float]]:
-    """CPU and GPU of each machine of the cluster, or, before Ray runs, of this one."""
+    """CPU and GPU of each machine of the cluster that RAY_ADDRESS names, or, before Ray runs, of this one."""
+    if os.environ.get("RAY_ADDRESS"):
+        start_ray()
     if ray.is_initialized():
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [{"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}]
@@ -80,12 +93,11 @@ def place(
     Raises UserError if not one trial fits, if `concurrency` of them do not, or for model.norm=sync_batch without GPUs.
     """
     workers, threads = config.compute.workers, config.compute.threads
-    with_gpu = any(node.get("GPU") for node in nodes())
-    if config.model.norm == "sync_batch" and not with_gpu:
-        raise UserError("model.norm = sync_batch needs GPUs and there are none; set model.norm=group, or batch")
+    needs_gpus([config.model.norm])
     if workers == 1 and cpus is None and gpus is None:
         at_once = concurrency or default_concurrency(threads)
         return Placement(at_once, 1, trial_resources(at_once))
+    with_gpu = any(node.get("GPU") for node in nodes())
     each = {"CPU": threads if cpus is None else cpus, "GPU": float(with_gpu) if gpus is None else gpus}
     each = {name: amount for name, amount in each.items() if amount}
     if each.get("GPU", 0) > 1 and each["GPU"] % 1:
@@ -102,12 +114,32 @@ def place(
     return Placement(concurrency or fit, workers, each)
 
 
+def needs_gpus(norms: Iterable[str]) -> None:
+    """Raise UserError if model.norm may be sync_batch and the cluster has no GPUs."""
+    if "sync_batch" in norms and not any(node.get("GPU") for node in nodes()):
+        raise UserError(
+            "model.norm=sync_batch needs GPUs, and there are none; set model.norm=group or model.norm=batch"
+        )
+
+
 def _times(node: dict[str, float], name: str, amount: float) -> int:
     """How many workers find `amount` of a resource on a machine; a part of a GPU never lies on two of them."""
     there = node.get(name, 0)
     if name == "GPU" and amount < 1:
         return int(there) * int(1 / amount + 1e-6)
     return int(there / amount + 1e-6)
+
+
+def fit(tuner: "Tuner") -> None:
+    """Run a Tuner, and leave signal handlers and cluster as they were before, however it ends."""
+    # Tune leaves its handler behind, and the next Ctrl-C would do nothing.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+    try:
+        tuner.fit()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        remove_orphans(of_living=True)
 
 
 def remove_orphans(of_living: bool = False) -> None:

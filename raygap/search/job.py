@@ -8,11 +8,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from raygap.config import TrialConfig, from_mapping, load_yaml, to_mapping
-from raygap.search.cluster import default_concurrency, trial_resources
 from raygap.search.plan import Plan
 from raygap.search.seeds import train_seeds
 from raygap.search.study import finished_trials, seconds_spent
-from raygap.search.sweep import run_trials
+from raygap.search.sweep import plan_placement, run_trials
 from raygap.tracking.figures import GapCheck, check_gaps, draw_curves, draw_gap, gap_values
 from raygap.tracking.report import write_report
 from raygap.tracking.run_folder import best_trial, trial_folder, write_best
@@ -71,8 +70,8 @@ def run_sweep(
     if not interrupted and plan.test_seeds:
         # Fresh seeds: the one the configuration was chosen with may have been a lucky one.
         seeds = [config.seed + 1 + i for i in range(plan.test_seeds)]
-        resources = trial_resources(concurrency or default_concurrency(config.compute.threads))
-        test = train_seeds(config, store, folder / "seeds" / f"trial-{best.number:04d}", seeds, resources, report)
+        placement = plan_placement(plan, concurrency)
+        test = train_seeds(config, store, folder / "seeds" / f"trial-{best.number:04d}", seeds, placement, report)
     outcome = Outcome(study, interrupted, best, config, test)
     _write_pictures(folder, outcome)
     return outcome

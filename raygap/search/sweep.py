@@ -1,55 +1,29 @@
 """The trials of a sweep, on Ray Tune."""
 
-import logging
-import os
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import optuna
 from ray import tune
 
 from raygap.data.store import Store
-from raygap.search.cluster import place, remove_orphans, start_ray
+from raygap.search.cluster import RETRIES, Placement, fit, needs_gpus, place, start_ray
 from raygap.search.plan import Plan
 from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace
 from raygap.search.study import StudySearch, check_store, finished_trials, open_storage
-from raygap.search.together import DRIVER, run_trial
+from raygap.search.together import DRIVER, GiveBack, run_trial
 from raygap.search.trial import SweepTrial
 from raygap.tracking.progress import ProgressLine
 from raygap.tracking.run_folder import JOURNAL, write_trials
 
 TRUNK = ".trunk"
 """Folder beside the run folders in which their sweeps share warm-ups."""
-RETRIES = 2
-"""Times that a trial whose process died is started again; it goes on from its last epoch."""
 
 
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    # Tune leaves its handler behind, and the next Ctrl-C would do nothing.
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-class GiveBack(tune.Callback):
-    """Gives back what the cluster still holds for trials that were stopped or died, every second."""
-
-    last = 0.0
-
-    def on_step_end(self, **info: Any) -> None:
-        """Tune calls this all the time."""
-        if time.monotonic() - self.last > 1:
-            self.last = time.monotonic()
-            remove_orphans()
+def plan_placement(plan: Plan, concurrency: int | None) -> Placement:
+    """How the plan's trials share the cluster, or this machine if there is none. Raises UserError as place does."""
+    needs_gpus(plan.space.get("model.norm", {}).get("choice", []))
+    return place(plan.check(), concurrency, plan.cpus_per_worker, plan.gpus_per_worker)
 
 
 def run_trials(
@@ -62,10 +36,8 @@ def run_trials(
     """
     config = plan.check()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output engine prints tables even at verbose=0
     start_ray()
-    placement = place(config, concurrency, plan.cpus_per_worker, plan.gpus_per_worker)
+    placement = plan_placement(plan, concurrency)
     several = placement.workers > 1
     space = SearchSpace(plan.fixed, plan.space)
     search = StudySearch(space.domains(), open_storage(folder / JOURNAL), config.seed, config.epochs)
@@ -106,10 +78,6 @@ def run_trials(
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
             ),
         )
-        try:
-            with _own_signals():
-                tuner.fit()
-        finally:
-            remove_orphans(of_living=True)
+        fit(tuner)
     write_trials(search.study, folder)
     return search.study

@@ -6,6 +6,7 @@ This module is imported by two processes a trial that do no work: what trains is
 import math
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from raygap.config import TrialConfig, to_mapping
+from raygap.config import TrialConfig, from_mapping, to_mapping
 from raygap.errors import TrialFailed
-from raygap.search.cluster import Placement
+from raygap.search.cluster import Placement, remove_orphans
 from raygap.search.study import METRIC, TRIAL_NUMBER, suggested_config
 from raygap.tracking.run_folder import trial_folder
 
@@ -26,7 +27,7 @@ DRIVER = {"node:__internal_head__": 0.001}
 
 
 def run_trial(
-    config: dict[str, Any],
+    suggested: dict[str, Any],
     store: str,
     fixed: dict[str, Any],
     folder: str,
@@ -34,22 +35,28 @@ def run_trial(
     placement: Placement,
 ) -> None:
     """Tune's function of a trial of a sweep; the arguments after the first are the sweep's."""
-    files = trial_folder(Path(folder), config[TRIAL_NUMBER])
-    train_together(suggested_config(config, fixed), store, files, trunk, placement)
+    files = trial_folder(Path(folder), suggested[TRIAL_NUMBER])
+    _train(suggested_config(suggested, fixed), store, files, trunk, placement, seed=False)
 
 
-def train_together(
+def run_seed(suggested: dict[str, Any], config: dict[str, Any], store: str, folder: str, placement: Placement) -> None:
+    """Tune's function of a test run, of which it gives the seed."""
+    files = Path(folder, str(suggested["seed"]))
+    _train(from_mapping(config | suggested), store, files, None, placement, seed=True)
+
+
+def _train(
     config: TrialConfig,
     store: str,
     folder: Path,
     trunk: tuple[str, float] | None,
     placement: Placement,
-    then_test: bool = False,
+    seed: bool,
 ) -> None:
-    """Train a configuration with placement.workers processes and report each epoch to Tune.
+    """Train with placement.workers processes, which report to Tune.
 
-    `then_test`: the last result has the metrics of the test split too. A worker that dies ends this with an error:
-    Tune, which counts the tries, starts the trial again, and it goes on from its folder's checkpoint.
+    A worker that dies ends this with an error: Tune, which counts the tries, starts the trial again, and it goes on
+    from its folder's checkpoint.
     """
     # Seconds between two looks at the workers; each look passes on one epoch at most.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
@@ -61,7 +68,7 @@ def train_together(
             "store": store,
             "folder": str(folder),
             "trunk": trunk,
-            "then_test": then_test,
+            "seed": seed,
         },
         scaling_config=ScalingConfig(
             num_workers=placement.workers, use_gpu=bool(gpus), resources_per_worker=placement.each
@@ -90,6 +97,18 @@ class _Trainer(TorchTrainer):
         # Ray's cleaner of placement groups is one more process a trial, learns of a group only when its workers run,
         # and needs a State API that answers, which it does not where two clusters share a machine. See remove_orphans.
         return [c for c in super()._create_default_callbacks() if not isinstance(c, PlacementGroupCleanerCallback)]
+
+
+class GiveBack(tune.Callback):
+    """Gives back what the cluster still holds for trials that were stopped or died, every second."""
+
+    last = 0.0
+
+    def on_step_end(self, **info: Any) -> None:
+        """Tune calls this all the time."""
+        if time.monotonic() - self.last > 1:
+            self.last = time.monotonic()
+            remove_orphans()
 
 
 def _work(given: dict[str, Any]) -> None:

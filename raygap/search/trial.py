@@ -1,5 +1,6 @@
 """Where trials train: in a Tune actor, which serves one after another, or in the workers of a Ray TorchTrainer."""
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,10 @@ from raygap.data.local_store import local_store
 from raygap.data.store import Store
 from raygap.errors import TrainingDiverged, TrialFailed, UserError
 from raygap.search.study import METRIC, TRIAL_NUMBER, suggested_config
-from raygap.tracking.run_folder import trial_folder
+from raygap.tracking.run_folder import trial_folder, write_text
 from raygap.training.run import test, train
+from raygap.training.trainer import Metrics
+from raygap.workers import Workers
 
 OWN_FAULT = (TrainingDiverged, UserError, torch.cuda.OutOfMemoryError)
 """What a trial does to itself, and would do again. Anything else may be the machine's fault: it is started again."""
@@ -29,8 +32,39 @@ def reason_of(error: Exception) -> str:
     return f"out of GPU memory: {reason}" if isinstance(error, torch.cuda.OutOfMemoryError) else reason
 
 
-def begin(folder: Path, config: TrialConfig) -> None:
-    """Make a trial's folder, and note its configuration there."""
+def train_trial(config: TrialConfig, store: Store, folder: Path, trunk: tuple[str, float] | None) -> Iterator[Metrics]:
+    """Train a trial of a sweep, or go on with it: metrics of each epoch. Where several workers train, all run this."""
+    if Workers().first:
+        _note_config(folder, config)
+    yield from train(config, store, folder, trunk=trunk and (Path(trunk[0]), trunk[1]))
+
+
+def train_seed(config: TrialConfig, store: Store, folder: Path) -> Iterator[Metrics]:
+    """Train a configuration to test it: metrics of each epoch, then those of the test split beside the last epoch's.
+
+    A run that was tested before yields these alone. Where several workers train, all run this, and the first tests.
+    """
+    workers, done = Workers(), folder / "test.json"
+    identity = {"config": to_mapping(config), "store": store.header["key"]}
+    earlier = json.loads(done.read_text()) if workers.first and done.exists() else {"of": None}
+    if earlier := workers.broadcast(earlier["metrics"] if earlier["of"] == identity else None):
+        yield earlier
+        return
+    if workers.first:
+        _note_config(folder, config)
+    metrics: Metrics = {}
+    for metrics in train(config, store, folder):
+        yield metrics
+    if workers.size > 1:
+        dist.destroy_process_group()
+    if workers.first:
+        metrics |= test(folder, store)
+        write_text(done, json.dumps({"of": identity, "metrics": metrics}, indent=1))
+        (folder / "checkpoint.pt").unlink()
+    yield metrics
+
+
+def _note_config(folder: Path, config: TrialConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(to_mapping(config), sort_keys=False))
 
@@ -48,16 +82,15 @@ class SweepTrial(tune.Trainable):
     ) -> None:
         """Once an actor: open the store. `fixed` lies under each trial's configuration; `trunk` as train takes it."""
         self.store, self.fixed, self.folder = Store.open(local_store(Path(store))), fixed, Path(folder)
-        self.trunk = trunk and (Path(trunk[0]), trunk[1])
+        self.trunk = trunk
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Once a trial: make its folder and start, or go on with, its training."""
+        """Once a trial: start, or go on with, its training."""
         config = suggested_config(new_config, self.fixed)
         folder = trial_folder(self.folder, new_config[TRIAL_NUMBER])
-        begin(folder, config)
         self.last_epoch, self.total_epochs = 0, config.epochs
-        self.results: Iterator[dict[str, Any]] = train(config, self.store, folder, trunk=self.trunk)
+        self.results = train_trial(config, self.store, folder, self.trunk)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -73,24 +106,17 @@ class SweepTrial(tune.Trainable):
 
 
 def train_in_worker(
-    config: dict[str, Any], store: str, folder: str, trunk: tuple[str, float] | None, then_test: bool
+    config: dict[str, Any], store: str, folder: str, trunk: tuple[str, float] | None, seed: bool
 ) -> None:
-    """Runs in each of several workers: report each epoch to Ray Train; `then_test`, the test split with the last.
+    """Runs in each of several workers: train_seed, or train_trial, with each result reported to Ray Train.
 
-    Raises TrialFailed for what the trial does to itself. Whatever else happens, the trial is started again.
+    Raises TrialFailed for what the trial does to itself.
     """
-    trial, files, epoch = from_mapping(config), Path(folder), 0
-    first = ray.train.get_context().get_world_rank() == 0
+    epoch = 0
     try:
-        data = Store.open(local_store(Path(store)))
-        if first:
-            begin(files, trial)
-        metrics: dict[str, Any] = {}
-        for metrics in train(trial, data, files, trunk=trunk and (Path(trunk[0]), trunk[1])):
-            epoch = metrics["epoch"]
+        trial, data, files = from_mapping(config), Store.open(local_store(Path(store))), Path(folder)
+        for metrics in train_seed(trial, data, files) if seed else train_trial(trial, data, files, trunk):
             ray.train.report(metrics)
-        if then_test:
-            dist.destroy_process_group()  # the first worker tests alone
-            ray.train.report(metrics | test(files, data) if first else {})
+            epoch = metrics["epoch"]
     except OWN_FAULT as error:
         raise TrialFailed(reason_of(error), epoch) from None
