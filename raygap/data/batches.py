@@ -145,15 +145,16 @@ def _read_on_gpu(
     mean = torch.tensor(statistics["frame_mean"], device=device).view(3, 1, 1)
     deviation = torch.tensor(statistics["frame_std"], device=device).view(3, 1, 1)
     frames, spectrograms = np.asarray(store.frames), np.asarray(store.spectrograms)
+    pinned = device.type == "cuda"
 
     def gather(index: np.ndarray) -> _Tensors:
         chosen = rows[index]
         labels = torch.from_numpy(store.labels[chosen])
-        host = torch.from_numpy(index), _take(spectrograms, chosen), _take(frames, chosen), labels
+        host = torch.from_numpy(index), _take(spectrograms, chosen, pinned), _take(frames, chosen, pinned), labels
         return host if boxes is None else (*host, torch.from_numpy(boxes[index]))
 
     for host in _one_ahead(gather, parts):
-        index, audio, visual, labels, *box = (tensor.to(device, non_blocking=True) for tensor in host)
+        index, audio, visual, labels, *box = (tensor.to(device, non_blocking=pinned) for tensor in host)
         visual = visual.permute(0, 1, 4, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
         if box:
             visual = cut_out_all(visual, box[0])
@@ -162,9 +163,9 @@ def _read_on_gpu(
         yield index, audio[:, None], visual, labels
 
 
-def _take(array: np.ndarray, rows: np.ndarray) -> Tensor:
-    """A copy of these rows, in memory that a GPU can fetch by itself."""
-    copy = torch.empty((len(rows), *array.shape[1:]), dtype=_TORCH_TYPES[array.dtype.name], pin_memory=True)
+def _take(array: np.ndarray, rows: np.ndarray, pinned: bool) -> Tensor:
+    """A copy of these rows, in memory that a GPU can fetch by itself if `pinned`."""
+    copy = torch.empty((len(rows), *array.shape[1:]), dtype=_TORCH_TYPES[array.dtype.name], pin_memory=pinned)
     np.take(array, rows, axis=0, out=copy.numpy(), mode="clip")  # mode raise would copy twice
     return copy
 

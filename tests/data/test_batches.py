@@ -4,7 +4,7 @@ import torch
 
 from raygap.config import Augment, Prepare
 from raygap.data.augment import cut_out, cut_out_all, draw_boxes
-from raygap.data.batches import _one_ahead, batches, epoch_order
+from raygap.data.batches import _one_ahead, _read_on_gpu, batches, epoch_order
 from raygap.data.manifest import read_manifest
 from raygap.data.store import Store, StoreWriter
 
@@ -140,6 +140,19 @@ def test_a_box_is_filled_by_its_own_pixels_alone():
     box = np.array([8, 4, 8, 0])
     assert (cut_out(frames, box) == 255).all()
     assert (cut_out_all(frames.permute(0, 3, 1, 2)[None].float(), torch.from_numpy(box)[None]) == 255).all()
+
+
+@pytest.mark.parametrize("augment", [None, Augment(crop=0.5)])
+def test_the_way_over_a_gpu_gives_the_same(store, augment):
+    rows, order = store.rows("train"), np.array([3, 1, 7, 0])
+    boxes = None if augment is None else draw_boxes(len(rows), 32, augment, 0, 0)
+    [part] = read(store, order=order, augment=augment)
+    [(index, audio, visual, labels)] = _read_on_gpu(store, rows, boxes, [order], CPU)
+    assert torch.equal(index, part.index)
+    assert torch.equal(labels, part.labels)
+    torch.testing.assert_close(audio, part.audio)
+    assert visual.shape == part.visual.shape
+    assert float((visual - part.visual).abs().max()) < 1.01 / 50  # a level, by the smallest deviation
 
 
 def test_memory_is_lent_again_only_when_nobody_looks_at_it(store):
