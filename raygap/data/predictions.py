@@ -52,7 +52,9 @@ class Predictions:
     features: dict[str, np.ndarray] = field(default_factory=dict)
     """(N, F) by modality."""
     weights: dict[str, np.ndarray] = field(default_factory=dict)
-    """(C, F) by modality: the head over the joined features, cut in two."""
+    """(C, F) by modality: the linear head over the joined features, cut in two."""
+    parts: dict[str, np.ndarray] = field(default_factory=dict)
+    """(N, C) by modality: what it adds to the fused logits, which are the sum up to a constant a class."""
     alone: dict[str, np.ndarray] = field(default_factory=dict)
     """Fused logits (N, C) where the features of the other modality, or with `none` of both, are replaced by their
     mean over the training clips."""
@@ -66,17 +68,10 @@ class Predictions:
         """Those of some rows, (n,) indices or (N,) of bool."""
         parts = {
             name: {key: values[rows] for key, values in getattr(self, name).items()}
-            for name in ("logits", "features", "alone")
+            for name in ("logits", "features", "parts", "alone")
         }
         splits = None if self.splits is None else self.splits[rows]
         return replace(self, ids=self.ids[rows], labels=self.labels[rows], splits=splits, **parts)
-
-    @property
-    def parts(self) -> dict[str, np.ndarray]:
-        """W_m z_m, (N, C), of both modalities, where features and weights are known."""
-        if not all(name in self.features and name in self.weights for name in MODALITIES):
-            return {}
-        return {name: self.features[name] @ self.weights[name].T for name in MODALITIES}
 
 
 def read_predictions(path: Path, values: Values | None = None) -> Predictions:
@@ -208,6 +203,7 @@ def _checked(path: Path, arrays: Mapping[str, np.ndarray], values: Values | None
         logits["fused"] = logits["audio"] + logits["visual"]
         notes.append("fused: not in the file; the sum of the audio and visual logits stands in for it (late fusion).")
     features, weights = _features_and_weights(path, arrays, clips, classes)
+    known_parts = [name for name in MODALITIES if name in features and name in weights]
     ids = arrays["ids"].astype(str) if "ids" in arrays else np.arange(clips).astype(str)
     _check_ids(path, ids)
     names = arrays["class_names"] if "class_names" in arrays else np.arange(classes)
@@ -219,6 +215,7 @@ def _checked(path: Path, arrays: Mapping[str, np.ndarray], values: Values | None
         splits=_splits(path, arrays["splits"].astype(str)) if "splits" in arrays else None,
         features=features,
         weights=weights,
+        parts={name: features[name] @ weights[name].T for name in known_parts} if len(known_parts) == 2 else {},
         notes=tuple(notes),
     )
 

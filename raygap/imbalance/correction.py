@@ -148,15 +148,15 @@ CORRECTIONS: dict[str, type[Correction]] = {kind.name: kind for kind in (Tempera
 
 
 def from_mapping(content: Mapping[str, Any]) -> Correction:
-    """Inverse of to_mapping. Raises KeyError or ValueError, one line, for what to_mapping cannot have written."""
+    """Inverse of to_mapping. Raises KeyError, TypeError or ValueError for what to_mapping cannot have written."""
     content = dict(content)
     kind = CORRECTIONS[content.pop("correction")]
     expected = {field.name for field in fields(kind)}
     if set(content) != expected:
         raise ValueError(f"expected {', '.join(sorted(expected))}")
     correction = kind(**content)
-    numbers = np.concatenate([np.ravel(list(v.values()) if isinstance(v, dict) else v) for v in content.values()])
-    if numbers.dtype.kind not in "if" or not np.isfinite(numbers).all():
+    # What is missing, or no number, shows as soon as it is used.
+    if not np.isfinite(correction.apply({name: np.zeros((1, 2)) for name in READOUTS})).all():
         raise ValueError("expected finite numbers")
     return correction
 
@@ -180,7 +180,8 @@ def cross_fitted(kind: type[Correction], logits: Logits, labels: np.ndarray, see
 
 def _tempered(logits: Logits, temperatures: Mapping[str, float]) -> dict[str, np.ndarray]:
     """Log-probabilities of each read-out at its temperature; the fused one as it is."""
-    return {name: log_softmax(logits[name] / temperatures.get(name, 1.0), axis=1) for name in READOUTS}
+    temperatures = {"fused": 1.0, **temperatures}
+    return {name: log_softmax(logits[name] / temperatures[name], axis=1) for name in READOUTS}
 
 
 def _entropy(log_p: np.ndarray) -> np.ndarray:

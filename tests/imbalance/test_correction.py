@@ -142,9 +142,17 @@ def test_written_and_read_back_it_is_the_same(kind) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [{"correction": "magic"}, {"temperatures": {"audio": float("nan"), "visual": 1.0}}, {"more": 1}]
+    "damage",
+    [
+        {"correction": "magic"},
+        {"more": 1},
+        {"scale": float("nan")},
+        {"scale": "much"},
+        {"temperatures": {"audio": 1.0}},
+        {"temperatures": {"audio": float("nan"), "visual": 1.0}},
+    ],
 )
 def test_what_was_not_written_here_is_refused(damage: dict) -> None:
     logits, labels = clips(50)
-    with pytest.raises((KeyError, ValueError)):
+    with pytest.raises((KeyError, TypeError, ValueError)):
         from_mapping(EntropyGate.fit(logits, labels).to_mapping() | damage)

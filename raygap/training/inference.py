@@ -1,0 +1,318 @@
+"""A trained network in use: its answers to clips in media files, and what it says of a store, for a closer look."""
+
+import csv
+import functools
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import log_softmax, softmax
+from torch import Tensor
+
+from raygap.config import Prepare, TrialConfig
+from raygap.data.clips import Split
+from raygap.data.decoding import Media, Parts, decode_parts, in_processes
+from raygap.data.lists import read_text
+from raygap.data.media import SOUND_FILES, frames_shape
+from raygap.data.predictions import MODALITIES, READOUTS, Predictions
+from raygap.data.spectrogram import spectrogram_shape
+from raygap.data.store import Store
+from raygap.errors import UserError
+from raygap.imbalance.correction import Correction, from_mapping
+from raygap.imbalance.decision_layer import adds_up
+from raygap.methods import find_method
+from raygap.models.network import Network
+from raygap.training import checkpoint
+from raygap.training.evaluation import EVALUATION_BATCH, predict
+from raygap.training.precision import autocast, pick_device
+from raygap.training.run import load_network
+from raygap.training.trainer import training_rows
+
+SOUND_ONLY = (*SOUND_FILES, ".mp3", ".m4a", ".aac", ".opus", ".wma")
+"""Files that are taken for sound alone: some carry a cover picture."""
+BATCH = 64
+"""Clips that are held decoded at a time, beside one a worker."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network with what it takes to prepare media for it as its training clips were."""
+
+    config: TrialConfig
+    network: Network
+    class_names: tuple[str, ...]
+    statistics: dict[str, Any]
+    """As in a store's header."""
+    device: torch.device
+
+    @classmethod
+    def load(cls, path: Path) -> "Classifier":
+        """From a best.pt. Raises UserError if it is damaged, or from before such files held class names."""
+        saved = checkpoint.load(path)
+        if not isinstance(saved, dict) or not {"config", "network"} <= set(saved):
+            raise UserError(f"{path}: not the best.pt of a training run")
+        if "class_names" not in saved:
+            raise UserError(
+                f"{path}: written by an older raygap, without class names and statistics; train again with "
+                "launch/train.py and the config.yaml beside it"
+            )
+        config, network = load_network(path, len(saved["class_names"]))
+        device = pick_device()
+        return cls(config, network.to(device).eval(), tuple(saved["class_names"]), saved["statistics"], device)
+
+    @torch.no_grad()
+    def logits(self, frames: np.ndarray, spectrograms: np.ndarray) -> dict[str, np.ndarray]:
+        """Fused, audio and visual logits, (B, C) float32, of uint8 (B, T, H, W, 3) and float16 (B, F, S)."""
+        given = self.statistics
+        mean, deviation = (torch.tensor(given[name], device=self.device) for name in ("frame_mean", "frame_std"))
+        visual = (torch.from_numpy(frames).to(self.device).float() - mean) / deviation
+        audio = torch.from_numpy(spectrograms).to(self.device).float()
+        audio = (audio - given["spectrogram_mean"]) / given["spectrogram_std"]
+        with autocast(self.config, self.device):
+            outputs = find_method(self.config.method).predict(
+                self.network, audio[:, None], visual.permute(0, 1, 4, 2, 3)
+            )
+        return {name: getattr(outputs, name).float().cpu().numpy() for name in READOUTS}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a classifier says of a clip."""
+
+    media: Media
+    probabilities: dict[str, np.ndarray]
+    """(C,) by read-out: fused, and those of the modalities that are there. Of one modality, fused is its read-out;
+    empty if neither is there."""
+    reasons: dict[str, str]
+    """Why a modality is missing."""
+
+    @property
+    def used(self) -> str:
+        """audio+visual, audio, visual, or none."""
+        return "+".join(name for name in MODALITIES if name in self.probabilities) or "none"
+
+
+def answers(
+    classifier: Classifier,
+    media: Sequence[Media],
+    *,
+    workers: int,
+    correction: Correction | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Answer]:
+    """Answers in the order of `media`, decoded by so many processes, in memory that does not grow with their pictures.
+
+    A modality that cannot be decoded is left out; a clip without either has an answer that says why. `progress` is
+    called with the clips done and the clips in all.
+    """
+    settings = classifier.config.prepare
+    ready: dict[int, Answer] = {}
+    batch: list[tuple[int, Parts]] = []
+    done = 0
+    for row, result in in_processes(functools.partial(_decoder, settings), media, range(len(media)), workers):
+        # The decoder crashed on it: which modality is at fault is not known.
+        parts = Parts(None, None, dict.fromkeys(MODALITIES, result)) if isinstance(result, str) else result
+        batch.append((row, parts))
+        if len(batch) < BATCH and done + len(ready) + len(batch) < len(media):
+            continue
+        for place, answer in _answer(classifier, media, batch, correction):
+            ready[place] = answer
+        batch = []
+        while done in ready:
+            yield ready.pop(done)
+            done += 1
+        if progress:
+            progress(done + len(ready), len(media))
+
+
+def _decoder(settings: Prepare) -> Callable[[int, Media], Parts]:
+    return lambda row, media: decode_parts(media, settings)
+
+
+def _answer(
+    classifier: Classifier, media: Sequence[Media], batch: list[tuple[int, Parts]], correction: Correction | None
+) -> Iterator[tuple[int, Answer]]:
+    settings = classifier.config.prepare
+    # A missing modality is filled up for the others' sake: a modality's read-out looks at nothing but that modality.
+    no_frames = np.zeros(frames_shape(settings), np.uint8)
+    no_sound = np.zeros(spectrogram_shape(settings), np.float16)
+    logits = classifier.logits(
+        np.stack([no_frames if parts.frames is None else parts.frames for _, parts in batch]),
+        np.stack([no_sound if parts.spectrogram is None else parts.spectrogram for _, parts in batch]),
+    )
+    both = softmax(logits["fused"], axis=1) if correction is None else np.exp(correction.apply(logits))
+    alone = {
+        name: np.exp(log_softmax(logits[name], axis=1) if correction is None else correction.alone(name, logits[name]))
+        for name in MODALITIES
+    }
+    for i, (row, parts) in enumerate(batch):
+        there = {"audio": parts.spectrogram is not None, "visual": parts.frames is not None}
+        own = {name: alone[name][i] for name in MODALITIES if there[name]}
+        fused = {} if not own else {"fused": both[i] if len(own) == 2 else next(iter(own.values()))}
+        yield row, Answer(media[row], fused | own, parts.reasons)
+
+
+def read_media(paths: Sequence[Path]) -> list[Media]:
+    """The clips that these files are, or, of a .csv, that its rows list.
+
+    A list has the columns video and/or audio (paths relative to the list; without audio, the video's own sound), and
+    may have start and end (seconds) and id; other columns are ignored. That a media file does not exist is found later,
+    and costs its own row. Raises UserError, with file and line, for a list that cannot be read.
+    """
+    found: list[Media] = []
+    for path in paths:
+        if path.suffix.lower() == ".csv":
+            found += _read_list(path)
+        elif path.suffix.lower() in SOUND_ONLY:
+            found.append(Media(str(path), None, path))
+        else:
+            found.append(Media(str(path), path, None))
+    return found
+
+
+def _read_list(path: Path) -> list[Media]:
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="", skipinitialspace=True)
+    columns = [(column or "").strip() for column in reader.fieldnames or ()]
+    reader.fieldnames = columns
+    if not {"video", "audio"} & set(columns):
+        raise UserError(f"{path}: neither a column video nor a column audio; one of them has to name the files")
+    found = []
+    try:
+        for row in reader:
+            if any(map(row.get, columns)):
+                found.append(_listed(path, reader.line_num, {name: (row[name] or "").strip() for name in columns}))
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
+    return found
+
+
+def _listed(path: Path, line: int, row: dict[str, str]) -> Media:
+    video, audio = (path.parent / row[name] if row.get(name) else None for name in ("video", "audio"))
+    if not video and not audio:
+        raise UserError(f"{path}, line {line}: neither video nor audio is given; name a file or take the line out")
+    times: dict[str, float | None] = {}
+    for name in ("start", "end"):
+        text = row.get(name)
+        try:
+            times[name] = float(text) if text else None
+        except ValueError:
+            times[name] = float("nan")
+        if times[name] is not None and not 0 <= times[name] < float("inf"):
+            raise UserError(f"{path}, line {line}: {name} {text!r} is not a time; give seconds such as 2.5")
+    if times["end"] is not None and times["end"] <= (times["start"] or 0):
+        raise UserError(f"{path}, line {line}: end {times['end']:g} is not after start {times['start'] or 0:g}")
+    return Media(row.get("id") or row.get("video") or row["audio"], video, audio, **times)
+
+
+def write_correction(correction: Correction, class_names: Sequence[str], about: str, path: Path) -> None:
+    """Write a correction as JSON, as read_correction takes it; `about` says what it was fitted to."""
+    content = {"class_names": list(class_names), "about": about, **correction.to_mapping()}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_correction(path: Path, class_names: Sequence[str]) -> Correction:
+    """A correction for a classifier of these classes. Raises UserError if it is damaged or was fitted for others."""
+    try:
+        content = json.loads(path.read_text())
+        fitted_for = content.pop("class_names")
+        content.pop("about")
+        correction = from_mapping(content)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; launch/diagnose.py --correct writes corrections") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a correction written by launch/diagnose.py --correct ({error!r})") from None
+    if fitted_for != list(class_names):
+        raise UserError(f"{path}: fitted for other classes than the checkpoint's; fit one with launch/diagnose.py")
+    return correction
+
+
+def store_predictions(path: Path, store: Store, splits: Sequence[Split]) -> tuple[TrialConfig, Predictions]:
+    """Configuration of a best.pt, and what its network says of these splits of a store, without augmentation.
+
+    Features and, where the network's answer follows from them by a sum over the modalities, head weights are known; so
+    are the answers without a modality, if the method answers by the network's own fusion. Raises UserError if the store
+    has other classes than the checkpoint.
+    """
+    saved = checkpoint.load(path)
+    notes = []
+    if saved["store"] != store.header["key"]:
+        if saved.get("class_names") != list(store.class_names):
+            raise UserError(
+                f"{path}: was trained on other data, with other classes; give the --dataset of its training"
+            )
+        # What the network expects is scaled as its own training clips were.
+        store.header = store.header | {"statistics": saved["statistics"]}
+        notes.append("These are other data than the network was trained on; they are scaled as its training data were.")
+    config, network = load_network(path, len(store.class_names))
+    if config.protocol == "paper":
+        notes.append("Protocol paper: the network was trained on val too and its epoch chosen on test.")
+    device = pick_device()
+    network.to(device)
+    training = training_rows(config, store)
+    rows = np.concatenate([store.rows(split) for split in splits])
+    outputs = predict(network, store, rows, config, device)
+    missing = np.setdiff1d(training, rows)
+    others = predict(network, store, missing, config, device) if len(missing) else None
+    features = {name: outputs[f"{name}_features"] for name in MODALITIES}
+    of_training = torch.from_numpy(np.isin(rows, training))
+    means = {
+        name: torch.cat([features[name][of_training]] + ([others[f"{name}_features"]] if others else [])).mean(0)
+        for name in MODALITIES
+    }
+    predictions = Predictions(
+        ids=np.array([store.clip_ids[row] for row in rows]),
+        labels=store.labels[rows],
+        class_names=store.class_names,
+        logits={name: outputs[name].double().numpy() for name in READOUTS},
+        splits=np.concatenate([np.full(len(store.rows(split)), split) for split in splits]),
+        features={name: values.double().numpy() for name, values in features.items()},
+        notes=tuple(notes),
+    )
+    return config, _with_fusion(predictions, network, features, means, device)
+
+
+@torch.no_grad()
+def _with_fusion(
+    predictions: Predictions, network: Network, features: dict[str, Tensor], means: dict[str, Tensor], device: Any
+) -> Predictions:
+    """Add what follows from the network's fusion, unless the method answers in another way."""
+
+    def read(audio: Tensor, visual: Tensor) -> np.ndarray:
+        parts = [
+            network.read(a.to(device), v.to(device)).fused.float().cpu()
+            for a, v in zip(audio.split(EVALUATION_BATCH), visual.split(EVALUATION_BATCH), strict=True)
+        ]
+        return torch.cat(parts).double().numpy()
+
+    fused = predictions.logits["fused"]
+    nothing = np.zeros_like(fused)
+    if not adds_up(fused, read(**features), nothing):
+        note = (
+            "The method's answer is not that of the network's fusion: what the fusion makes of it is not taken apart."
+        )
+        return replace(predictions, notes=(*predictions.notes, note))
+    constant = {name: mean.expand_as(features[name]) for name, mean in means.items()}
+    alone = {
+        "audio": read(features["audio"], constant["visual"]),
+        "visual": read(constant["audio"], features["visual"]),
+        "none": read(**constant),
+    }
+    if not hasattr(network.fusion, "split"):
+        return replace(predictions, alone=alone)
+
+    def split(audio: Tensor, visual: Tensor) -> dict[str, np.ndarray]:
+        answers = network.fusion.split(audio.to(device), visual.to(device))
+        return {name: answer.double().cpu().numpy() for name, answer in zip(MODALITIES, answers, strict=True)}
+
+    parts = split(**features)
+    # A linear head answers unit vectors by its weights, and its bias.
+    units = {name: torch.eye(values.shape[1]) for name, values in features.items()}
+    biases = split(**{name: torch.zeros_like(unit) for name, unit in units.items()})
+    weights = {name: (answer - biases[name]).T for name, answer in split(**units).items()}
+    linear = all(adds_up(parts[name], predictions.features[name] @ weights[name].T, nothing) for name in MODALITIES)
+    return replace(predictions, alone=alone, parts=parts, weights=weights if linear else {})
