@@ -256,6 +256,22 @@ class Dus(Section):
     """heuristic: share of the batch that a modality draws at least."""
 
 
+class GradientBlending(Section):
+    """Method gradient_blending."""
+
+    super_epoch: int = Field(10, ge=1, le=1000, json_schema_extra=LATER)
+    """Adaptive epochs between two estimates of the weights."""
+    held_out: float = Field(0.1, gt=0, lt=1, json_schema_extra=LATER)
+    """Share of each class that the method does not train on, and measures overfitting with."""
+
+
+class MMCosine(Section):
+    """Method mmcosine."""
+
+    scale: float = Field(10.0, gt=0, le=1000)
+    """Factor on the cosines of features and class weights."""
+
+
 class Compute(Section):
     """How the arithmetic is done."""
 
@@ -298,6 +314,8 @@ class TrialConfig(Section):
     gradient_blending: GradientBlending = GradientBlending()
     mmcosine: MMCosine = MMCosine()
     dus: Dus = Dus()
+    gradient_blending: GradientBlending = GradientBlending()
+    mmcosine: MMCosine = MMCosine()
     compute: Compute = Compute()
 
     @model_validator(mode="after")

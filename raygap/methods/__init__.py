@@ -4,12 +4,16 @@ import difflib
 
 from raygap.errors import UserError
 from raygap.methods.base import Method
+from raygap.methods.cml import Cml
 from raygap.methods.gmm_adaptive import GmmAdaptive
 from raygap.methods.gmm_scores import GmmScores
+from raygap.methods.gradient_blending import GradientBlending
 from raygap.methods.joint import Joint
+from raygap.methods.mmcosine import MMCosine
 from raygap.methods.mmpareto import MMPareto
 from raygap.methods.ogm import Ogm, OgmGe
 from raygap.methods.one_modality import AudioOnly, VisualOnly
+from raygap.methods.opm import Opm
 from raygap.methods.unimodal_losses import UnimodalLosses
 
 METHODS: dict[str, type[Method]] = {
@@ -20,6 +24,10 @@ METHODS: dict[str, type[Method]] = {
     "ogm": Ogm,
     "ogm_ge": OgmGe,
     "mmpareto": MMPareto,
+    "gradient_blending": GradientBlending,
+    "mmcosine": MMCosine,
+    "opm": Opm,
+    "cml": Cml,
     "gmm_adaptive": GmmAdaptive,
     "gmm_scores": GmmScores,
 }

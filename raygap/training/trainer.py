@@ -207,7 +207,8 @@ class Trainer:
         self.epoch = state["epoch"]
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.method.load_state_dict(state["method"])
+        if self.epoch > self.config.warmup.epochs:  # until then it has none, and the warm-up may be another method's
+            self.method.load_state_dict(state["method"])
         self.ledger.load_state_dict(state["ledger"])
         self.fitted, self.kept = state["fitted"], state["kept"]
         self.best_epoch, self.best_accuracy = state["best"]
