@@ -245,6 +245,24 @@ class MMCosine(Section):
     """Factor on the cosines of features and class weights."""
 
 
+class Opm(Section):
+    """Method opm."""
+
+    q_base: float = Field(0.5, ge=0, lt=1, json_schema_extra=LATER)
+    """Chance that a clip's feature of the modality ahead is dropped, before its lead is added."""
+    strength: float = Field(0.5, ge=0, le=10, json_schema_extra=LATER)
+    """How much the lead adds: q_base * strength * tanh(ratio of the scores - 1)."""
+    executed: float = Field(0.7, ge=0, le=1, json_schema_extra=LATER)
+    """Share of the steps in which features are dropped."""
+
+
+class Cml(Section):
+    """Method cml."""
+
+    weight: float = Field(0.1, ge=0, le=100, json_schema_extra=LATER)
+    """Weight of the penalty on a modality that is surer than both together."""
+
+
 class Dus(Section):
     """Data-aware unimodal sampling, on top of a method with unimodal losses: fewer clips for the modality ahead."""
 
@@ -254,22 +272,6 @@ class Dus(Section):
     """heuristic: how much fewer clips the dominant modality draws for its lead."""
     floor: float = Field(0.25, gt=0, le=1, json_schema_extra=LATER)
     """heuristic: share of the batch that a modality draws at least."""
-
-
-class GradientBlending(Section):
-    """Method gradient_blending."""
-
-    super_epoch: int = Field(10, ge=1, le=1000, json_schema_extra=LATER)
-    """Adaptive epochs between two estimates of the weights."""
-    held_out: float = Field(0.1, gt=0, lt=1, json_schema_extra=LATER)
-    """Share of each class that the method does not train on, and measures overfitting with."""
-
-
-class MMCosine(Section):
-    """Method mmcosine."""
-
-    scale: float = Field(10.0, gt=0, le=1000)
-    """Factor on the cosines of features and class weights."""
 
 
 class Compute(Section):
@@ -313,9 +315,9 @@ class TrialConfig(Section):
     mmpareto: MMPareto = MMPareto()
     gradient_blending: GradientBlending = GradientBlending()
     mmcosine: MMCosine = MMCosine()
+    opm: Opm = Opm()
+    cml: Cml = Cml()
     dus: Dus = Dus()
-    gradient_blending: GradientBlending = GradientBlending()
-    mmcosine: MMCosine = MMCosine()
     compute: Compute = Compute()
 
     @model_validator(mode="after")
