@@ -140,7 +140,7 @@ def write_clip(row: int, result: _Pictures | str, writer: StoreWriter) -> Decode
     writer.write(row, frames, sounds)
     cells, levels = sounds.astype(np.float64).ravel(), np.arange(256.0)
     often = [np.bincount(frames[..., channel].ravel(), minlength=256) for channel in range(3)]
-    # Squared and summed, not cells @ cells: BLAS would start threads for that, and every worker a core's worth of them.
+    # Not cells @ cells: in every worker BLAS would start a thread for each core, and they would wait for each other.
     sums = cells.sum(), (cells**2).sum(), *(count @ levels for count in often), *(count @ levels**2 for count in often)
     return Decoded(row_checksum(frames, sounds), float(seconds), tuple(map(float, sums)))
 
