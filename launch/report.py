@@ -1,6 +1,7 @@
-"""Write report.html of a sweep: at any time, also while it is at work.
+"""Write report.html of a sweep, and on request its report at W&B: at any time, also while it is at work.
 
 python launch/report.py runs/demo-gmm_scores-20260101-120000
+python launch/report.py runs/demo-gmm_scores-20260101-120000 --publish
 """
 
 from pathlib import Path
@@ -14,14 +15,23 @@ from raygap.tracking.report import write_report
 
 
 @user_errors()
-def main(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Write report.html of a sweep."""
+def main(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Write a report at W&B too, or bring the one that is there up to date.")
+    ] = False,
+) -> None:
+    """Write report.html of a sweep, and on request its report at W&B."""
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder")
     try:
         print(write_report(run))
     except OSError as error:
         raise UserError(f"{run}: the report cannot be written ({error.strerror})") from None
+    if publish:
+        from raygap.tracking import wandb_report  # imports W&B's client
+
+        print(wandb_report.publish(run))
 
 
 if __name__ == "__main__":

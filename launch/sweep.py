@@ -42,6 +42,8 @@ from raygap.search.shared import SHARED, Swept, find_shared, print_shared
 from raygap.search.sweep import plan_placement
 from raygap.tracking.run_folder import BEST, REPORT, TRIALS
 from raygap.tracking.seed_results import seeds_bar, seeds_table
+from raygap.tracking.wandb_callback import check_login
+from raygap.tracking.wandb_layout import Mode
 
 RUNS = Path("runs")
 INTERRUPTED = 130
@@ -94,6 +96,15 @@ def main(
             min=0, help="Limit of saved warm-ups beside the run folder; 0 trains each anew.", show_default="20"
         ),
     ] = None,
+    wandb: Annotated[
+        Mode | None, typer.Option(help="Log to Weights & Biases.", show_default="online with a key, else offline")
+    ] = None,
+    wandb_project: Annotated[
+        str | None, typer.Option(help="Project there.", show_default="WANDB_PROJECT, else raygap")
+    ] = None,
+    wandb_entity: Annotated[
+        str | None, typer.Option(help="Team or user there.", show_default="WANDB_ENTITY, else the key's own")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print configuration, space and plan; do nothing.")
     ] = False,
@@ -111,6 +122,9 @@ def main(
         "trunk_gb": trunk_gb,
         "cpus_per_worker": cpus_per_worker,
         "gpus_per_worker": gpus_per_worker,
+        "wandb": wandb,
+        "wandb_project": wandb_project,
+        "wandb_entity": wandb_entity,
     }
     settings = {name: value for name, value in settings.items() if value is not None}
     if resume:
@@ -156,6 +170,7 @@ def main(
             _print_plan(plan, place, concurrency)
         else:
             plan_placement(plan, concurrency)  # raises if the trials do not fit
+            check_login(plan.wandb)
     if dry_run:
         return
     lists = {

@@ -16,6 +16,7 @@ from raygap.tracking.figures import GapCheck, check_gaps, draw_curves, draw_gap,
 from raygap.tracking.report import write_report
 from raygap.tracking.run_folder import best_trial, trial_folder, write_best
 from raygap.tracking.seed_results import Reporter, SeedResults
+from raygap.tracking.wandb_callback import SweepLog, sweep_log
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,25 @@ def run_sweep(
     plan: Plan, folder: Path, store: Path, concurrency: int | None, time_budget: float | None, report: Reporter
 ) -> Outcome:
     """Run (or go on with) a sweep in its folder. When the search is over, one configuration is read on test."""
+    with sweep_log(folder, plan.dataset, plan.wandb, plan.wandb_project, plan.wandb_entity) as log:
+        outcome = _search_and_test(plan, folder, store, concurrency, time_budget, report, log)
+        if log and outcome.test and outcome.test.rows:
+            figures = [folder / "figures" / name for name in ("gap.png", "curves.png")]
+            log.test(outcome.best.number, outcome.config, outcome.test, figures)
+    return outcome
+
+
+def _search_and_test(
+    plan: Plan,
+    folder: Path,
+    store: Path,
+    concurrency: int | None,
+    time_budget: float | None,
+    report: Reporter,
+    log: SweepLog | None,
+) -> Outcome:
     began = time.monotonic()
-    study = run_trials(plan, folder, store, concurrency, time_budget)
+    study = run_trials(plan, folder, store, concurrency, time_budget, log)
     spent = time_budget is not None and time.monotonic() - began >= time_budget
     spent |= plan.trial_seconds is not None and seconds_spent(study) >= plan.trial_seconds
     interrupted = not spent and len(finished_trials(study)) < plan.trials

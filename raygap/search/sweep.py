@@ -1,20 +1,31 @@
 """The trials of a sweep, on Ray Tune."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import optuna
 from ray import tune
 
+from raygap.config import TrialConfig
 from raygap.data.store import Store
 from raygap.search.cluster import RETRIES, Placement, fit, needs_gpus, place, start_ray
 from raygap.search.plan import Plan
 from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace
-from raygap.search.study import StudySearch, check_store, finished_trials, open_storage
+from raygap.search.study import (
+    TRIAL_NUMBER,
+    StudySearch,
+    check_store,
+    finished_trials,
+    open_storage,
+    suggested_config,
+)
 from raygap.search.together import DRIVER, GiveBack, run_trial
 from raygap.search.trial import SweepTrial
 from raygap.tracking.progress import ProgressLine
 from raygap.tracking.run_folder import JOURNAL, write_trials
+from raygap.tracking.wandb_callback import SweepLog, WandbCallback
 
 TRUNK = ".trunk"
 """Folder beside the run folders in which their sweeps share warm-ups."""
@@ -27,12 +38,18 @@ def plan_placement(plan: Plan, concurrency: int | None) -> Placement:
 
 
 def run_trials(
-    plan: Plan, folder: Path, store: Path, concurrency: int | None = None, time_budget: float | None = None
+    plan: Plan,
+    folder: Path,
+    store: Path,
+    concurrency: int | None = None,
+    time_budget: float | None = None,
+    log: SweepLog | None = None,
 ) -> optuna.Study:
     """Run what is left of the planned trials and return the study; starts Ray if it is not running.
 
-    `time_budget` is in seconds. Whatever ends this early (a kill, Ctrl-C, the budget) leaves a folder from which
-    another call goes on: trials that were running keep their number and start from their last epoch.
+    `time_budget` is in seconds; `log` is told of every epoch. Whatever ends this early (a kill, Ctrl-C, the budget)
+    leaves a folder from which another call goes on: trials that were running keep their number and start from their
+    last epoch.
     """
     config = plan.check()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -74,6 +91,7 @@ def run_trials(
                 callbacks=[
                     ProgressLine(search.study, folder, plan.trials, config.epochs),
                     *([GiveBack()] if several else []),
+                    *([WandbCallback(log, search.study, partial(_describe, plan.fixed))] if log else []),
                 ],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
             ),
@@ -81,3 +99,7 @@ def run_trials(
         fit(tuner)
     write_trials(search.study, folder)
     return search.study
+
+
+def _describe(fixed: dict[str, Any], suggested: dict[str, Any]) -> tuple[int, TrialConfig]:
+    return suggested[TRIAL_NUMBER], suggested_config(suggested, fixed)
