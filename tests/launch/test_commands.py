@@ -133,6 +133,9 @@ def test_the_whole_line_on_real_media(here: Path, data_set: Path, ray_cluster: N
     assert result.exit_code == 0, result.output
     assert "best configuration: runs/r/best.yaml" in result.output
     assert (here / "runs/r/report.html").exists(), result.output
+    (here / "runs/r/report.html").unlink()
+    assert call("report", "runs/r").output == "runs/r/report.html\n"
+    assert (here / "runs/r/report.html").exists()
     again = call("sweep", *arguments, "--space", space, "--set", "warmup.epochs=1", *TINY)
     assert "holds a sweep already" in refusal(again)
 
@@ -149,9 +152,11 @@ def test_the_whole_line_on_real_media(here: Path, data_set: Path, ray_cluster: N
     assert "best of 3 trials" in more.output
 
 
-def test_best_says_what_is_missing(here: Path) -> None:
+def test_best_and_report_say_what_is_missing(here: Path) -> None:
     assert "no such run folder" in refusal(call("best", "nowhere"))
+    assert "no such run folder" in refusal(call("report", "nowhere"))
     (here / "empty").mkdir()
+    assert "holds no sweep" in refusal(call("report", "empty"))
     assert "holds no best.yaml yet" in refusal(call("best", "empty"))
 
 
@@ -161,7 +166,7 @@ def test_train_refuses_bad_configurations(here: Path) -> None:
     assert "did you mean" in refusal(call("train", "--dataset", "demo", "--set", "method=jont"))
 
 
-@pytest.mark.parametrize("name", ["sweep", "train", "prepare", "best"])
+@pytest.mark.parametrize("name", ["sweep", "train", "prepare", "best", "report"])
 def test_help_is_there(name: str) -> None:
     result = call(name, "--help")
     assert result.exit_code == 0
