@@ -274,6 +274,21 @@ class Dus(Section):
     """heuristic: share of the batch that a modality draws at least."""
 
 
+class Pmr(Section):
+    """Method pmr."""
+
+    alpha: float = Field(1.0, ge=0, le=100, json_schema_extra=LATER)
+    """Weight of the slower modality's prototype loss."""
+    momentum: float = Field(0.2, ge=0, lt=1, json_schema_extra=LATER)
+    """Share of the last epoch's prototypes in the new ones."""
+    share: float = Field(0.1, gt=0, le=1, json_schema_extra=LATER)
+    """Share of each class's training clips, drawn anew each epoch, that its prototype is the mean of."""
+    entropy_weight: float = Field(0.01, ge=0, le=100, json_schema_extra=LATER)
+    """Weight of the faster modality's entropy regularisation."""
+    entropy_epochs: int = Field(10, ge=0, le=10_000, json_schema_extra=LATER)
+    """First adaptive epochs, which alone have that regularisation."""
+
+
 class Compute(Section):
     """How the arithmetic is done."""
 
@@ -318,6 +333,7 @@ class TrialConfig(Section):
     opm: Opm = Opm()
     cml: Cml = Cml()
     dus: Dus = Dus()
+    pmr: Pmr = Pmr()
     compute: Compute = Compute()
 
     @model_validator(mode="after")

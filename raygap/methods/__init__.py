@@ -14,6 +14,7 @@ from raygap.methods.mmpareto import MMPareto
 from raygap.methods.ogm import Ogm, OgmGe
 from raygap.methods.one_modality import AudioOnly, VisualOnly
 from raygap.methods.opm import Opm
+from raygap.methods.pmr import Pmr
 from raygap.methods.unimodal_losses import UnimodalLosses
 
 METHODS: dict[str, type[Method]] = {
@@ -28,6 +29,7 @@ METHODS: dict[str, type[Method]] = {
     "mmcosine": MMCosine,
     "opm": Opm,
     "cml": Cml,
+    "pmr": Pmr,
     "gmm_adaptive": GmmAdaptive,
     "gmm_scores": GmmScores,
 }
