@@ -289,6 +289,15 @@ class Pmr(Section):
     """First adaptive epochs, which alone have that regularisation."""
 
 
+class Agm(Section):
+    """Method agm."""
+
+    alpha: float = Field(1.0, ge=0, le=10, json_schema_extra=LATER)
+    """How strongly a modality's gradients follow its share of the answer."""
+    clip_norm: float = Field(1.0, gt=0, le=1e6, json_schema_extra=LATER)
+    """Where an entry of the fusion's gradient exceeds this, all gradients are clipped to this norm."""
+
+
 class Compute(Section):
     """How the arithmetic is done."""
 
@@ -334,6 +343,7 @@ class TrialConfig(Section):
     cml: Cml = Cml()
     dus: Dus = Dus()
     pmr: Pmr = Pmr()
+    agm: Agm = Agm()
     compute: Compute = Compute()
 
     @model_validator(mode="after")

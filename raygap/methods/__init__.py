@@ -3,6 +3,7 @@
 import difflib
 
 from raygap.errors import UserError
+from raygap.methods.agm import Agm
 from raygap.methods.base import Method
 from raygap.methods.cml import Cml
 from raygap.methods.gmm_adaptive import GmmAdaptive
@@ -30,6 +31,7 @@ METHODS: dict[str, type[Method]] = {
     "opm": Opm,
     "cml": Cml,
     "pmr": Pmr,
+    "agm": Agm,
     "gmm_adaptive": GmmAdaptive,
     "gmm_scores": GmmScores,
 }

@@ -100,7 +100,9 @@ class Pmr(Joint):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of state_dict."""
         super().load_state_dict(state)
-        self.prototypes = state["prototypes"].to(self.device)
+        self.prototypes = state["prototypes"]
+        if self.prototypes is not None:  # None where no epoch is adaptive
+            self.prototypes = self.prototypes.to(self.device)
 
 
 def class_share(labels: np.ndarray, share: float, draw: np.random.Generator) -> np.ndarray:
