@@ -35,7 +35,7 @@ from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.errors import UserError
 from raygap.methods import METHODS
-from raygap.search.cluster import nodes
+from raygap.search.cluster import in_words
 from raygap.search.job import Outcome, judged_on, run_sweep
 from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
 from raygap.search.shared import SHARED, Swept, find_shared, print_shared
@@ -229,9 +229,7 @@ def _run(
 def _print_plan(plan: Plan, folder: Path, concurrency: int | None) -> None:
     config = plan.check()
     try:
-        placement = plan_placement(plan, concurrency)
-        each = " and ".join(f"{amount:g} {name}" for name, amount in placement.each.items())
-        at_once = f"{placement.at_once}, each of {placement.workers} x ({each})"
+        at_once = in_words(plan_placement(plan, concurrency), config.compute.threads, concurrency)
     except UserError as error:  # the plan may be meant for another cluster
         at_once = f"none here: {error}"
     sections = {
@@ -242,17 +240,13 @@ def _print_plan(plan: Plan, folder: Path, concurrency: int | None) -> None:
             "trials": plan.trials,
             "epochs a trial": config.epochs,
             "first early stop after epoch": min(config.warmup.epochs + 1, config.epochs),
-            "trials at a time": f"{at_once} (here: {_total('CPU')} CPUs, {_total('GPU')} GPUs)",
+            "trials at a time": at_once,
             "test seeds": plan.test_seeds,
             "run folder": str(folder),
         },
     }
     for title, content in sections.items():
-        print(f"# {title}\n{yaml.safe_dump(content, sort_keys=False)}")
-
-
-def _total(resource: str) -> int:
-    return int(sum(node.get(resource, 0) for node in nodes()))
+        print(f"# {title}\n{yaml.safe_dump(content, sort_keys=False, width=120)}")
 
 
 def _print_outcome(console: Console, plan: Plan, folder: Path, outcome: Outcome) -> None:

@@ -114,6 +114,40 @@ def place(
     return Placement(concurrency or fit, workers, each)
 
 
+def in_words(placement: Placement, threads: int, concurrency: int | None = None) -> list[str]:
+    """How many trials run at a time, what each gets, and what keeps more from running.
+
+    `threads` is compute.threads, `concurrency` what was asked for, if anything.
+    """
+    cpus, gpus = (sum(node.get(name, 0) for node in nodes()) for name in ("CPU", "GPU"))
+    machines = "this machine" if len(nodes()) == 1 else f"{len(nodes())} machines"
+    share = " and ".join(_count(amount, name) for name, amount in placement.each.items())
+    gpu, busy = placement.each.get("GPU", 0), placement.at_once * placement.workers * threads
+    why = "as asked for" if concurrency else "one a GPU" if gpu == 1 and placement.workers == 1 else "as many as fit"
+    who = "each" if placement.workers == 1 else f"each of the {placement.workers} workers of a trial"
+    lines = [
+        f"{placement.at_once} at a time, {why}; {machines} with {_count(cpus, 'CPU')} and {_count(gpus, 'GPU')}",
+        f"{who} gets {share}, and computes with {_count(threads, 'thread')} on the CPU",
+    ]
+    if gpu >= 1:
+        lines.append("the GPUs limit it; --gpus-per-worker 0.5 puts two workers on each, if its memory holds them")
+    elif gpu:
+        lines.append(f"{int(1 / gpu + 1e-6)} workers share a GPU and its memory")
+    if busy > cpus:
+        lines.append(f"{busy} threads on {_count(cpus, 'CPU')} slow each other down; run fewer trials at a time")
+    elif not gpu and cpus - busy >= 1:
+        more = int(cpus / busy * threads)
+        use = f"; compute.threads={more} would use more" if more > threads else ""
+        lines.append(f"{cpus - busy:g} of {_count(cpus, 'CPU')} idle{use}")
+    elif not gpu:
+        lines.append("the CPUs limit it; none is idle")
+    return lines
+
+
+def _count(number: float, what: str) -> str:
+    return f"{number:g} {what}{'' if 0 < number <= 1 else 's'}"
+
+
 def needs_gpus(norms: Iterable[str]) -> None:
     """Raise UserError if model.norm may be sync_batch and the cluster has no GPUs."""
     if "sync_batch" in norms and not any(node.get("GPU") for node in nodes()):

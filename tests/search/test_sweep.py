@@ -17,7 +17,7 @@ from stores import SMALL, write_store
 from raygap.config import from_mapping, load_yaml
 from raygap.data.store import Store
 from raygap.errors import UserError
-from raygap.search.cluster import trial_resources
+from raygap.search.cluster import in_words, place, trial_resources
 from raygap.search.job import run_sweep
 from raygap.search.plan import Plan, make_folder, write_plan
 from raygap.search.study import finished_trials
@@ -130,6 +130,30 @@ def test_a_trial_always_fits_on_one_machine(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr("raygap.search.cluster.nodes", lambda machines=machines: machines)
         assert trial_resources(concurrency) == share
         assert any(all(node.get(name, 0) >= amount for name, amount in share.items()) for node in machines)
+
+
+def test_a_plan_tells_what_each_trial_gets_and_what_limits_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(machines: list[dict], concurrency: int | None = None, **fields: Any) -> list[str]:
+        monkeypatch.setattr("raygap.search.cluster.nodes", lambda: machines)
+        config = from_mapping(fields)
+        return in_words(place(config, concurrency), config.compute.threads, concurrency)
+
+    cpus, gpus = [{"CPU": 8.0}], [{"CPU": 16.0, "GPU": 4.0}] * 2
+    assert told(cpus) == [
+        "8 at a time, as many as fit; this machine with 8 CPUs and 0 GPUs",
+        "each gets 1 CPU, and computes with 1 thread on the CPU",
+        "the CPUs limit it; none is idle",
+    ]
+    assert told(cpus, 2)[2] == "6 of 8 CPUs idle; compute.threads=4 would use more"
+    assert told(cpus, 9)[2] == "9 threads on 8 CPUs slow each other down; run fewer trials at a time"
+    first, second, third = told(gpus)
+    assert first == "8 at a time, one a GPU; 2 machines with 32 CPUs and 8 GPUs"
+    assert second.startswith("each gets 4 CPUs and 1 GPU,")
+    assert third.startswith("the GPUs limit it")
+    assert told(gpus, 16)[2] == "2 workers share a GPU and its memory"
+    together = told(gpus, **{"compute.workers": 4, "compute.threads": 3})
+    assert together[0].startswith("2 at a time, as many as fit")
+    assert together[1].startswith("each of the 4 workers of a trial gets 3 CPUs and 1 GPU")
 
 
 CHILD = """
