@@ -298,6 +298,15 @@ class Agm(Section):
     """Where an entry of the fusion's gradient exceeds this, all gradients are clipped to this norm."""
 
 
+class Mla(Section):
+    """Method mla."""
+
+    alpha: float = Field(0.1, gt=0, lt=1, json_schema_extra=LATER)
+    """Softness of the projection of the shared head's gradients: it falls from alpha to alpha squared in an epoch."""
+    fusion: Literal["dynamic", "fixed"] = "dynamic"
+    """Answer weighted by how sure each modality is of the clip, or the mean of both."""
+
+
 class Compute(Section):
     """How the arithmetic is done."""
 
@@ -344,6 +353,7 @@ class TrialConfig(Section):
     dus: Dus = Dus()
     pmr: Pmr = Pmr()
     agm: Agm = Agm()
+    mla: Mla = Mla()
     compute: Compute = Compute()
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from raygap.methods.gmm_adaptive import GmmAdaptive
 from raygap.methods.gmm_scores import GmmScores
 from raygap.methods.gradient_blending import GradientBlending
 from raygap.methods.joint import Joint
+from raygap.methods.mla import Mla
 from raygap.methods.mmcosine import MMCosine
 from raygap.methods.mmpareto import MMPareto
 from raygap.methods.ogm import Ogm, OgmGe
@@ -32,6 +33,7 @@ METHODS: dict[str, type[Method]] = {
     "cml": Cml,
     "pmr": Pmr,
     "agm": Agm,
+    "mla": Mla,
     "gmm_adaptive": GmmAdaptive,
     "gmm_scores": GmmScores,
 }
