@@ -307,6 +307,13 @@ class Mla(Section):
     """Answer weighted by how sure each modality is of the clip, or the mean of both."""
 
 
+class Umt(Section):
+    """Method umt."""
+
+    weight: float = Field(1.0, ge=0, le=1000, json_schema_extra=LATER)
+    """Weight of the distance to the teachers' features."""
+
+
 class Compute(Section):
     """How the arithmetic is done."""
 
@@ -354,6 +361,7 @@ class TrialConfig(Section):
     pmr: Pmr = Pmr()
     agm: Agm = Agm()
     mla: Mla = Mla()
+    umt: Umt = Umt()
     compute: Compute = Compute()
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from raygap.methods.ogm import Ogm, OgmGe
 from raygap.methods.one_modality import AudioOnly, VisualOnly
 from raygap.methods.opm import Opm
 from raygap.methods.pmr import Pmr
+from raygap.methods.umt import Umt
 from raygap.methods.unimodal_losses import UnimodalLosses
 
 METHODS: dict[str, type[Method]] = {
@@ -34,6 +35,7 @@ METHODS: dict[str, type[Method]] = {
     "pmr": Pmr,
     "agm": Agm,
     "mla": Mla,
+    "umt": Umt,
     "gmm_adaptive": GmmAdaptive,
     "gmm_scores": GmmScores,
 }
