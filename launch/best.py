@@ -20,7 +20,10 @@ from raygap.tracking.wandb_layout import VALUE
 @user_errors()
 def main(
     source: Annotated[
-        str, typer.Argument(help="A run folder, a W&B report's URL, entity/project[/group], or W&B's offline files.")
+        str,
+        typer.Argument(
+            help="A run folder, a W&B report's URL, entity/project or entity/project/group, or W&B's offline files."
+        ),
     ],
     top: Annotated[int, typer.Option(min=1, help="How many configurations, best first.")] = 1,
     metric: Annotated[

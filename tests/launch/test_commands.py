@@ -41,6 +41,13 @@ def refusal(result: Result) -> str:
     return lines[0]
 
 
+@pytest.mark.parametrize("name", sorted(file.stem for file in LAUNCH.glob("*.py")))
+def test_every_command_says_what_it_takes(name: str) -> None:
+    result = call(name, "--help")
+    assert result.exit_code == 0, result.output
+    assert "Usage" in result.output
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory with its own cache."""
