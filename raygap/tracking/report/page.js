@@ -19,7 +19,7 @@ function template() {
       yaxis: axis,
       legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
       hoverlabel: { bgcolor: color("--card"), bordercolor: color("--quiet"), font: { color: color("--text") }, align: "left" },
-      sliderDefaults: { bgcolor: color("--line"), bordercolor: color("--line"), tickcolor: color("--quiet") },
+      sliderdefaults: { bgcolor: color("--accent"), bordercolor: color("--line"), tickcolor: color("--quiet") },
       // With a finger, dragging is to scroll the page.
       dragmode: fine ? "zoom" : false,
     },

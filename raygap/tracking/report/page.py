@@ -60,10 +60,17 @@ def write_report(folder: Path, checks: dict[str, GapCheck] | None = None) -> Pat
         about.insert(0, f"{run.plan['fixed']['method']} on {run.plan['dataset']}")
     except Exception as error:
         about.append(sorry(error).text)
+    write_text(folder / REPORT, render("raygap sweep", folder.resolve().name, " · ".join(about), made))
+    return folder / REPORT
+
+
+def render(kind: str, title: str, about: str, made: list[Section]) -> str:
+    """A page of these sections; `kind` and `about` stand above and below its title."""
     package = files("raygap.tracking.report")
-    page = _template().render(
-        title=folder.resolve().name,
-        about=" · ".join(about),
+    return _template().render(
+        kind=kind,
+        title=title,
+        about=about,
         sections=made,
         style=(package / "page.css").read_text(),
         script=(package / "page.js").read_text(),
@@ -71,8 +78,6 @@ def write_report(folder: Path, checks: dict[str, GapCheck] | None = None) -> Pat
         # Scripts run by this alone: text that slipped through would not.
         nonce=secrets.token_urlsafe(16),
     )
-    write_text(folder / REPORT, page)
-    return folder / REPORT
 
 
 def _blocks(build: Callable[[Run], Blocks], run: Run) -> Blocks:

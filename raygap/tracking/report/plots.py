@@ -36,7 +36,7 @@ def history(trials: list[FrozenTrial], best: FrozenTrial, judged_on: str) -> Fig
         shown = [trial for trial in trials if trial.state == state and last_value(trial) is not None]
         figure.add_scatter(
             x=[trial.number for trial in shown],
-            y=[_round(last_value(trial)) for trial in shown],
+            y=[rounded(last_value(trial)) for trial in shown],
             text=[describe(trial, judged_on) for trial in shown],
             mode="markers",
             marker={"color": color, "symbol": symbol, "size": 8},
@@ -46,7 +46,7 @@ def history(trials: list[FrozenTrial], best: FrozenTrial, judged_on: str) -> Fig
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     figure.add_scatter(
         x=[trial.number for trial in complete],
-        y=[_round(value) for value in np.maximum.accumulate([trial.value for trial in complete])],
+        y=[rounded(value) for value in np.maximum.accumulate([trial.value for trial in complete])],
         mode="lines",
         line={"color": FUSED, "shape": "hv", "width": 2},
         hoverinfo="skip",
@@ -54,7 +54,7 @@ def history(trials: list[FrozenTrial], best: FrozenTrial, judged_on: str) -> Fig
     )
     figure.add_scatter(
         x=[best.number],
-        y=[_round(best.value)],
+        y=[rounded(best.value)],
         text=[describe(best, judged_on)],
         mode="markers",
         marker={"color": FUSED, "symbol": "star", "size": 15},
@@ -62,7 +62,7 @@ def history(trials: list[FrozenTrial], best: FrozenTrial, judged_on: str) -> Fig
         name="best",
     )
     figure.update_layout(xaxis_title="trial", yaxis_title=judged_on)
-    return _finish(figure, 340)
+    return finish(figure, 340)
 
 
 def importances(study: optuna.Study) -> Figure:
@@ -75,7 +75,7 @@ def importances(study: optuna.Study) -> Figure:
     figure.update_traces(marker_color=VISUAL, hovertemplate="%{y}: %{x:.3f}<extra></extra>")
     figure.update_layout(title=None, xaxis_title="importance", yaxis_title=None, showlegend=False)
     figure.update_xaxes(range=[0, 1.15 * max(figure.data[0].x)])
-    return _finish(figure, 70 + 34 * len(figure.data[0].y))
+    return finish(figure, 70 + 34 * len(figure.data[0].y))
 
 
 def parallel(study: optuna.Study) -> Figure:
@@ -87,12 +87,12 @@ def parallel(study: optuna.Study) -> Figure:
         line.update(
             line={"color": color, "width": 1.6}, hovertemplate="<br>".join(rows) + "<extra></extra>", customdata=None
         )
-        line.update(opacity=0.75, y=[_round(y) for y in line.y])
+        line.update(opacity=0.75, y=[rounded(y) for y in line.y])
     figure.update_traces(marker_colorscale=SCALE, marker_showscale=False, selector={"mode": "markers"})
     figure.update_annotations(font_color=QUIET)
     figure.update_layout(title=None, plot_bgcolor=None, margin={"l": 40, "r": 60, "t": 16, "b": 56})
     figure.update_xaxes(fixedrange=True)
-    return _finish(figure, 420)
+    return finish(figure, 420)
 
 
 def slices(study: optuna.Study, best: FrozenTrial) -> list[Figure]:
@@ -113,12 +113,12 @@ def slices(study: optuna.Study, best: FrozenTrial) -> list[Figure]:
         )
         figure.update_traces(hovertemplate="%{x}<br>%{y:.3f}<br>trial %{customdata}<extra></extra>")
         figure.update_layout(title=None, yaxis_title=None, showlegend=False)
-        figures.append(_finish(figure, 230))
+        figures.append(finish(figure, 230))
     return figures
 
 
 def trial_curves(trials: list[FrozenTrial], best: FrozenTrial | None, judged_on: str) -> Figure:
-    """Best value so far by epoch of every trial, by how it ended."""
+    """Value by epoch of every trial, by how it ended."""
     groups = [
         ("stopped early", QUIET, TrialState.PRUNED),
         ("failed", AUDIO, TrialState.FAIL),
@@ -131,7 +131,7 @@ def trial_curves(trials: list[FrozenTrial], best: FrozenTrial | None, judged_on:
         if own:
             figure.add_scatter(**_curves(own), line={"color": color, "width": 1.3}, opacity=0.75, name=name)
         if own and state != TrialState.COMPLETE:
-            ends = [(trial.last_step, _round(trial.intermediate_values[trial.last_step])) for trial in own]
+            ends = [(trial.last_step, rounded(trial.intermediate_values[trial.last_step])) for trial in own]
             figure.add_scatter(
                 x=[epoch for epoch, _ in ends],
                 y=[value for _, value in ends],
@@ -144,15 +144,15 @@ def trial_curves(trials: list[FrozenTrial], best: FrozenTrial | None, judged_on:
         figure.add_scatter(**_curves([best]), line={"color": FUSED, "width": 3}, name=f"best (trial {best.number})")
     if not figure.data:
         raise Absent("No trial has ended an epoch yet.")
-    figure.update_layout(xaxis_title="epoch", yaxis_title=f"{judged_on}, best so far")
-    return _finish(figure, 400)
+    figure.update_layout(xaxis_title="epoch", yaxis_title=judged_on)
+    return finish(figure, 400)
 
 
 def _curves(trials: list[FrozenTrial]) -> dict[str, Any]:
     """One trace for all, with breaks between them: a thousand traces would be slow."""
     points: list[tuple[Any, Any, Any]] = []
     for trial in trials:
-        points += [(epoch, _round(value), trial.number) for epoch, value in sorted(trial.intermediate_values.items())]
+        points += [(epoch, rounded(value), trial.number) for epoch, value in sorted(trial.intermediate_values.items())]
         points.append((None, None, None))
     x, y, numbers = zip(*points[:-1], strict=True)
     hover = "trial %{customdata}<br>epoch %{x}: %{y:.3f}<extra></extra>"
@@ -166,7 +166,7 @@ def seeds(results: SeedResults) -> Figure:
         metric = "test_accuracy" if name == "fused" else f"test_{name}_accuracy"
         values = [row[metric] for row in results.rows.values()]
         figure.add_scatter(
-            x=[_round(value) for value in values],
+            x=[rounded(value) for value in values],
             y=[name] * len(values),
             text=[str(seed) for seed in results.rows],
             mode="markers",
@@ -175,7 +175,7 @@ def seeds(results: SeedResults) -> Figure:
         )
         interval, several = results.interval(metric), len(values) > 1
         figure.add_scatter(
-            x=[_round(interval.mean)],
+            x=[rounded(interval.mean)],
             y=[name],
             mode="markers",
             marker={"color": color, "size": 13, "symbol": "diamond"},
@@ -184,7 +184,7 @@ def seeds(results: SeedResults) -> Figure:
         )
     figure.update_layout(xaxis_title="test accuracy", showlegend=False)
     figure.update_yaxes(autorange="reversed", showgrid=False)
-    return _finish(figure, 200)
+    return finish(figure, 200)
 
 
 def learning_curves(metrics: dict[str, list[Any]]) -> Figure:
@@ -195,7 +195,7 @@ def learning_curves(metrics: dict[str, list[Any]]) -> Figure:
         column = "val_accuracy" if name == "fused" else f"val_{name}_accuracy"
         figure.add_scatter(
             x=epochs,
-            y=[_round(value) for value in metrics[column]],
+            y=[rounded(value) for value in metrics[column]],
             mode="lines+markers",
             line={"color": color, "width": 3 if name == "fused" else 2},
             hovertemplate=f"{name} %{{y:.3f}}<extra></extra>",
@@ -203,7 +203,7 @@ def learning_curves(metrics: dict[str, list[Any]]) -> Figure:
         )
     figure.add_scatter(
         x=epochs,
-        y=[_round(value) for value in metrics["gap_absolute_mean"]],
+        y=[rounded(value) for value in metrics["gap_absolute_mean"]],
         mode="lines+markers",
         line={"color": QUIET, "width": 2},
         hovertemplate="mean |gap| %{y:.3f}<extra></extra>",
@@ -231,7 +231,7 @@ def learning_curves(metrics: dict[str, list[Any]]) -> Figure:
     figure.update_xaxes(range=[epochs[0] - 0.5, epochs[-1] + 0.5])
     figure.update_xaxes(title_text="epoch", row=2)
     figure.update_layout(hovermode="x unified")
-    return _finish(figure, 480)
+    return finish(figure, 480)
 
 
 def gap_histogram(histogram: GapHistogram, score: str) -> Figure:
@@ -239,7 +239,7 @@ def gap_histogram(histogram: GapHistogram, score: str) -> Figure:
     figure = Figure(_gap_traces(histogram))
     figure.update_layout(xaxis_title=SCORE_NAMES[score], yaxis_title="clips", bargap=0)
     figure.update_yaxes(range=[0, 1.15 * float(histogram.counts.max())])
-    return _finish(figure, 300)
+    return finish(figure, 300)
 
 
 def gap_refits(histograms: dict[int, GapHistogram], score: str) -> Figure:
@@ -265,16 +265,16 @@ def gap_refits(histograms: dict[int, GapHistogram], score: str) -> Figure:
         bargap=0,
     )
     figure.update_yaxes(range=[0, 1.15 * highest])
-    return _finish(figure, 420)
+    return finish(figure, 420)
 
 
 def _gap_traces(histogram: GapHistogram) -> list[dict[str, Any]]:
     edges = histogram.edges
     bars = {
         "type": "bar",
-        "x": [_round(x) for x in (edges[:-1] + edges[1:]) / 2],
+        "x": [rounded(x) for x in (edges[:-1] + edges[1:]) / 2],
         "y": histogram.counts.tolist(),
-        "width": _round(edges[1] - edges[0]),
+        "width": rounded(edges[1] - edges[0]),
         "marker": {"color": BARS, "line": {"width": 0}},
         "hovertemplate": "%{x:.3f}: %{y} clips<extra></extra>",
         "name": "clips",
@@ -283,8 +283,8 @@ def _gap_traces(histogram: GapHistogram) -> list[dict[str, Any]]:
     lines = [
         {
             "type": "scatter",
-            "x": [_round(value) for value in x],
-            "y": [_round(value) for value in height],
+            "x": [rounded(value) for value in x],
+            "y": [rounded(value) for value in height],
             "mode": "lines",
             "line": {"color": color, "width": 2.5},
             "name": f"{name} ({share:.0%})",
@@ -317,12 +317,13 @@ def last_value(trial: FrozenTrial) -> float | None:
     return trial.value
 
 
-def _round(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
     """Five digits: the page carries every number as text."""
     return None if value is None else float(f"{value:.5g}")
 
 
-def _finish(figure: Figure, height: int) -> Figure:
+def finish(figure: Figure, height: int) -> Figure:
+    """The figure at a height in pixels, ready for the page to lay its template over it."""
     figure.update_layout(height=height, template=None)
     if figure.layout.showlegend is False and figure.layout.margin.t is None:
         figure.update_layout(margin_t=10)

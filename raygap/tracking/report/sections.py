@@ -3,13 +3,14 @@
 import math
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from raygap.data.clips import ReaderOptions
-from raygap.data.inspection import image_url, shrink
+from raygap.data.inspection import thumbnails
 from raygap.imbalance.gap import GapScore, score_range
 from raygap.imbalance.mixture import GapMixture
 from raygap.tracking.figures import GapCheck, GapHistogram, check_gaps, gap_values
@@ -200,7 +201,10 @@ def early_stopping(run: Run) -> Blocks:
         best = run.best
     except Absent:
         best = None
-    caption = "A line a trial; the dot is where it was stopped. No trial is stopped before it has left its warm-up."
+    caption = (
+        "A line a trial: each epoch's own value during warm-up, then the best so far. The dot is where it was stopped, "
+        "which is never before it has left its warm-up."
+    )
     return [*blocks, chart(lambda: plots.trial_curves(trials, best, run.judged_on), caption)]
 
 
@@ -284,14 +288,8 @@ def _clip(run: Run, row: int) -> Clip:
         about.append(f"P(balanced) {ledger['balanced'][row]:.2f}")
     frame = spectrogram = ""
     name = str(ledger["clip"][row])
-    try:
-        at = run.store.clip_ids.index(name)
-        frames, sound = run.store.frames[at], run.store.spectrograms[at].astype(np.float32)
-        frame = image_url(shrink(frames[len(frames) // 2], LONGEST_SIDE, LONGEST_SIDE) / 255)
-        darkest, brightest = np.percentile(sound, (1, 99.8))
-        spectrogram = image_url(shrink(sound, LONGEST_SIDE, LONGEST_SIDE), (darkest, max(brightest, darkest + 1e-6)))
-    except Exception:  # said once for all clips
-        pass
+    with suppress(Exception):  # said once for all clips
+        frame, spectrogram = thumbnails(run.store, run.store.clip_ids.index(name), LONGEST_SIDE)
     scores = {modality: float(ledger[modality][row]) for modality in ("audio", "visual")}
     return Clip(frame, spectrogram, name, str(ledger["label"][row]), scores, ", ".join(about))
 
