@@ -1,0 +1,193 @@
+"""What does a trial cost beside its training, and does it stay the same over a long sweep?
+
+python benchmarks/many_trials.py --out /tmp/many --trials 1000 --results benchmarks/results/many_trials.md
+
+A real sweep of trials of one epoch over 24 tiny clips, two at a time; every tenth is made to fail, as by a loss that
+is not finite. Measured are:
+
+* turn-around: from the end of a trial's last step to the first step of the next one in the same process, by the
+  process's own clock. In it lie the way of the result to Tune and the study, the next suggestion, and the next
+  trial's configuration, network and optimiser;
+* the cost of a trial by hundreds: time on the clock, and CPU time of the sweep's own process, in which Tune, the
+  search and the bookkeeping run;
+* the processes that ran the trials: as many as run at a time, if none was started anew after a failure;
+* what the trials leave on the disk.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+from unittest import mock
+
+import numpy as np
+import optuna
+import ray
+import typer
+from optuna.trial import TrialState
+from precision import processor
+from ray import tune
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+
+from raygap.config import Prepare
+from raygap.data.clips import Clip, ClipList
+from raygap.data.media import frames_shape
+from raygap.data.spectrogram import spectrogram_shape
+from raygap.data.store import StoreWriter
+from raygap.errors import TrainingDiverged
+from raygap.search import sweep
+from raygap.search.plan import Plan, make_folder, write_plan
+from raygap.search.study import TRIAL_NUMBER
+from raygap.search.trial import SweepTrial
+
+SETTINGS = Prepare(frame_size=8, seconds=0.5, n_mels=8, n_fft=512, hop_length=1000)
+FIXED = {
+    "prepare.frame_size": 8,
+    "model.width": 4,
+    "epochs": 1,
+    "warmup.epochs": 0,
+    "optimizer.batch_size": 16,
+    "method": "unimodal_losses",
+}
+SPACE = {"loss.unimodal_weight": {"uniform": [0.1, 2.0]}, "loss.fusion_weight": {"uniform": [0.1, 2.0]}}
+HUNDRED = 100
+
+
+def write_store(folder: Path, train: int = 16, val: int = 8) -> Path:
+    """A store of random clips of two classes: nothing is learnt here."""
+    splits = ["train"] * train + ["val"] * val
+    clips = tuple(Clip(f"clip{i}", Path(f"{i}.mp4"), None, f"class{i % 2}", split) for i, split in enumerate(splits))
+    folder.mkdir(parents=True)
+    writer, draw = StoreWriter(folder, len(clips), SETTINGS), np.random.default_rng(0)
+    for row in range(len(clips)):
+        writer.write(
+            row,
+            draw.integers(0, 255, frames_shape(SETTINGS), np.uint8),
+            draw.normal(size=spectrogram_shape(SETTINGS)).astype(np.float16),
+        )
+    statistics = {"spectrogram_mean": 0.0, "spectrogram_std": 1.0, "frame_mean": [128.0] * 3, "frame_std": [64.0] * 3}
+    writer.finish(ClipList("tiny", clips, ("class0", "class1"), Path()), "tiny", statistics, {})
+    return folder
+
+
+def diverging() -> Iterator[dict[str, Any]]:
+    """In place of a trial's epochs."""
+    raise TrainingDiverged("made to fail")
+    yield
+
+
+class TimedTrial(SweepTrial):
+    """A trial that notes when its steps began and ended, in a file a process."""
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """As SweepTrial, but for every tenth."""
+        made = super().reset_config(new_config)
+        if new_config[TRIAL_NUMBER] % 10 == 9:
+            self.results = diverging()
+        return made
+
+    def step(self) -> dict[str, Any]:
+        """As SweepTrial."""
+        began = time.time()
+        result = super().step()
+        # Before the process that drives the sweep hears of it.
+        with (self.folder / f"steps-{os.getpid()}.txt").open("a") as file:
+            file.write(f"{began} {time.time()}\n")
+        return result
+
+
+class DriverClock(Callback):
+    """Notes how much CPU time the sweep's own process has used when each trial ended."""
+
+    cpu: ClassVar[list[float]] = []
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Tune calls this."""
+        self.cpu.append(time.process_time())
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps of one process, in their order: beginnings and ends, seconds since 1970, (n,) each."""
+
+    began: np.ndarray
+    ended: np.ndarray
+
+    def turn_arounds(self) -> np.ndarray:
+        """Seconds from the end of each trial to the beginning of the next; trials have one step each."""
+        return self.began[1:] - self.ended[:-1]
+
+
+def read_steps(folder: Path) -> list[Steps]:
+    """What the processes of a sweep have noted."""
+    return [Steps(*np.loadtxt(file, ndmin=2).T) for file in sorted(folder.glob("steps-*.txt"))]
+
+
+def by_hundreds(moments: np.ndarray, began: float) -> Iterator[tuple[int, float]]:
+    """Last trial of each hundred, and seconds a trial in it; `moments` are those at which trials ended, ascending."""
+    for last in range(HUNDRED, len(moments) + 1, HUNDRED):
+        first = began if last == HUNDRED else moments[last - HUNDRED - 1]
+        yield last, (moments[last - 1] - first) / HUNDRED
+
+
+def left_behind(folder: Path) -> tuple[int, int]:
+    """Files and bytes."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return len(files), sum(file.stat().st_size for file in files)
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for the store and the sweep; it must not exist.")],
+    trials: Annotated[int, typer.Option(min=HUNDRED)] = 1000,
+    concurrency: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 2,
+    results: Annotated[Path | None, typer.Option(help="Markdown file to write.")] = None,
+) -> None:
+    """Run the sweep and print what it cost."""
+    store, folder = write_store(out / "store"), out / "run"
+    plan = Plan("tiny", None, trials, FIXED, SPACE, "", test_seeds=0)
+    make_folder(folder, new=True)
+    write_plan(plan, folder)
+    ray.init(num_cpus=concurrency, log_to_driver=False, logging_level=logging.ERROR)
+    began, cpu = time.time(), time.process_time()
+    callbacks = partial(_with_clock, tune.RunConfig)
+    with mock.patch.object(sweep, "SweepTrial", TimedTrial), mock.patch.object(tune, "RunConfig", callbacks):
+        study = sweep.run_trials(plan, folder, store, concurrency)
+    wall = time.time() - began
+    steps = read_steps(folder)
+    turns = 1000 * np.concatenate([process.turn_arounds() for process in steps])
+    ended = np.sort(np.concatenate([process.ended for process in steps]))
+    failed = sum(trial.state == TrialState.FAIL for trial in study.trials)
+    lines = [
+        "# Many trials\n",
+        f"`python benchmarks/many_trials.py --out DIR --trials {trials}`; {processor()}, {os.cpu_count()} cores, Ray "
+        f"{ray.__version__}, Optuna {optuna.__version__}.\n",
+        f"{trials} trials of one epoch, {concurrency} at a time, {failed} of them failed as planned: {wall:.0f} s, of "
+        f"which {ended[0] - began:.0f} s up to the end of the first; {len(steps)} processes ran them.\n",
+        f"Turn-around: median {np.median(turns):.0f} ms, 95 % below {np.quantile(turns, 0.95):.0f} ms, largest "
+        f"{turns.max():.0f} ms.\n",
+        "| trials | ms on the clock a trial | ms CPU of the sweep's process a trial |",
+        "|---|---|---|",
+    ]
+    clocks = zip(by_hundreds(ended, ended[0]), by_hundreds(np.array(DriverClock.cpu), cpu), strict=True)
+    for (last, clock), (_, driver) in clocks:
+        lines.append(f"| {last - HUNDRED + 1} to {last} | {1000 * clock:.0f} | {1000 * driver:.0f} |")
+    lines += ["", "| left behind | files a trial | kB a trial |", "|---|---|---|"]
+    for name in ("trials", "tune", "study.journal"):
+        count, size = left_behind(folder / name) if (folder / name).is_dir() else (1, (folder / name).stat().st_size)
+        lines.append(f"| {name} | {count / trials:.2f} | {size / trials / 1000:.1f} |")
+    print("\n".join(lines))
+    if results:
+        results.write_text("\n".join([*lines, ""]))
+
+
+def _with_clock(make: Any, callbacks: list[Callback], **settings: Any) -> tune.RunConfig:
+    return make(callbacks=[*callbacks, DriverClock()], **settings)
+
+
+if __name__ == "__main__":
+    typer.run(main)
