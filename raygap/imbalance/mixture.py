@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from raygap.imbalance.gaussians import DegenerateMixture, Gaussians, fit_gaussians
 
@@ -85,6 +86,12 @@ def fit_gap_mixture(values: np.ndarray, *, n_init: int, seed: int, start: GapMix
         variances=tuple(fit.covariances[order, 0, 0].tolist()),
         weights=tuple(fit.weights[order].tolist()),
     )
+
+
+def bic_one_gaussian(values: np.ndarray) -> float:
+    """BIC of a single Gaussian on values (N,), to compare GapMixture.bic with."""
+    log_likelihood = stats.norm.logpdf(values, values.mean(), values.std()).sum()
+    return 2 * float(np.log(len(values))) - 2 * float(log_likelihood)
 
 
 def _column(values: np.ndarray) -> np.ndarray:

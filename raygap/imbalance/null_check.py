@@ -11,7 +11,7 @@ from scipy import optimize, stats
 
 from raygap.imbalance.gap import GapScore, score_range
 from raygap.imbalance.gaussians import DegenerateMixture
-from raygap.imbalance.mixture import fit_gap_mixture
+from raygap.imbalance.mixture import bic_one_gaussian, fit_gap_mixture
 
 SIGNIFICANT = 0.05
 CLEARLY_APART = 2.0
@@ -84,7 +84,7 @@ def check_two_groups(
     values = values.clip(low, high)
 
     null = _OneGroup.fit(values, low=low if score == "min_score" else -1.0, folded=score == "absolute")
-    bic_one, bic_two = _bic_one_gaussian(values), mixture.bic(values)
+    bic_one, bic_two = bic_one_gaussian(values), mixture.bic(values)
     bic_null = 2 * float(np.log(len(values))) - 2 * null.log_likelihood(values)
     differences = []
     for _ in range(simulations):
@@ -93,7 +93,7 @@ def check_two_groups(
             two = fit_gap_mixture(sample, n_init=n_init, seed=seed).bic(sample)
         except DegenerateMixture:
             two = np.inf  # the values themselves would have been turned away
-        differences.append(_bic_one_gaussian(sample) - two)
+        differences.append(bic_one_gaussian(sample) - two)
     reached = sum(difference >= bic_one - bic_two for difference in differences)
     rank = (1 + reached) / (1 + simulations)
 
@@ -128,11 +128,6 @@ def check_two_groups(
         two_groups=not doubts,
         verdict=verdict,
     )
-
-
-def _bic_one_gaussian(values: np.ndarray) -> float:
-    log_likelihood = stats.norm.logpdf(values, values.mean(), values.std()).sum()
-    return 2 * float(np.log(len(values))) - 2 * float(log_likelihood)
 
 
 @dataclass(frozen=True)

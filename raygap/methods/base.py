@@ -14,7 +14,7 @@ from raygap.errors import UserError
 from raygap.imbalance.controls import controlled, within_class_permutation
 from raygap.imbalance.gap import mixture_values, true_class_score
 from raygap.imbalance.ledger import Ledger
-from raygap.imbalance.mixture import DegenerateMixture, GapMixture, fit_gap_mixture
+from raygap.imbalance.mixture import DegenerateMixture, GapMixture, bic_one_gaussian, fit_gap_mixture
 from raygap.methods.dus import Dus
 from raygap.methods.losses import cross_entropy
 from raygap.models.network import Network, Outputs
@@ -191,7 +191,7 @@ class Method:
         """Write P(balanced) into the ledger, and what follows from it into the weights. Raises DegenerateMixture."""
         imbalanced = self.imbalanced(ledger)
         ledger.balanced[:] = 1 - self.control(imbalanced)
-        return {**self.mixture_metrics(), "imbalanced_share": float((imbalanced > 0.5).mean())}
+        return {**self.mixture_metrics(ledger), "imbalanced_share": float((imbalanced > 0.5).mean())}
 
     def imbalanced(self, ledger: Ledger) -> np.ndarray:
         """P(imbalanced), (N,), by the two-component mixture over the gaps. Raises DegenerateMixture."""
@@ -200,10 +200,11 @@ class Method:
         self.mixture = fit_gap_mixture(values, n_init=settings.n_init, seed=self.config.seed, start=self.mixture)
         return self.mixture.imbalanced(values)
 
-    def mixture_metrics(self) -> dict[str, float]:
-        """The gap mixture in numbers."""
+    def mixture_metrics(self, ledger: Ledger) -> dict[str, float]:
+        """The gap mixture in numbers; its BIC is no proof of two groups (imbalance/null_check.py)."""
         if self.mixture is None:
             return {}
+        values = mixture_values(ledger.audio, ledger.visual, self.config.gap.score).astype(np.float64)
         (mean, mean_imbalanced), (variance, variance_imbalanced) = self.mixture.means, self.mixture.variances
         return {
             "mixture_mean_balanced": mean,
@@ -212,6 +213,7 @@ class Method:
             "mixture_std_imbalanced": variance_imbalanced**0.5,
             "mixture_weight_imbalanced": self.mixture.weights[1],
             "mixture_ashman_d": self.mixture.ashman_d,
+            "mixture_bic_difference": bic_one_gaussian(values) - self.mixture.bic(values),
         }
 
     def control(self, posterior: np.ndarray) -> np.ndarray:
