@@ -13,6 +13,8 @@ from raygap.data.store import Store
 
 # Ray reads it when a test module imports it: under `uv run` workers use this environment.
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+# The tests of W&B say themselves where they log.
+os.environ["WANDB_MODE"] = "disabled"
 
 
 @pytest.fixture(scope="session")
