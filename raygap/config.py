@@ -314,6 +314,19 @@ class Umt(Section):
     """Weight of the distance to the teachers' features."""
 
 
+class Relearning(Section):
+    """Method relearning."""
+
+    strength: float = Field(3.0, ge=0, le=100, json_schema_extra=LATER)
+    """How far encoders go back to their initial weights: by tanh(strength * difference of the purities)."""
+    every: int = Field(20, ge=1, le=1000, json_schema_extra=LATER)
+    """Adaptive epochs between two re-initialisations."""
+    times: int = Field(3, ge=0, le=1000, json_schema_extra=LATER)
+    """Re-initialisations at most."""
+    held_out: float = Field(0.1, gt=0, lt=1, json_schema_extra=LATER)
+    """Share of each class that the method does not train on, and diagnoses with."""
+
+
 class Compute(Section):
     """How the arithmetic is done."""
 
@@ -362,6 +375,7 @@ class TrialConfig(Section):
     agm: Agm = Agm()
     mla: Mla = Mla()
     umt: Umt = Umt()
+    relearning: Relearning = Relearning()
     compute: Compute = Compute()
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from raygap.methods.ogm import Ogm, OgmGe
 from raygap.methods.one_modality import AudioOnly, VisualOnly
 from raygap.methods.opm import Opm
 from raygap.methods.pmr import Pmr
+from raygap.methods.relearning import Relearning
 from raygap.methods.umt import Umt
 from raygap.methods.unimodal_losses import UnimodalLosses
 
@@ -36,6 +37,7 @@ METHODS: dict[str, type[Method]] = {
     "agm": Agm,
     "mla": Mla,
     "umt": Umt,
+    "relearning": Relearning,
     "gmm_adaptive": GmmAdaptive,
     "gmm_scores": GmmScores,
 }

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from raygap.config import TrialConfig
-from raygap.errors import UserError
-from raygap.methods.base import Look, Method, Terms
-from raygap.methods.held_out import hold_out
+from raygap.methods.base import Look, Terms
+from raygap.methods.held_out import HoldsOut
 from raygap.methods.losses import cross_entropy
 from raygap.models.network import Network, Outputs
 
@@ -30,30 +29,20 @@ LOSSES = ("fused", "audio", "visual")
 LEAST_OVERFITTING = 0.01
 
 
-class GradientBlending(Method):
+class GradientBlending(HoldsOut):
     """Three losses whose weights follow from what the last super-epoch gained."""
 
     unimodal_losses = True
 
     def __init__(self, config: TrialConfig, labels: np.ndarray, *others: Any) -> None:
         super().__init__(config, labels, *others)
-        self.held, self.compared = hold_out(labels, config.gradient_blending.held_out, config.seed)
         self.blend = torch.full((3,), 1 / 3)
         self.before: Tensor | None = None  # (2, 3): losses on compared and held-out clips at the last super-epoch
 
     @classmethod
-    def check(cls, config: TrialConfig) -> None:
-        """It must keep its held-out clips from the start."""
-        super().check(config)
-        if config.warmup.epochs:
-            raise UserError(
-                f"{config.method} needs warmup.epochs = 0, not {config.warmup.epochs}: "
-                "a warm-up would train on the clips that it holds out"
-            )
-
-    def draw(self, clips: np.ndarray, epoch: int) -> np.ndarray:
-        """All but the held-out clips."""
-        return clips[~np.isin(clips, self.held)]
+    def held_share(cls, config: TrialConfig) -> float:
+        """A field."""
+        return config.gradient_blending.held_out
 
     def begin_epoch(self, epoch: int, network: Network, look: Look) -> None:
         """At the start of a super-epoch, weights anew."""

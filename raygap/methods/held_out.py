@@ -1,10 +1,41 @@
 """Clips of the training split that a method keeps for measuring, and does not train on."""
 
 import math
+from typing import Any
 
 import numpy as np
 
+from raygap.config import TrialConfig
+from raygap.errors import UserError
+from raygap.methods.base import Method
 from raygap.rng import generator
+
+
+class HoldsOut(Method):
+    """A method that measures on `held` and on `compared`, as many clips of those that it trains on (hold_out)."""
+
+    def __init__(self, config: TrialConfig, labels: np.ndarray, *others: Any) -> None:
+        super().__init__(config, labels, *others)
+        self.held, self.compared = hold_out(labels, self.held_share(config), config.seed)
+
+    @classmethod
+    def held_share(cls, config: TrialConfig) -> float:
+        """Share of each class that is held out."""
+        raise NotImplementedError(f"{cls.__name__} has no held_share")
+
+    @classmethod
+    def check(cls, config: TrialConfig) -> None:
+        """It must keep its held-out clips from the start."""
+        super().check(config)
+        if config.warmup.epochs:
+            raise UserError(
+                f"{config.method} needs warmup.epochs = 0, not {config.warmup.epochs}: "
+                "a warm-up would train on the clips that it holds out"
+            )
+
+    def draw(self, clips: np.ndarray, epoch: int) -> np.ndarray:
+        """All but the held-out clips."""
+        return clips[~np.isin(clips, self.held)]
 
 
 def hold_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

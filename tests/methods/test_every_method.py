@@ -17,7 +17,10 @@ from raygap.training.checkpoint import dumps, loads
 from raygap.training.trainer import Trainer
 from raygap.training.trunk import warmup_key
 
-OWN: dict[str, dict[str, Any]] = {}
+OWN: dict[str, dict[str, Any]] = {
+    "gradient_blending": {"gradient_blending.super_epoch": 1},
+    "relearning": {"relearning.every": 1, "relearning.times": 2},
+}
 """Fields with which a short training shows all of a method."""
 
 
