@@ -131,6 +131,16 @@ def _image(picture: np.ndarray, name: str, scale: tuple[float, float] | None = N
     return f'<img alt="{name}" height={height} src="{image_url(picture, scale)}">'
 
 
+def thumbnails(store: Store, row: int, side: int) -> tuple[str, str]:
+    """Data URLs of a clip's middle frame and of its spectrogram, each side so many pixels at most."""
+    frames, sound = store.frames[row], store.spectrograms[row].astype(np.float32)
+    darkest, brightest = np.percentile(sound, (1, 99.8))
+    return (
+        image_url(shrink(frames[len(frames) // 2], side, side) / 255),
+        image_url(shrink(sound, side, side), (darkest, max(brightest, darkest + 1e-6))),
+    )
+
+
 def image_url(picture: np.ndarray, scale: tuple[float, float] | None = None) -> str:
     """A picture as a data URL: a frame (H, W, 3) of uint8 or of floats in [0, 1], or, with the values of the darkest
     and the brightest colour as `scale`, a spectrogram (F, S), low below high."""
