@@ -23,6 +23,8 @@ SCALE = ["#a9b6c6", "#3f8ae0", "#e0562b"]
 MODALITIES = {"fused": FUSED, "audio": AUDIO, "visual": VISUAL}
 MOST_STEPS = 60
 """Positions of a slider at most."""
+MANY = 60
+"""Lines that can still be told apart."""
 
 
 def history(trials: list[FrozenTrial], best: FrozenTrial, judged_on: str) -> Figure:
@@ -81,13 +83,14 @@ def importances(study: optuna.Study) -> Figure:
 def parallel(study: optuna.Study) -> Figure:
     """A line a complete trial across all parameters, Optuna's, in colours that can be seen on either ground."""
     figure = plot_parallel_coordinate(study, target_name="accuracy")
-    lines = [trace for trace in figure.data if trace.mode == "lines"]
-    for line, color in zip(lines, sample_colorscale(SCALE, [line.y[0] for line in lines]), strict=True):
+    lines = sorted((trace for trace in figure.data if trace.mode == "lines"), key=lambda line: line.y[0])
+    foremost = len(lines) - max(len(lines) // 20, 5)  # of many lines only the best can be followed
+    for i, (line, color) in enumerate(zip(lines, sample_colorscale(SCALE, [y.y[0] for y in lines]), strict=True)):
         rows = [f"{escape(name)}: {escape(value)}" for name, value in line.customdata]
-        line.update(
-            line={"color": color, "width": 1.6}, hovertemplate="<br>".join(rows) + "<extra></extra>", customdata=None
-        )
-        line.update(opacity=0.75, y=[rounded(y) for y in line.y])
+        line.update(hovertemplate="<br>".join(rows) + "<extra></extra>", customdata=None)
+        line.update(y=[rounded(y) for y in line.y], line={"color": color, "width": 2 if i >= foremost else 1.2})
+        line.update(opacity=0.9 if i >= foremost or len(lines) <= MANY else 0.3)
+    figure.data = (*lines, *(trace for trace in figure.data if trace.mode != "lines"))
     figure.update_traces(marker_colorscale=SCALE, marker_showscale=False, selector={"mode": "markers"})
     figure.update_annotations(font_color=QUIET)
     figure.update_layout(title=None, plot_bgcolor=None, margin={"l": 40, "r": 60, "t": 16, "b": 56})
@@ -129,7 +132,8 @@ def trial_curves(trials: list[FrozenTrial], best: FrozenTrial | None, judged_on:
     for name, color, state in groups:
         own = [trial for trial in trials if trial.state == state and trial.intermediate_values and trial is not best]
         if own:
-            figure.add_scatter(**_curves(own), line={"color": color, "width": 1.3}, opacity=0.75, name=name)
+            look = {"line": {"color": color, "width": 1.3}, "opacity": 0.75 if len(trials) <= MANY else 0.4}
+            figure.add_scatter(**_curves(own), **look, name=name)
         if own and state != TrialState.COMPLETE:
             ends = [(trial.last_step, rounded(trial.intermediate_values[trial.last_step])) for trial in own]
             figure.add_scatter(

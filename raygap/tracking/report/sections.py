@@ -109,7 +109,7 @@ def _epochs_tile(run: Run) -> tuple[str, str]:
     spared, whole = epochs["reused"] + epochs["saved"], sum(epochs.values())
     if not whole:
         return "–", "No trial has ended yet."
-    about = f"{spared} of {whole}: shared warm-up {epochs['reused']}, early stopping {epochs['saved']}"
+    about = f"{spared:,} of {whole:,}: shared warm-up {epochs['reused']:,}, early stopping {epochs['saved']:,}"
     return f"{100 * spared / whole:.0f} %", about
 
 
@@ -196,7 +196,7 @@ def early_stopping(run: Run) -> Blocks:
     blocks: Blocks = []
     if sum(epochs.values()):
         parts = [Share(name, epochs[key], look) for key, name, look in names if epochs[key]]
-        blocks.append(Shares(f"{sum(epochs.values())} epochs", parts))
+        blocks.append(Shares(f"{sum(epochs.values()):,} epochs", parts))
     try:
         best = run.best
     except Absent:
@@ -324,12 +324,8 @@ def trials(run: Run) -> Blocks:
     """A row a trial."""
     names = list(dict.fromkeys(name for trial in run.trials for name in trial.params))
     rows = [
-        [
-            trial.number,
-            _STATES[trial.state],
-            trial.value,
-            *(trial.user_attrs.get(name) for name in ("epochs", "seconds")),
-        ]
+        [trial.number, _STATES[trial.state], plots.last_value(trial)]
+        + [trial.user_attrs.get(name) for name in ("epochs", "seconds")]
         + [trial.params.get(name) for name in names]
         for trial in run.trials
     ]
