@@ -23,7 +23,8 @@ from raygap.tracking.wandb_layout import Mode
 class Plan:
     """`fixed` and `space` by dotted path, as in a search space's file.
 
-    No trial starts once the ended ones took `trial_seconds` together.
+    No trial starts once the ended ones took `trial_seconds` together. `storage` is the URI of the run folder's copy,
+    through which the files of trials in training travel.
     """
 
     dataset: str
@@ -38,6 +39,7 @@ class Plan:
     trial_seconds: float | None = None
     cpus_per_worker: float | None = None
     gpus_per_worker: float | None = None
+    storage: str | None = None
     wandb: Mode | None = None
     wandb_project: str | None = None
     wandb_entity: str | None = None
@@ -46,7 +48,7 @@ class Plan:
     def check(self) -> TrialConfig:
         """Raise UserError for whatever would make a trial fail; see check_space for what is returned."""
         config = check_space(SearchSpace(self.fixed, self.space), "search space")
-        find_method(config.method)
+        find_method(config.method).check(config)
         from_mapping(self.fixed | {"seed": config.seed + self.test_seeds}, "the seeds of the test")
         return config
 
