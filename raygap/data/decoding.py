@@ -138,10 +138,12 @@ def write_clip(row: int, result: _Pictures | str, writer: StoreWriter) -> Decode
         return result
     frames, sounds, seconds = result
     writer.write(row, frames, sounds)
-    cells, levels = sounds.astype(np.float64).ravel(), np.arange(256.0)
-    often = [np.bincount(frames[..., channel].ravel(), minlength=256) for channel in range(3)]
+    cells, lines = sounds.astype(np.float64), frames.reshape(-1, 3 * frames.shape[2])
+    # Whole numbers, summed line by line, then a channel: a sixth of the time that floats take.
+    numbers = lines, np.square(lines, dtype=np.uint16)
+    totals = [part.sum(axis=0, dtype=np.uint32).reshape(-1, 3).sum(axis=0) for part in numbers]
     # Not cells @ cells: in every worker BLAS would start a thread for each core, and they would wait for each other.
-    sums = cells.sum(), (cells**2).sum(), *(count @ levels for count in often), *(count @ levels**2 for count in often)
+    sums = cells.sum(), (cells**2).sum(), *totals[0], *totals[1]
     return Decoded(row_checksum(frames, sounds), float(seconds), tuple(map(float, sums)))
 
 

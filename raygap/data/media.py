@@ -28,6 +28,9 @@ SHORTEST_SOUND = 0.12
 
 SOUND_FILES = (".wav", ".flac", ".ogg")
 
+# One for all clips of a process, as clips of one size share its tables; not for threads.
+_scaler = VideoReformatter()
+
 
 class BadClip(Exception):
     """A clip that cannot be used; the message is the reason, in a few words."""
@@ -87,9 +90,8 @@ def decode_frames(
     tick = float(stream.time_base)
     times = [(begin + time + zero) / tick for time in frame_times(seconds, settings)]
     pictures, size = np.empty(frames_shape(settings), np.uint8), settings.frame_size
-    squeeze = VideoReformatter().reformat
     for i, frame in enumerate(_nearest_frames(container, stream, times, reach / tick)):
-        pictures[i] = squeeze(frame, size, size, format="rgb24", interpolation=Interpolation.AREA).to_ndarray()
+        pictures[i] = _scaler.reformat(frame, size, size, format="rgb24", interpolation=Interpolation.AREA).to_ndarray()
     return pictures, (stop if end is None else min(end, stop)) - begin
 
 
