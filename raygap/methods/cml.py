@@ -1,6 +1,6 @@
 """cml: a modality alone may not be surer than both together.
 
-Ma, Zhang, Zhang, Fu, Hu et al.: Calibrating Multimodal Learning, ICML 2023.
+Ma, Zhang, Zhang, Wu, Fu, Zhou, Hu: Calibrating Multimodal Learning, ICML 2023.
 
 Confidence is the highest softmax probability. For a subset S of the modalities of a set T the paper penalises
 max(0, confidence(S) - confidence(T)), added to the losses of the predictions. With two modalities S is each one alone,
