@@ -110,7 +110,7 @@ class _Talk:
                 git_root=settings["code"],
                 program=settings["program"],
                 init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", INIT_S)),
-                finish_timeout=FINISH_S,
+                finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", FINISH_S)),
                 finish_timeout_raises=True,
                 stop_fn=lambda: None,  # a run's stop button would interrupt this process
             ),

@@ -53,8 +53,8 @@ def parse(source: str) -> Place:
     server = DEFAULT_BASE_URL if _on_cloud(source) else f"{url.scheme}://{url.netloc}"
     parts = [unquote(part) for part in url.path.split("/") if part]
     kinds = ("reports", "groups", "runs", "workspace", "table", "sweeps", "overview")
-    # An entity may be called "wandb", or a project "runs": the last of these words counts, and what stands before it.
-    at = next((i for i in range(len(parts) - 1, 1, -1) if parts[i] in kinds), len(parts))
+    # What stands before one of these words, whether that begins with /wandb or not: an entity may have that name, too.
+    at = next((i for i in range(2, len(parts)) if parts[i] in kinds), len(parts))
     if at < 2:
         raise UserError(f"{source}: not the URL of a report, project, group or run at W&B")
     entity, project = parts[at - 2 : at]
@@ -80,7 +80,7 @@ def _report_id(name: str, source: str) -> str:
 
 def connect(source: str, server: str | None = None) -> wandb.Api:
     """A server's interface. Raises UserError without a key, or if the server does not answer or accept it."""
-    configured = wandb.setup().settings.base_url
+    configured = os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url
     same = not server or urlsplit(server).netloc == urlsplit(configured).netloc
     if not same and not (_on_cloud(server) and _on_cloud(configured)):
         os.environ["WANDB_BASE_URL"] = configured = server  # the library that reads reports looks here
