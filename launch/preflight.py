@@ -20,11 +20,13 @@ def main(
     cache: Annotated[
         Path | None, typer.Option(help="Where stores are kept.", show_default="RAYGAP_CACHE, else ~/.cache/raygap")
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder of the data set, or a manifest CSV.")] = None,
+    root: Annotated[
+        list[Path] | None, typer.Option(help="Folder of the data set, or a manifest CSV; may be repeated.")
+    ] = None,
 ) -> None:
     """Check a Ray cluster before hours are spent on it."""
     failed = False
-    for check in check_cluster(storage, cache or default_cache(), root):
+    for check in check_cluster(storage, cache or default_cache(), root or []):
         failed |= not check.passed
         print(f"{'ok  ' if check.passed else 'FAIL'} {check.about}", flush=True)
     sys.exit(1 if failed else 0)

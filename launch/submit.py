@@ -16,20 +16,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import requests
 import typer
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from raygap.cli import user_errors
-from raygap.errors import UserError
+from raygap.errors import UserError, first_line
 from raygap.search.submission import (
     RUN,
     SPACE,
     Environment,
+    check_uv,
     connect,
     describe,
     fetch,
     follow,
     look_up,
+    missing_package,
     pack,
     shell_line,
     stop,
@@ -77,16 +80,19 @@ def main(
         raise UserError("nothing to send: give the options of launch/sweep.py after --, for example -- --dataset demo")
     if not address:
         raise UserError("--address: give the address of the cluster's dashboard, for example http://HEAD:8265")
-    if status:
-        print(describe(look_up(connect(address), status)))
-    elif stop_job:
-        print(describe(stop(connect(address), stop_job)))
-    elif follow_job:
-        _follow(connect(address), follow_job)
-    elif preflight:
-        _preflight(address, _options(sweep) if sweep else {}, storage, environment, _variables(env))
-    else:
-        _send(sweep, address, storage, environment, _variables(env), detach)
+    try:
+        if status:
+            print(describe(look_up(connect(address), status)))
+        elif stop_job:
+            print(describe(stop(connect(address), stop_job)))
+        elif follow_job:
+            _follow(connect(address), follow_job)
+        elif preflight:
+            _preflight(address, _options(sweep) if sweep else {}, storage, environment, _variables(env))
+        else:
+            _send(sweep, address, storage, environment, _variables(env), detach)
+    except (requests.RequestException, RuntimeError) as error:  # the cluster went away, or failed
+        raise UserError(f"{address}: {first_line(error)}") from None
 
 
 def _variables(names: list[str] | None) -> dict[str, str]:
@@ -114,9 +120,11 @@ def _options(sweep: list[str]) -> dict[str, Any]:
     except Exception as error:  # click's, or typer's own copy of it
         raise UserError(f"after --: {error.format_message()}") from None
     options = dict(context.params)
+    options["root"] = options["root"] or []
     for name in ("root", "splits", "out", "cache"):
-        if options[name] and not options[name].is_absolute():
-            raise UserError(f"--{name} {options[name]}: is looked for in the cluster; give its absolute path there")
+        for path in options[name] if name == "root" else [options[name]]:
+            if path and not str(path).startswith("/") and "=/" not in str(path):  # a root may stand behind NAME=
+                raise UserError(f"--{name} {path}: is looked for in the cluster; give its absolute path there")
     if options["space"] and not options["space"].is_file():
         raise UserError(f"--space {options['space']}: no such file here")
     if options["resume"]:
@@ -133,7 +141,7 @@ def _send(
     sweep: list[str], address: str, storage: str, environment: Environment, variables: dict[str, str], detach: bool
 ) -> None:
     options = _options(sweep)
-    name = options["name"] or f"{options['dataset']}-{datetime.now():%Y%m%d-%H%M%S}"
+    name = options["name"] or f"{options['dataset'].replace(',', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
     run = str(options["out"] or f"{storage}/runs/{name}")
     if (RUNS / Path(run).name / PLAN).exists():
         raise UserError(f"{RUNS / Path(run).name}: holds a sweep of this machine; choose another --name")
@@ -145,15 +153,28 @@ def _send(
     again = ["--out", run] if options["out"] else ["--name", name]
     resume = shlex.join(["--storage", storage, "--", "--dataset", options["dataset"], "--resume", *again])
     client = connect(address)
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "code.zip"
-        pack(REPOSITORY, package, options["space"])
-        job = submit(client, command, package, environment, variables, {RUN: run, RESUME: resume})
-        print(f"sent {package.stat().st_size / 2**20:.1f} MiB of code; {job} runs {run}", flush=True)
+    job = _submit(client, command, environment, variables, {RUN: run, RESUME: resume}, options["space"])
+    print(f"sent; {job} runs {run}", flush=True)
     if detach:
         _print_what_next(client, job)
     else:
         _follow(client, job)
+
+
+def _submit(
+    client: JobSubmissionClient,
+    command: list[str],
+    environment: Environment,
+    variables: dict[str, str],
+    metadata: dict[str, str],
+    space: Path | None = None,
+) -> str:
+    if environment == "uv":
+        check_uv(client, REPOSITORY / "uv.lock")
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "code.zip"
+        pack(REPOSITORY, package, space)
+        return submit(client, command, package, environment, variables, metadata)
 
 
 def _cache(options: dict[str, Any], storage: str) -> str:
@@ -178,7 +199,13 @@ def _follow(client: JobSubmissionClient, job: str) -> None:
     if run:
         _fetch(client, info, run)
     if info.status != JobStatus.SUCCEEDED:
+        _print_hint(client.get_job_logs(job))
         sys.exit(info.driver_exit_code or 1)
+
+
+def _print_hint(log: str) -> None:
+    if package := missing_package(log):
+        print(f"the cluster's Python has no {package}: --environment uv brings what raygap needs")
 
 
 def _fetch(client: JobSubmissionClient, info: JobDetails, run: str) -> None:
@@ -193,16 +220,15 @@ def _preflight(
     address: str, options: dict[str, Any], storage: str, environment: Environment, variables: dict[str, str]
 ) -> None:
     command = ["python3", "launch/preflight.py", "--storage", storage, "--cache", _cache(options, storage)]
-    command += ["--root", str(options["root"])] if options.get("root") else []
+    for root in options.get("root", []):
+        command += ["--root", root[root.index("/") :]]
     client = connect(address)
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "code.zip"
-        pack(REPOSITORY, package)
-        job = submit(client, command, package, environment, variables, {})
+    job = _submit(client, command, environment, variables, {})
     info = follow(client, job, lambda text: None)
     log = client.get_job_logs(job)
     lines = [line for line in log.splitlines() if line.startswith(("ok ", "FAIL "))]
     print("\n".join(lines) or log)
+    _print_hint(log)
     sys.exit(0 if info.status == JobStatus.SUCCEEDED else 1)
 
 

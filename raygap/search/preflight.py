@@ -7,7 +7,6 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ray.util.state import list_nodes
 import raygap
 from raygap.errors import first_line
 from raygap.search.cluster import start_ray
+from raygap.tracking.wandb_process import logged_in
 
 PATIENCE = 180.0
 """Seconds for the nodes to answer; the first process with a new environment may have to install it."""
@@ -37,7 +37,7 @@ class Check:
     about: str
 
 
-def check_cluster(storage: Path, cache: Path, root: Path | None) -> Iterator[Check]:
+def check_cluster(storage: Path, cache: Path, roots: list[Path]) -> Iterator[Check]:
     """Check the cluster that this process runs in, or starts: State API, nodes and GPUs, versions, folders, W&B."""
     start_ray()
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
@@ -61,7 +61,7 @@ def check_cluster(storage: Path, cache: Path, root: Path | None) -> Iterator[Che
         for marker in writable.values():
             for file in marker.parent.glob(f"{marker.name}*"):
                 file.unlink(missing_ok=True)
-    if root:
+    for root in roots:
         yield Check(root.exists(), f"root {root}: {'there' if root.exists() else 'no such file or folder on the head'}")
     yield weights_and_biases()
 
@@ -199,20 +199,24 @@ def _shared(name: str, folder: Path, problems: dict[str, str], seen_on_head: int
 
 def weights_and_biases() -> Check:
     """Whether runs can be logged from this machine; a sweep that logs offline needs nothing."""
-    mode, key = os.environ.get("WANDB_MODE", "online"), os.environ.get("WANDB_API_KEY")
-    if mode != "online" or not key:
-        return Check(True, f"W&B: {f'WANDB_MODE={mode}' if mode != 'online' else 'no WANDB_API_KEY'}; nothing is sent")
+    if (mode := os.environ.get("WANDB_MODE", "online")) != "online":
+        return Check(True, f"W&B: WANDB_MODE={mode}; nothing is sent")
     server = os.environ.get("WANDB_BASE_URL", wandb.Settings().base_url).rstrip("/")
-    question = {"query": "query { viewer { username } }"}
     try:
-        answer = requests.post(f"{server}/graphql", json=question, auth=("api", key), timeout=20)
-    except requests.RequestException as error:
+        if not logged_in(server):
+            return Check(True, "W&B: no key here, so runs are logged offline, into the run folder")
+        key = os.environ.get("WANDB_API_KEY")
+        answer = requests.post(  # without a key it takes that of the netrc file, as W&B's client does
+            f"{server}/graphql",
+            json={"query": "query Viewer { viewer { username } }"},
+            auth=("api", key) if key else None,
+            timeout=20,
+        )
+        viewer = answer.json()["data"]["viewer"]["username"]
+    except requests.ConnectionError as error:
         return Check(
             False, f"W&B: {server} cannot be reached ({type(error).__name__}); WANDB_MODE=offline needs nothing"
         )
-    viewer = None
-    with suppress(ValueError, AttributeError):
-        viewer = answer.json().get("data", {}).get("viewer")
-    if not viewer:
-        return Check(False, f"W&B: {server} does not take the key in WANDB_API_KEY (HTTP {answer.status_code})")
-    return Check(True, f"W&B: {server} takes the key, of {viewer.get('username')}")
+    except (requests.RequestException, wandb.errors.AuthenticationError, LookupError, TypeError) as error:
+        return Check(False, f"W&B: {server} does not take the key ({first_line(error)})")
+    return Check(True, f"W&B: {server} takes the key of {viewer}")

@@ -6,8 +6,10 @@ import gzip
 import json
 import logging
 import os
+import re
 import shlex
 import time
+import tomllib
 from collections.abc import Callable
 from datetime import datetime
 from importlib.metadata import requires
@@ -19,7 +21,7 @@ import aiohttp
 import requests
 from packaging.requirements import Requirement
 from ray.exceptions import AuthenticationError
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobType
 
 from raygap.errors import UserError, first_line
 from raygap.search.job_secrets import leave
@@ -35,7 +37,8 @@ LIMIT = 100 * 2**20
 """Bytes that a cluster's dashboard takes in one request."""
 RUN = "raygap_run"
 """Key in a job's metadata: its run folder in the cluster."""
-FETCHED = (BEST, REPORT, TRIALS)
+FETCHED = (BEST, REPORT, TRIALS, "shared.yaml", "shared.csv")
+"""What comes back, of each data set and of all together."""
 
 _UV = 'uv run --locked --no-dev --python "$(command -v python3)" python'
 _VARIABLES = {
@@ -51,9 +54,9 @@ _MARK = "raygap-files:"
 _SEND_BACK = f"""
 import base64, gzip, json, pathlib, sys
 folder = pathlib.Path(sys.argv[1]).expanduser()
-files = [folder / name for name in sys.argv[2:] if (folder / name).is_file()]
-packed = {{file.name: base64.b64encode(gzip.compress(file.read_bytes())).decode() for file in files}}
-print("{_MARK}" + json.dumps(packed))
+files = [file for name in sys.argv[2:] for place in (name, "*/" + name) for file in folder.glob(place)]
+packed = [base64.b64encode(gzip.compress(file.read_bytes())).decode() for file in files]
+print("{_MARK}" + json.dumps(dict(zip([file.relative_to(folder).as_posix() for file in files], packed))))
 """
 """Runs in the cluster with nothing but Python, so that files can be fetched when the sweep's environment is gone."""
 
@@ -72,7 +75,7 @@ def connect(address: str) -> JobSubmissionClient:
     try:
         requests.get(f"{address}/api/version", timeout=10)  # the client itself would wait for minutes
         client = JobSubmissionClient(address)
-        version = client._do_request("GET", "/api/version").json()["ray_version"]
+        version = _ray_version(client)
     except AuthenticationError as error:
         raise UserError(f"{address}: {_about_token(str(error))}") from None
     except (requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
@@ -89,6 +92,24 @@ def connect(address: str) -> JobSubmissionClient:
     if version not in needed:
         raise UserError(f"{address}: the cluster runs Ray {version}, raygap needs {needed}; start it with such a Ray")
     return client
+
+
+def _ray_version(client: JobSubmissionClient) -> str:
+    return client._do_request("GET", "/api/version").json()["ray_version"]
+
+
+def check_uv(client: JobSubmissionClient, lock: Path) -> None:
+    """Raise UserError if no environment made from this uv.lock can work on the cluster: its jobs would never start."""
+    locked = next(
+        package["version"] for package in tomllib.loads(lock.read_text())["package"] if package["name"] == "ray"
+    )
+    if (version := _ray_version(client)) != locked:
+        raise UserError(
+            f"--environment uv: the cluster runs Ray {version}, {lock.name} has {locked}, and they must be the same; "
+            f"start the cluster with Ray {locked}, or use --environment cluster"
+        )
+    if _run_aside(client, "command -v uv")[0].status != JobStatus.SUCCEEDED:
+        raise UserError("--environment uv: the head has no uv; install it on each node, or use --environment cluster")
 
 
 def _about_token(message: str) -> str:
@@ -165,7 +186,7 @@ def look_up(client: JobSubmissionClient, job: str) -> JobDetails:
         if "404" not in first_line(error):
             raise UserError(f"{job}: {first_line(error)}") from None
     else:
-        if info.submission_id:
+        if info.type == JobType.SUBMISSION:
             return info
     raise UserError(f"{job}: no such job; `ray job list --address {client.get_address()}` shows those of the cluster")
 
@@ -233,19 +254,41 @@ def fetch(client: JobSubmissionClient, info: JobDetails, folder: Path) -> list[P
     A second, short job on the machine that the sweep's driver ran on prints them into its log, which the Jobs API
     hands out: no shared disk is needed. Raises UserError if that job fails.
     """
-    helper = client.submit_job(
-        entrypoint=shlex.join(["python3", "-c", _SEND_BACK, info.metadata[RUN], *FETCHED]),
-        entrypoint_label_selector={"ray.io/node-id": info.driver_node_id} if info.driver_node_id else None,
-    )
-    status = wait(client, helper, 300).status
-    log = client.get_job_logs(helper)
-    client.delete_job(helper)
+    where = {"ray.io/node-id": info.driver_node_id} if info.driver_node_id else None
+    helper, log = _run_aside(client, shlex.join(["python3", "-c", _SEND_BACK, info.metadata[RUN], *FETCHED]), where)
     marked = [line for line in log.splitlines() if line.startswith(_MARK)]
-    if status != JobStatus.SUCCEEDED or not marked:
+    if helper.status != JobStatus.SUCCEEDED or not marked:
         raise UserError(f"{info.metadata[RUN]}: could not be read in the cluster ({log.strip().splitlines()[-1]})")
-    content: dict[str, str] = json.loads(marked[-1].removeprefix(_MARK))
-    written = [folder / name for name in FETCHED if name in content]
-    for file in written:
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(gzip.decompress(base64.b64decode(content[file.name])))
+    return unpack(json.loads(marked[-1].removeprefix(_MARK)), folder)
+
+
+def _run_aside(
+    client: JobSubmissionClient, command: str, where: dict[str, str] | None = None
+) -> tuple[JobDetails, str]:
+    """Run a short command in the cluster, without our code; how it ended, and its log."""
+    job = client.submit_job(entrypoint=command, entrypoint_label_selector=where)
+    return wait(client, job, 300), client.get_job_logs(job)
+
+
+def missing_package(log: str) -> str | None:
+    """Name of a package that the cluster's Python lacks, if the job has failed for that."""
+    found = re.search(r"^ModuleNotFoundError: No module named '([\w.]+)'", log, re.MULTILINE)
+    return found and found.group(1)
+
+
+def unpack(content: dict[str, str], folder: Path) -> list[Path]:
+    """Write packed files by name; those of a sweep of several data sets lie in a folder for each.
+
+    Raises UserError for names that were not asked for, before anything is written: they may point anywhere.
+    """
+    for name in content:
+        parts = Path(name).parts
+        if len(parts) > 2 or parts[-1] not in FETCHED or {"..", "/"} & set(parts):
+            raise UserError(f"{name}: not a file that was asked for; nothing is taken from this cluster")
+    written = []
+    for name, packed in content.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(gzip.decompress(base64.b64decode(packed)))
+        written.append(file)
     return written
