@@ -42,7 +42,9 @@ def main(
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
-    config: Annotated[Path | None, typer.Option(help="A configuration, as a sweep's best.yaml; - is standard input.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A configuration, as a sweep's best.yaml; - is standard input.")
+    ] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field; may be repeated.")
     ] = None,
