@@ -15,6 +15,7 @@ from scipy.special import log_softmax, softmax
 from torch import Tensor
 
 from raygap.config import Prepare, TrialConfig
+from raygap.config import from_mapping as config_from_mapping
 from raygap.data.clips import Split
 from raygap.data.decoding import Media, Parts, decode_parts, in_processes
 from raygap.data.lists import read_text
@@ -23,7 +24,8 @@ from raygap.data.predictions import MODALITIES, READOUTS, Predictions
 from raygap.data.spectrogram import spectrogram_shape
 from raygap.data.store import Store
 from raygap.errors import UserError
-from raygap.imbalance.correction import Correction, from_mapping
+from raygap.imbalance.correction import Correction
+from raygap.imbalance.correction import from_mapping as correction_from_mapping
 from raygap.imbalance.decision_layer import adds_up
 from raygap.methods import find_method
 from raygap.models.network import Network
@@ -53,9 +55,7 @@ class Classifier:
     @classmethod
     def load(cls, path: Path) -> "Classifier":
         """From a best.pt. Raises UserError if it is damaged, or from before such files held class names."""
-        saved = checkpoint.load(path)
-        if not isinstance(saved, dict) or not {"config", "network"} <= set(saved):
-            raise UserError(f"{path}: not the best.pt of a training run")
+        saved = _load(path)
         if "class_names" not in saved:
             raise UserError(
                 f"{path}: written by an older raygap, without class names and statistics; train again with "
@@ -128,6 +128,26 @@ def answers(
             done += 1
         if progress:
             progress(done + len(ready), len(media))
+
+
+def answer_columns(class_names: Sequence[str]) -> dict[str, type]:
+    """Columns of a table of answers; the probabilities are named as predictions.py reads them."""
+    known = dict.fromkeys(("id", "used", "reason", "class"), str) | {"confidence": float}
+    return known | {f"{name}_{label}": float for name in READOUTS for label in class_names}
+
+
+def answer_row(answer: Answer, class_names: Sequence[str]) -> dict[str, str | float]:
+    """A row of such a table; what is not known is left out."""
+    reasons = dict.fromkeys(answer.reasons.values())  # a file that cannot be read says it twice
+    named = [f"{name}: {reason}" for name, reason in answer.reasons.items()]
+    reason = next(iter(reasons)) if answer.used == "none" and len(reasons) == 1 else "; ".join(named)
+    row: dict[str, str | float] = {"id": answer.media.id, "used": answer.used, "reason": reason}
+    if answer.probabilities:
+        fused = answer.probabilities["fused"]
+        row |= {"class": class_names[fused.argmax()], "confidence": float(fused.max())}
+    for name, probabilities in answer.probabilities.items():
+        row |= {f"{name}_{label}": float(p) for label, p in zip(class_names, probabilities, strict=True)}
+    return row
 
 
 def _decoder(settings: Prepare) -> Callable[[int, Media], Parts]:
@@ -221,7 +241,7 @@ def read_correction(path: Path, class_names: Sequence[str]) -> Correction:
         content = json.loads(path.read_text())
         fitted_for = content.pop("class_names")
         content.pop("about")
-        correction = from_mapping(content)
+        correction = correction_from_mapping(content)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; launch/diagnose.py --correct writes corrections") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -231,14 +251,26 @@ def read_correction(path: Path, class_names: Sequence[str]) -> Correction:
     return correction
 
 
-def store_predictions(path: Path, store: Store, splits: Sequence[Split]) -> tuple[TrialConfig, Predictions]:
-    """Configuration of a best.pt, and what its network says of these splits of a store, without augmentation.
+def trained_config(path: Path) -> TrialConfig:
+    """The configuration of a best.pt."""
+    return config_from_mapping(_load(path)["config"], str(path))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    saved = checkpoint.load(path)
+    if not isinstance(saved, dict) or not {"config", "store", "network"} <= set(saved):
+        raise UserError(f"{path}: not the best.pt of a training run")
+    return saved
+
+
+def store_predictions(path: Path, store: Store, splits: Sequence[Split]) -> Predictions:
+    """What the network of a best.pt says of these splits of a store, without augmentation.
 
     Features and, where the network's answer follows from them by a sum over the modalities, head weights are known; so
     are the answers without a modality, if the method answers by the network's own fusion. Raises UserError if the store
     has other classes than the checkpoint.
     """
-    saved = checkpoint.load(path)
+    saved = _load(path)
     notes = []
     if saved["store"] != store.header["key"]:
         if saved.get("class_names") != list(store.class_names):
@@ -273,7 +305,7 @@ def store_predictions(path: Path, store: Store, splits: Sequence[Split]) -> tupl
         features={name: values.double().numpy() for name, values in features.items()},
         notes=tuple(notes),
     )
-    return config, _with_fusion(predictions, network, features, means, device)
+    return _with_fusion(predictions, network, features, means, device)
 
 
 @torch.no_grad()

@@ -178,10 +178,10 @@ def test_files_that_hold_no_usable_network_are_refused(trained: Trained, tmp_pat
 def test_what_a_network_says_of_a_store_is_taken_apart(fusion: str, small_store: Store, tmp_path: Path) -> None:
     fields = SMALL | {"model.fusion": fusion, "model.readout": "heads" if fusion == "gated" else "split", "epochs": 3}
     list(train(from_mapping(fields), small_store, tmp_path))
-    config, found = store_predictions(tmp_path / "best.pt", small_store, ["val", "test"])
+    found = store_predictions(tmp_path / "best.pt", small_store, ["val", "test"])
     assert found.splits.tolist() == ["val"] * 12 + ["test"] * 12
     assert found.notes == ()
-    _, network = load_network(tmp_path / "best.pt", 3)
+    config, network = load_network(tmp_path / "best.pt", 3)
     outputs = predict(network, small_store, small_store.rows("train"), config, torch.device("cpu"))
     means = [outputs[f"{name}_features"].mean(0, keepdim=True) for name in ("audio", "visual")]
     own = torch.from_numpy(found.features["audio"]).float()
@@ -203,8 +203,8 @@ def test_other_data_are_scaled_as_the_training_data_were(small_store: Store, tmp
     copy = Store.open(small_store.path)
     other = {"spectrogram_mean": 5.0, "spectrogram_std": 9.0, "frame_mean": [1.0] * 3, "frame_std": [2.0] * 3}
     copy.header = copy.header | {"key": "other", "statistics": other}
-    _, there = store_predictions(tmp_path / "best.pt", copy, ["val"])
-    _, here = store_predictions(tmp_path / "best.pt", small_store, ["val"])
+    there = store_predictions(tmp_path / "best.pt", copy, ["val"])
+    here = store_predictions(tmp_path / "best.pt", small_store, ["val"])
     np.testing.assert_array_equal(there.logits["fused"], here.logits["fused"])
     assert "other data than the network was trained on" in there.notes[0]
     copy.header, copy.class_names = copy.header | {"key": "other"}, ("a", "b", "c")
