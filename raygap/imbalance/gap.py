@@ -48,9 +48,8 @@ def score_range(score: GapScore) -> tuple[float, float]:
     return (-1.0, 1.0) if score == "signed" else (0.0, 1.0)
 
 
-def gap_counts(values: np.ndarray, score: GapScore, bins: int = 40) -> tuple[int, ...]:
+def gap_counts(values: np.ndarray, score: GapScore, bins: int = 40) -> list[int]:
     """Histogram of values (N,) of mixture_values, in equal bins over the score's range; a NaN is not counted."""
     # A float32 score may exceed 1 by its last bit.
     inside = np.clip(values[~np.isnan(values)], *score_range(score))
-    # No list: Tune's TensorBoard logger would take it for samples.
-    return tuple(np.histogram(inside, bins, score_range(score))[0].tolist())
+    return np.histogram(inside, bins, score_range(score))[0].tolist()

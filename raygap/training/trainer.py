@@ -100,7 +100,7 @@ class Trainer:
             self.ledger.record(np.arange(len(self.rows)), *scores)
         score = self.config.gap.score
         counts = gap_counts(mixture_values(self.ledger.audio, self.ledger.visual, score), score)
-        metrics = self._refit() | {"gap_counts": list(counts)}
+        metrics = self._refit() | {"gap_counts": counts}
         self.fitted |= not metrics["mixture_degenerate"]
         if stage == "purification":
             draw = generator(self.config.seed, "purification")

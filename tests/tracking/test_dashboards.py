@@ -70,7 +70,5 @@ def test_tensorboard_shows_the_trials(finished_run: Path) -> None:
             ]
             for name in tags
         ]
-        histograms = get("/data/plugin/histograms/tags")
     assert len(curves) == len(run.trials)
     assert [round(value, 5) for value in run.metrics["val_accuracy"]] in curves
-    assert histograms == {}  # the gaps' counts are no samples
