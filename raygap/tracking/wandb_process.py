@@ -108,6 +108,7 @@ class _Talk:
                 x_disable_stats=True,
                 x_save_requirements=False,
                 git_root=settings["code"],
+                git_remote="",  # its address may hold a token
                 program=settings["program"],
                 init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", INIT_S)),
                 finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", FINISH_S)),
@@ -127,6 +128,9 @@ class _Talk:
             found = logged_steps(file)
             if not found:  # an attempt that failed; `wandb sync` stops at such a file
                 shutil.rmtree(file.parent, ignore_errors=True)
+            elif self.online and file.parent.name.startswith("offline-"):
+                # The server is told all of it now; so `wandb sync` marks what it need not send.
+                file.with_name(f"{file.name}.synced").touch()
             steps += found
         return steps
 
@@ -151,7 +155,7 @@ def reason(error: BaseException) -> str:
     text = str(error).strip()
     if refused := re.search(r"returned error (40[13])", text):
         return f"the server does not accept the key (HTTP {refused[1]})"
-    if "deadline exceeded" in text:
+    if "deadline exceeded" in text or "respond in time" in text:
         _, _, cause = text.partition("while retrying: ")
         return "the server does not answer in time" + (f" ({cause.splitlines()[0]})" if cause else "")
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no reason given'}"
