@@ -5,7 +5,7 @@ python benchmarks/many_trials.py --out /tmp/many --trials 1000 --results benchma
 A real sweep of trials of one epoch over 24 tiny clips, two at a time; every tenth is made to fail, as by a loss that
 is not finite. Measured are:
 
-* turn-around: from the end of a trial's last step to the first step of the next one in the same process, by the
+* turn-around: from the last result of a trial to the first epoch of the next one in the same process, by the
   process's own clock. In it lie the way of the result to Tune and the study, the next suggestion, and the next
   trial's configuration, network and optimiser;
 * the cost of a trial by hundreds: time on the clock, and CPU time of the sweep's own process, in which Tune, the
@@ -44,6 +44,8 @@ from raygap.search import sweep
 from raygap.search.plan import Plan, make_folder, write_plan
 from raygap.search.study import TRIAL_NUMBER
 from raygap.search.trial import SweepTrial
+from raygap.training import run
+from raygap.training.trainer import Trainer
 
 SETTINGS = Prepare(frame_size=8, seconds=0.5, n_mels=8, n_fft=512, hop_length=1000)
 FIXED = {
@@ -81,8 +83,24 @@ def diverging() -> Iterator[dict[str, Any]]:
     yield
 
 
+class NotingTrainer(Trainer):
+    """Notes when the last epoch in this process began."""
+
+    began = 0.0
+
+    def train_epoch(self) -> dict[str, Any]:
+        """As Trainer."""
+        NotingTrainer.began = time.time()
+        return super().train_epoch()
+
+
 class TimedTrial(SweepTrial):
-    """A trial that notes when its steps began and ended, in a file a process."""
+    """A trial that notes when its epoch began and its result was there, in a file a process."""
+
+    def setup(self, config: dict[str, Any], **others: Any) -> None:
+        """As SweepTrial."""
+        run.Trainer = NotingTrainer
+        super().setup(config, **others)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """As SweepTrial, but for every tenth."""
@@ -96,8 +114,8 @@ class TimedTrial(SweepTrial):
         began = time.time()
         result = super().step()
         # Before the process that drives the sweep hears of it.
-        with (self.folder / f"steps-{os.getpid()}.txt").open("a") as file:
-            file.write(f"{began} {time.time()}\n")
+        with (self.folder / f"epochs-{os.getpid()}.txt").open("a") as file:
+            file.write(f"{max(began, NotingTrainer.began)} {time.time()}\n")
         return result
 
 
@@ -112,20 +130,20 @@ class DriverClock(Callback):
 
 
 @dataclass(frozen=True)
-class Steps:
-    """Steps of one process, in their order: beginnings and ends, seconds since 1970, (n,) each."""
+class Epochs:
+    """Epochs of one process, in their order: beginnings, and when their results were there; seconds since 1970."""
 
     began: np.ndarray
     ended: np.ndarray
 
     def turn_arounds(self) -> np.ndarray:
-        """Seconds from the end of each trial to the beginning of the next; trials have one step each."""
+        """Seconds from the end of each trial to the beginning of the next; trials have one epoch each."""
         return self.began[1:] - self.ended[:-1]
 
 
-def read_steps(folder: Path) -> list[Steps]:
+def read_epochs(folder: Path) -> list[Epochs]:
     """What the processes of a sweep have noted."""
-    return [Steps(*np.loadtxt(file, ndmin=2).T) for file in sorted(folder.glob("steps-*.txt"))]
+    return [Epochs(*np.loadtxt(file, ndmin=2).T) for file in sorted(folder.glob("epochs-*.txt"))]
 
 
 def by_hundreds(moments: np.ndarray, began: float) -> Iterator[tuple[int, float]]:
@@ -158,16 +176,16 @@ def main(
     with mock.patch.object(sweep, "SweepTrial", TimedTrial), mock.patch.object(tune, "RunConfig", callbacks):
         study = sweep.run_trials(plan, folder, store, concurrency)
     wall = time.time() - began
-    steps = read_steps(folder)
-    turns = 1000 * np.concatenate([process.turn_arounds() for process in steps])
-    ended = np.sort(np.concatenate([process.ended for process in steps]))
+    processes = read_epochs(folder)
+    turns = 1000 * np.concatenate([process.turn_arounds() for process in processes])
+    ended = np.sort(np.concatenate([process.ended for process in processes]))
     failed = sum(trial.state == TrialState.FAIL for trial in study.trials)
     lines = [
         "# Many trials\n",
         f"`python benchmarks/many_trials.py --out DIR --trials {trials}`; {processor()}, {os.cpu_count()} cores, Ray "
         f"{ray.__version__}, Optuna {optuna.__version__}.\n",
         f"{trials} trials of one epoch, {concurrency} at a time, {failed} of them failed as planned: {wall:.0f} s, of "
-        f"which {ended[0] - began:.0f} s up to the end of the first; {len(steps)} processes ran them.\n",
+        f"which {ended[0] - began:.0f} s up to the end of the first; {len(processes)} processes ran them.\n",
         f"Turn-around: median {np.median(turns):.0f} ms, 95 % below {np.quantile(turns, 0.95):.0f} ms, largest "
         f"{turns.max():.0f} ms.\n",
         "| trials | ms on the clock a trial | ms CPU of the sweep's process a trial |",

@@ -12,7 +12,7 @@ from media import write_mp4, write_wav
 # The benchmarks are scripts beside the package, not a part of it.
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from baseline_sweep import FileBatches, write_files
-from many_trials import Steps, by_hundreds
+from many_trials import Epochs, by_hundreds
 from sweep_cost import Meter, draw_points, paired, table
 
 from raygap.config import Augment, Prepare
@@ -75,7 +75,7 @@ def test_the_baseline_augments_training_alone(fed: tuple[Store, FileBatches]) ->
 
 def test_turn_arounds_and_hundreds() -> None:
     began = np.arange(0.0, 250.0)
-    assert np.allclose(Steps(began, began + 0.75).turn_arounds(), 0.25)
+    assert np.allclose(Epochs(began, began + 0.75).turn_arounds(), 0.25)
     assert list(by_hundreds(2 * began + 2, 0.0)) == [(100, 2.0), (200, 2.0)]
 
 
