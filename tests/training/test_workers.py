@@ -71,6 +71,30 @@ def close(rows: list[dict], others: list[dict]) -> None:
             assert value == (pytest.approx(other[name], abs=1e-4) if isinstance(value, float) else other[name]), name
 
 
+METHODS = {
+    "ogm_ge": {},
+    "mmpareto": {"model.readout": "heads"},
+    "gradient_blending": {"warmup.epochs": 0, "gradient_blending.super_epoch": 1},
+    "pmr": {},
+    "agm": {},
+    "mla": {},
+    "opm": {},
+    "umt": {},
+    "relearning": {"warmup.epochs": 0, "relearning.every": 1},
+    "unimodal_losses": {"dus.kind": "ppo"},
+}
+"""Methods with statistics of the whole batch, gradients, random draws or steps of their own, and fields for them."""
+
+
+def test_every_methods_workers_together_equal_one(small_store: Store, tmp_path: Path) -> None:
+    short = FIELDS | {"epochs": 3, "purify.epochs": 0}
+    fields = {name: short | {"method": name} | own for name, own in METHODS.items()}
+    rows = together(2, small_store, tmp_path, [(name, fields[name], 99) for name in fields])
+    for name, together_rows in zip(fields, rows, strict=True):
+        alone = list(train(from_mapping(fields[name]), small_store, tmp_path / "alone" / name))
+        close([row | {"epochs_reused": 0} for row in together_rows], alone)
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_workers_together_equal_one(small_store: Store, tmp_path: Path, size: int) -> None:
     batches = {"rest": 14, "lone": 47, "small": 5}
