@@ -99,6 +99,7 @@ def test_the_attack_works_on_who_is_careless(mark: Path) -> None:
     assert mark.exists()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("kind", ["torch", "torch, old format", "pickle"])
 def test_a_checkpoint_from_elsewhere_runs_no_code(kind: str, mark: Path, tmp_path: Path, small_store: Store) -> None:
     evil: dict[str, Any] = {"config": {}, "network": Evil(mark), "identity": {}}
