@@ -23,8 +23,7 @@ from raygap.tracking.wandb_layout import Mode
 class Plan:
     """`fixed` and `space` by dotted path, as in a search space's file.
 
-    No trial starts once the ended ones took `trial_seconds` together. `storage` is the URI of the run folder's copy,
-    through which the files of trials in training travel.
+    No trial starts once the ended ones took `trial_seconds` together.
     """
 
     dataset: str
@@ -39,7 +38,6 @@ class Plan:
     trial_seconds: float | None = None
     cpus_per_worker: float | None = None
     gpus_per_worker: float | None = None
-    storage: str | None = None
     wandb: Mode | None = None
     wandb_project: str | None = None
     wandb_entity: str | None = None

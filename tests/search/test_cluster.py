@@ -1,0 +1,49 @@
+"""How trials share a cluster: computed from its machines, no Ray needed."""
+
+import pytest
+
+from raygap.config import from_mapping
+from raygap.errors import UserError
+from raygap.search.cluster import Placement, place
+
+HEAD, CPUS, GPUS = {"memory": 1.0}, {"CPU": 5.0}, {"CPU": 16.0, "GPU": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("machines", "fields", "asked", "expected"),
+    [
+        # A worker fits on one machine, a trial may span several: 2 + 2 places of 2 CPUs, not 10 // 2.
+        ([HEAD, CPUS, CPUS], {"workers": 2, "threads": 2}, {}, Placement(2, 2, {"CPU": 2})),
+        ([HEAD, CPUS, CPUS], {"workers": 4, "threads": 2}, {}, Placement(1, 4, {"CPU": 2})),
+        # A GPU each where there are any; machines without hold no worker.
+        ([CPUS, GPUS, GPUS], {"workers": 2}, {}, Placement(3, 2, {"CPU": 1, "GPU": 1.0})),
+        ([GPUS, GPUS], {"workers": 2}, {"cpus": 8.0}, Placement(2, 2, {"CPU": 8.0, "GPU": 1.0})),
+        ([GPUS, GPUS], {"workers": 3}, {"gpus": 2.0}, None),
+        # Parts of a GPU never lie on two: 2 places of 0.4 on each of 3.
+        ([GPUS], {"workers": 1}, {"gpus": 0.4}, Placement(6, 1, {"CPU": 1, "GPU": 0.4})),
+        ([GPUS], {"workers": 2}, {"gpus": 0.0}, Placement(8, 2, {"CPU": 1})),
+        ([GPUS], {"workers": 2}, {"concurrency": 1}, Placement(1, 2, {"CPU": 1, "GPU": 1.0})),
+        ([GPUS], {"workers": 2}, {"concurrency": 2}, None),
+        ([GPUS], {"workers": 2}, {"gpus": 1.5}, None),
+        ([HEAD], {"workers": 2}, {}, None),
+    ],
+)
+def test_as_many_trials_as_find_places(
+    machines: list, fields: dict, asked: dict, expected: Placement | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raygap.search.cluster.nodes", lambda: machines)
+    config = from_mapping({f"compute.{name}": value for name, value in fields.items()})
+    if expected:
+        assert place(config, **asked) == expected
+    else:
+        with pytest.raises(UserError, match=r"--gpus-per-worker"):
+            place(config, **asked)
+
+
+def test_synchronised_batch_normalisation_needs_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = from_mapping({"model.norm": "sync_batch", "compute.workers": 2})
+    monkeypatch.setattr("raygap.search.cluster.nodes", lambda: [GPUS])
+    assert place(config).at_once == 1
+    monkeypatch.setattr("raygap.search.cluster.nodes", lambda: [CPUS])
+    with pytest.raises(UserError, match="sync_batch needs GPUs"):
+        place(config)
