@@ -193,7 +193,8 @@ def main(
     if shared and len(swept) > 1:
         print_shared("configuration ", *find_shared(swept, folder, concurrency))
         print(f"all candidates: {folder / 'shared.csv'}; whole configurations: {folder}/<data set>/{SHARED}")
-    sys.exit(max(exits))
+    if max(exits):
+        sys.exit(max(exits))
 
 
 def _places(folder: Path, datasets: list[str]) -> dict[str, Path]:
