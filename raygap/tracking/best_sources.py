@@ -107,7 +107,7 @@ def _selected(file: Path, metric: str) -> float | None:
         return None
     table = pq.read_table(file)
     if metric not in table.column_names:
-        names = ", ".join(name for name in table.column_names if name.startswith("val_"))
+        names = ", ".join(name for name in sorted(table.column_names) if name.startswith("val_"))
         raise UserError(f"--metric {metric}: {file} has no such column; it has {names} and others")
     epochs = table["epoch"].to_pylist()
     return table[metric][epochs.index(table["best_epoch"][-1].as_py())].as_py()
