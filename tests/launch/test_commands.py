@@ -164,7 +164,7 @@ def test_best_and_report_say_what_is_missing(here: Path) -> None:
     assert "no such run folder" in refusal(call("report", "nowhere"))
     (here / "empty").mkdir()
     assert "holds no sweep" in refusal(call("report", "empty"))
-    assert "holds no best.yaml yet" in refusal(call("best", "empty"))
+    assert "holds no sweep" in refusal(call("best", "empty"))
 
 
 def test_train_refuses_bad_configurations(here: Path) -> None:
