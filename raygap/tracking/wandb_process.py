@@ -103,6 +103,7 @@ class _Talk:
             settings=self.wandb.Settings(
                 console="off",
                 silent=True,
+                symlink=False,
                 label_disable=True,
                 # It would measure this machine, and call it the trial's.
                 x_disable_stats=True,
