@@ -68,7 +68,11 @@ def close(rows: list[dict], others: list[dict]) -> None:
     assert [row.keys() for row in rows] == [row.keys() for row in others]
     for row, other in zip(rows, others, strict=True):
         for name, value in row.items():
-            assert value == (pytest.approx(other[name], abs=1e-4) if isinstance(value, float) else other[name]), name
+            if name == "gap_counts":  # a rounding may carry a gap over the edge of its bin
+                assert np.abs(np.subtract(value, other[name])).sum() <= 4
+            else:
+                expected = pytest.approx(other[name], rel=1e-4, abs=1e-4) if isinstance(value, float) else other[name]
+                assert value == expected, name
 
 
 METHODS = {
