@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,7 +41,7 @@ def table_writer(path: Path | None, columns: dict[str, type]) -> Iterator[Callab
         partial.unlink(missing_ok=True)
 
 
-def _csv(file, columns: dict[str, type]) -> Callable[[Row], None]:
+def _csv(file: TextIO, columns: dict[str, type]) -> Callable[[Row], None]:
     table = csv.DictWriter(file, list(columns), restval="")
     table.writeheader()
 
