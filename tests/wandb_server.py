@@ -87,6 +87,9 @@ class WandbServer(ThreadingHTTPServer):
     def _Viewer(self, v: dict[str, Any]) -> dict[str, Any]:
         return {"viewer": {"id": "1", "entity": ENTITY, "username": ENTITY, "flags": "{}", "teams": {"edges": []}}}
 
+    def _GetDefaultEntity(self, v: dict[str, Any]) -> dict[str, Any]:
+        return {"viewer": {"id": "1", "entity": ENTITY}}
+
     def _RunResumeStatus(self, v: dict[str, Any]) -> dict[str, Any]:
         run = self.runs.get(v["name"])
         bucket = None
@@ -127,6 +130,7 @@ class WandbServer(ThreadingHTTPServer):
     def _GetProjects(self, v: dict[str, Any]) -> dict[str, Any]:
         names = dict.fromkeys(run.project for run in self.runs.values())
         user = {"id": "1", "name": ENTITY, "username": ENTITY, "email": "", "admin": False}
+        user |= dict.fromkeys(("flags", "entity", "deletedAt", "apiKeys", "teams"))
         nodes = [
             {"id": name, "name": name, "entityName": ENTITY, "createdAt": "2026-01-01", "isBenchmark": False}
             | {"user": user}
