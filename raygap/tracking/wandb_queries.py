@@ -113,7 +113,10 @@ def answers(source: str) -> Iterator[None]:
                 "429": "the server has had too many requests; try again in a minute",
             }.get(status[1], "the server is in trouble; try again later")
             raise UserError(f"{source}: {what} (HTTP {status[1]})") from None
-        raise UserError(f"{source}: {reason(error)}") from None
+        why = reason(error)
+        if isinstance(error, wandb.errors.AuthenticationError) and "in time" not in why:
+            why = "the server does not accept the key"
+        raise UserError(f"{source}: {why}") from None
 
 
 def query(source: str, top: int, metric: str, called: str) -> Entries:

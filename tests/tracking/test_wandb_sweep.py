@@ -40,7 +40,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbServer]:
         patch.setenv("WANDB_API_KEY", KEY)
         patch.setenv("WANDB_SILENT", "true")
         patch.setenv("WANDB_ERROR_REPORTING", "false")
-        patch.setattr(wandb_queries, "TIMEOUT_S", 2)
         wandb.teardown()  # what other tests may have set up
         yield running
         wandb.teardown()
@@ -182,13 +181,11 @@ def test_what_cannot_be_read_back_is_said_in_a_line(
     with pytest.raises(UserError, match=r"unknown field 'loss.fokus'; did you mean loss.focus"):
         find_best(f"{ENTITY}/raygap")
     del best.config["loss"]["value"]["fokus"]
-    for status, said in ((401, "does not accept the key"), (403, "no permission"), (500, "in trouble")):
-        server.failure = lambda operation, status=status: status
-        with pytest.raises(UserError, match=rf"{ENTITY}/raygap .*: .*{said}.*HTTP {status}"):
+    monkeypatch.setattr(wandb_queries, "TIMEOUT_S", 3)
+    for failure, said in ((401, "accept the key"), (500, "answer in time"), ("hang", "answer in time")):
+        server.failure = lambda operation, failure=failure: failure
+        with pytest.raises(UserError, match=f"{ENTITY}/raygap .*: the server does not {said}"):
             find_best(f"{ENTITY}/raygap")
-    server.failure = lambda operation: "hang"
-    with pytest.raises(UserError, match="does not answer"):
-        find_best(f"{ENTITY}/raygap")
     server.failure = lambda operation: None
     monkeypatch.delenv("WANDB_API_KEY")
     with pytest.raises(UserError, match="W&B wants a key"):
