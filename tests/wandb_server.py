@@ -96,7 +96,8 @@ class WandbServer(ThreadingHTTPServer):
         if run:
             tail = json.dumps(run.history[-1:])
             bucket = run.node() | {"historyTail": tail, "eventsTail": "[]", "logLineCount": 0, "eventsLineCount": 0}
-            bucket["wandbConfig"] = "{}"
+            # The key "t" tells the client that the run has begun, and so is to be resumed.
+            bucket["wandbConfig"] = json.dumps({"t": run.config.get("_wandb", {}).get("value", {}).get("t")})
         return {"model": {"id": "p", "name": v["project"], "entity": {"id": "e", "name": ENTITY}, "bucket": bucket}}
 
     def _UpsertBucket(self, v: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 from optuna.trial import TrialState
@@ -43,21 +43,28 @@ def find_best(source: str, top: int = 1, metric: str = VALUE) -> list[Found]:
     elif path.exists() and run_files(path):
         found = _in_wandb_files(path, metric)
     elif (path / BEST).exists() and (top, metric) == (1, VALUE):
-        found = [(load_yaml(path / BEST), None, str(path / BEST))]
+        found = [Entry(load_yaml(path / BEST), None, str(path / BEST))]
     elif path.exists():
         raise UserError(f"{source}: holds no sweep, and no files of W&B")
     elif re.fullmatch(r"[\w.-]+/[\w.-]+(/.+)?", source) and not Path(path.parts[0]).exists():
         found = _at_server(source, top, metric, f"{source} (no folder here, so looked for at W&B)")
     else:
         raise UserError(f"{source}: no such run folder; a source at W&B is entity/project, with /group, or a URL")
-    ranked = sorted(found, key=lambda entry: rank(entry[1], metric))[:top]
-    if not ranked:
+    if not found:
         raise UserError(f"{source}: no complete trial with {metric}")
-    return [Found(_checked(config, where), metric, value, where) for config, value, where in ranked]
+    sign = 1 if lower_is_better(metric) else -1
+    # Of equals the earliest trial is the best, as in the sweep itself.
+    ranked = sorted(found, key=lambda entry: (sign * (entry.value or 0), entry.trial))[:top]
+    return [Found(_checked(entry.config, entry.where), metric, entry.value, entry.where) for entry in ranked]
 
 
-Entries = list[tuple[dict[str, Any], float | None, str]]
-"""Configuration as it was written, value of the metric, where it is from."""
+class Entry(NamedTuple):
+    """A configuration as it was written, the value of the metric, where it is from, and the trial's number."""
+
+    config: dict[str, Any]
+    value: float | None
+    where: str
+    trial: int = 0
 
 
 def lower_is_better(metric: str) -> bool:
@@ -65,12 +72,7 @@ def lower_is_better(metric: str) -> bool:
     return "loss" in metric or "gap" in metric
 
 
-def rank(value: float | None, metric: str) -> float:
-    """What to sort by: best first."""
-    return math.inf if value is None else value if lower_is_better(metric) else -value
-
-
-def of_runs(runs: Iterator[tuple[str, dict[str, Any], dict[str, Any]]], metric: str) -> Entries:
+def of_runs(runs: Iterator[tuple[str, dict[str, Any], dict[str, Any]]], metric: str) -> list[Entry]:
     """The complete trials among W&B runs, each given by where it is, its configuration and its summary."""
     key = metric if metric == VALUE else SELECTED + metric
     entries = []
@@ -78,26 +80,28 @@ def of_runs(runs: Iterator[tuple[str, dict[str, Any], dict[str, Any]]], metric: 
         fields, facts = trial_fields(config)
         value = summary.get(key)
         if facts and summary.get(STATE) == "complete" and isinstance(value, int | float) and not math.isnan(value):
-            entries.append((fields, float(value), f"trial {facts.get('trial')}, {where}"))
+            number = facts.get("trial", 0)
+            entries.append(Entry(fields, float(value), f"trial {number}, {where}", number))
     return entries
 
 
-def _at_server(source: str, top: int, metric: str, called: str) -> Entries:
+def _at_server(source: str, top: int, metric: str, called: str) -> list[Entry]:
     from raygap.tracking.wandb_queries import query  # imports W&B's client
 
     return query(source, top, metric, called)
 
 
-def _in_run_folder(folder: Path, metric: str) -> Entries:
+def _in_run_folder(folder: Path, metric: str) -> list[Entry]:
     run = Run(folder)
     if not (folder / JOURNAL).exists():
         raise UserError(f"{folder}: no trial has started yet")
-    entries: Entries = []
+    entries = []
     for trial in run.of_state(TrialState.COMPLETE):
         files = trial_folder(folder, trial.number)
         value = trial.value if metric == VALUE else _selected(files / "metrics.parquet", metric)
         if value is not None:
-            entries.append((load_yaml(files / "config.yaml"), value, f"trial {trial.number}, {folder}"))
+            config = load_yaml(files / "config.yaml")
+            entries.append(Entry(config, value, f"trial {trial.number}, {folder}", trial.number))
     return entries
 
 
@@ -113,7 +117,7 @@ def _selected(file: Path, metric: str) -> float | None:
     return table[metric][epochs.index(table["best_epoch"][-1].as_py())].as_py()
 
 
-def _in_wandb_files(folder: Path, metric: str) -> Entries:
+def _in_wandb_files(folder: Path, metric: str) -> list[Entry]:
     runs = [run for run in read_runs(folder).values() if run.job in (TRIAL, "")]
     if not any(trial_fields(run.config)[1] for run in runs):
         raise UserError(f"{folder}: {len(runs)} runs of W&B, none with a configuration of raygap's")

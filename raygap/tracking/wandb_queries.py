@@ -20,7 +20,7 @@ from wandb_workspaces import expr
 
 from raygap.config import flatten
 from raygap.errors import UserError
-from raygap.tracking.best_sources import Entries, lower_is_better, of_runs
+from raygap.tracking.best_sources import Entry, lower_is_better, of_runs
 from raygap.tracking.wandb_layout import SELECTED, TRIAL, VALUE
 from raygap.tracking.wandb_process import logged_in, reason
 
@@ -119,7 +119,7 @@ def answers(source: str) -> Iterator[None]:
         raise UserError(f"{source}: {why}") from None
 
 
-def query(source: str, top: int, metric: str, called: str) -> Entries:
+def query(source: str, top: int, metric: str, called: str) -> list[Entry]:
     """The best trials of a place at W&B. From a report first its own configuration, then what its runs say.
 
     Errors begin with what the source is `called`.
@@ -136,13 +136,13 @@ def query(source: str, top: int, metric: str, called: str) -> Entries:
         return _of_runs(api, place, filters, top, metric, called)
 
 
-def _of_report(api: wandb.Api, place: Place, source: str, top: int, metric: str) -> Entries:
+def _of_report(api: wandb.Api, place: Place, source: str, top: int, metric: str) -> list[Entry]:
     report = load_report(place)
     blocks = list(_blocks(report.blocks))
     if (top, metric) == (1, VALUE):
         for block in blocks:
             if isinstance(block, wr.CodeBlock) and (config := _configuration(block)):
-                return [(config, None, f"report {report.title!r}")]
+                return [Entry(config, None, f"report {report.title!r}")]
     runsets = [runset for block in blocks if isinstance(block, wr.PanelGrid) for runset in block.runsets]
     if not runsets:
         raise UserError(f"{source}: the report holds neither a configuration of raygap's nor runs")
@@ -178,9 +178,10 @@ def _configuration(block: wr.CodeBlock) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and {"schema_version", "method"} <= flatten(content).keys() else None
 
 
-def _of_runs(api: wandb.Api, place: Place, filters: dict[str, Any], top: int, metric: str, source: str) -> Entries:
+def _of_runs(api: wandb.Api, place: Place, filters: dict[str, Any], top: int, metric: str, source: str) -> list[Entry]:
     key = metric if metric == VALUE else SELECTED + metric
-    found, seen = [], 0
+    found: list[Entry] = []
+    seen = 0
     runs = api.runs(
         f"{place.entity}/{place.project}",
         filters={"$and": [*filters.get("$and", [filters] if filters else []), {"jobType": TRIAL}]},
@@ -190,7 +191,7 @@ def _of_runs(api: wandb.Api, place: Place, filters: dict[str, Any], top: int, me
     for run in islice(runs, MOST_RUNS):
         seen += 1
         found += of_runs(iter([(run.url, run.config, dict(run.summary))]), metric)
-        if len(found) == top:
+        if len(found) > top and found[-1].value != found[top - 1].value:  # of equals the server chooses as it likes
             break
     if not seen:
         raise UserError(f"{source}: holds no trials of raygap's")

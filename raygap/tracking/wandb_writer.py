@@ -89,7 +89,8 @@ class Writer:
     def _talk(self, mode: Mode | None) -> bool:
         """Tell a process everything; False if it failed."""
         process = _start_process()
-        threading.Thread(target=self._listen, args=(process,), daemon=True).start()
+        listener = threading.Thread(target=self._listen, args=(process,), daemon=True)
+        listener.start()
         try:
             _tell(process, {**self.settings, "mode": mode})
             for message in [message for of_run in list(self.kept.values()) for message in of_run]:
@@ -103,7 +104,11 @@ class Writer:
                     _tell(process, message)
             self.messages.put(_END)  # for a second process, should there have to be one
             process.stdin.close()
-            return process.wait(END_S) == 0
+            if process.wait(END_S) == 0:
+                return True
+            listener.join(1)  # it may have said why
+            self._warn("The process that talks to W&B has ended")
+            return False
         except (OSError, subprocess.TimeoutExpired):
             self._warn("W&B does not answer")
             return False

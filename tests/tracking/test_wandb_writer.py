@@ -96,7 +96,6 @@ def test_without_an_account_files_are_written_and_a_resumed_sweep_goes_on(tmp_pa
         assert {name: run.steps() for name, run in server.runs.items()} == {"s-0": EPOCHS, "s-1": EPOCHS}
 
 
-@pytest.mark.xfail(reason="fails on a clean clone beside the other tests; the cause is not found yet", strict=False)
 def test_with_a_key_the_server_gets_everything_once(tmp_path: Path, server: WandbServer) -> None:
     for epochs in (EPOCHS[:4], EPOCHS):
         sweep = Sweep(tmp_path)
@@ -154,7 +153,6 @@ def test_a_server_that_fails_costs_one_warning(
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["the process", "the client's service"])
-@pytest.mark.xfail(reason="fails on a clean clone beside the other tests; the cause is not found yet", strict=False)
 def test_a_process_that_dies_costs_one_warning(whole: bool, tmp_path: Path, server: WandbServer) -> None:
     sweep = Sweep(tmp_path)
     sweep.log(EPOCHS[:3])
