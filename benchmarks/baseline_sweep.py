@@ -127,9 +127,10 @@ class FileBatches:
         parts[:] = [order[first : first + batch_size].tolist() for first in range(0, len(order), batch_size)]
         if len(parts) > 1 and len(parts[-1]) == 1:  # batch normalisation cannot train on a lone clip
             parts[-2:] = [parts[-2] + parts[-1]]
+        places = iter(np.split(np.arange(len(order)), np.cumsum([len(part) for part in parts])[:-1]))
         for tensors in loader:
             index, audio, visual, labels = (tensor.to(device, non_blocking=True) for tensor in tensors)
-            yield Batch(index, audio, visual, labels, len(labels), len(labels))
+            yield Batch(index, audio, visual, labels, len(labels), len(labels), next(places))
 
     @staticmethod
     def _loader(files: ClipFiles) -> tuple[DataLoader, list[list[int]]]:

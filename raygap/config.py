@@ -327,6 +327,37 @@ class Relearning(Section):
     """Share of each class that the method does not train on, and diagnoses with."""
 
 
+class Resample(Section):
+    """Method resample."""
+
+    level: Literal["sample", "modality"] = Field("sample", json_schema_extra=LATER)
+    """Train more on each clip's own weak modality, or on the modality that is weaker over all clips."""
+    part: float = Field(0.2, gt=0, le=1, json_schema_extra=LATER)
+    """modality: share of the training clips that the contributions are measured on before each epoch."""
+    alpha: float = Field(1.0, ge=0, le=10, json_schema_extra=LATER)
+    """modality: how many clips more for a difference of the contributions."""
+
+
+class ReconBoost(Section):
+    """Method reconboost."""
+
+    boost_epochs: int = Field(4, ge=1, le=1000, json_schema_extra=LATER)
+    """Adaptive epochs of one modality alone."""
+    rectify_epochs: int = Field(4, ge=0, le=1000, json_schema_extra=LATER)
+    """Epochs of both together after them; then the other modality has its turn."""
+    reconcile: float = Field(0.2, ge=0, le=1, json_schema_extra=LATER)
+    """How much less a clip counts that the other modality is right about."""
+    consolidate: float = Field(0.1, ge=0, le=100, json_schema_extra=LATER)
+    """Weight of the squared distance to the other modality's probabilities."""
+
+
+class Lfm(Section):
+    """Method lfm."""
+
+    temperature: float = Field(0.07, gt=0, le=10, json_schema_extra=LATER)
+    """Of the contrast between the features of both modalities."""
+
+
 class Compute(Section):
     """How the arithmetic is done."""
 
@@ -376,6 +407,9 @@ class TrialConfig(Section):
     mla: Mla = Mla()
     umt: Umt = Umt()
     relearning: Relearning = Relearning()
+    resample: Resample = Resample()
+    reconboost: ReconBoost = ReconBoost()
+    lfm: Lfm = Lfm()
     compute: Compute = Compute()
 
     @model_validator(mode="after")

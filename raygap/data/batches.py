@@ -37,6 +37,8 @@ class Batch:
     """How many clips of the whole batch these stand for (Workers.share); B for a worker alone."""
     whole: int
     """Clips of the whole batch, over all workers."""
+    places: np.ndarray
+    """(B,): where in `order` each clip stands."""
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -64,17 +66,18 @@ def batches(
     this worker's part (Workers.share).
     """
     boxes = None if augment is None else draw_boxes(len(rows), store.frames.shape[2], augment, seed, epoch)
-    parts = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    places = np.arange(len(order))
+    parts = [places[first : first + batch_size] for first in range(0, len(order), batch_size)]
     if len(parts) > 1 and len(parts[-1]) == 1:  # batch normalisation cannot train on a lone clip
         parts[-2:] = [np.concatenate(parts[-2:])]
     shares = [workers.share(part) if workers else (part, len(part)) for part in parts]
-    mine = [positions for positions, _ in shares]
+    mine = [order[part] for part, _ in shares]
     if device.type == "cuda":
         read = _read_on_gpu(store, rows, boxes, mine, device)
     else:
         read = map(_CpuReader(store, rows, boxes), mine)
-    for part, (_, clips), tensors in zip(parts, shares, read, strict=True):
-        yield Batch(*tensors, clips, len(part))
+    for whole, (part, clips), tensors in zip(parts, shares, read, strict=True):
+        yield Batch(*tensors, clips, len(whole), part)
 
 
 class _CpuReader:

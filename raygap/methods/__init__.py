@@ -10,6 +10,7 @@ from raygap.methods.gmm_adaptive import GmmAdaptive
 from raygap.methods.gmm_scores import GmmScores
 from raygap.methods.gradient_blending import GradientBlending
 from raygap.methods.joint import Joint
+from raygap.methods.lfm import Lfm
 from raygap.methods.mla import Mla
 from raygap.methods.mmcosine import MMCosine
 from raygap.methods.mmpareto import MMPareto
@@ -17,7 +18,9 @@ from raygap.methods.ogm import Ogm, OgmGe
 from raygap.methods.one_modality import AudioOnly, VisualOnly
 from raygap.methods.opm import Opm
 from raygap.methods.pmr import Pmr
+from raygap.methods.reconboost import ReconBoost
 from raygap.methods.relearning import Relearning
+from raygap.methods.resample import Resample
 from raygap.methods.umt import Umt
 from raygap.methods.unimodal_losses import UnimodalLosses
 
@@ -38,6 +41,9 @@ METHODS: dict[str, type[Method]] = {
     "mla": Mla,
     "umt": Umt,
     "relearning": Relearning,
+    "resample": Resample,
+    "reconboost": ReconBoost,
+    "lfm": Lfm,
     "gmm_adaptive": GmmAdaptive,
     "gmm_scores": GmmScores,
 }

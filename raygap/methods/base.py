@@ -43,6 +43,8 @@ class Step:
     """From 0."""
     number: int
     """Of the step within the epoch, from 0."""
+    places: np.ndarray
+    """(B,): where each clip stands in what `draw` gave for this epoch."""
 
 
 class Look(Protocol):

@@ -145,7 +145,7 @@ class Trainer:
             )
         ):
             index, labels, weight = batch.index, batch.labels, batch.clips / batch.whole
-            step = Step(batch.audio, batch.visual, labels, index, weight, self.epoch, number)
+            step = Step(batch.audio, batch.visual, labels, index, weight, self.epoch, number, batch.places)
             outputs, terms = train_step(self.network, self.optimizer, step, lambda: autocast(config, device))
             # Everything below stays on the device: no step waits for the host.
             with torch.no_grad():

@@ -43,7 +43,7 @@ def step(clips: int = 12, seed: int = 0, epoch: int = 0, number: int = 0) -> Ste
     labels = torch.from_numpy(LABELS)[index]
     audio = torch.randn((clips, 1, 16, 16), generator=draw) + labels[:, None, None, None]
     visual = torch.randn((clips, 2, 3, 16, 16), generator=draw)
-    return Step(audio, visual, labels, index, 1.0, epoch, number)
+    return Step(audio, visual, labels, index, 1.0, epoch, number, np.arange(clips))
 
 
 def gradients(network: Network) -> dict[str, torch.Tensor]:

@@ -85,6 +85,8 @@ METHODS = {
     "opm": {},
     "umt": {},
     "relearning": {"warmup.epochs": 0, "relearning.every": 1},
+    "resample": {},
+    "reconboost": {"model.fusion": "sum", "reconboost.boost_epochs": 1},
     "unimodal_losses": {"dus.kind": "ppo"},
 }
 """Methods with statistics of the whole batch, gradients, random draws or steps of their own, and fields for them."""
