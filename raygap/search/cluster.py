@@ -6,13 +6,14 @@ import os
 import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
 from ray._private.state import state as cluster_state
 from ray._raylet import ActorID, PlacementGroupID
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.tune import Callback
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raygap.config import TrialConfig
@@ -20,9 +21,10 @@ from raygap.errors import UserError
 
 if TYPE_CHECKING:
     from ray.tune import Tuner
+    from ray.tune.experiment import Trial
 
 RETRIES = 2
-"""Times that a trial whose process died is started again; it goes on from its last epoch."""
+"""Times in a row that a trial whose processes died is started again; it goes on from its last epoch."""
 
 
 def start_ray() -> None:
@@ -162,6 +164,19 @@ def _times(node: dict[str, float], name: str, amount: float) -> int:
     if name == "GPU" and amount < 1:
         return int(there) * int(1 / amount + 1e-6)
     return int(there / amount + 1e-6)
+
+
+class CountTriesAnew(Callback):
+    """Gives a trial all its tries back when it has finished another epoch: machines may come and go, errors stay."""
+
+    def __init__(self) -> None:
+        self.reached: dict[str, int] = {}
+
+    def on_trial_result(self, iteration: int, trials: list["Trial"], trial: "Trial", result: dict, **info: Any) -> None:
+        """An epoch ended, or is told once more after a restart."""
+        if result["epoch"] > self.reached.get(trial.trial_id, 0):
+            self.reached[trial.trial_id] = result["epoch"]
+            trial.run_metadata.num_failures = 0
 
 
 def fit(tuner: "Tuner") -> None:

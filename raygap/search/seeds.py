@@ -12,7 +12,7 @@ from ray.tune.experiment import Trial
 from raygap.config import TrialConfig, from_mapping, to_mapping
 from raygap.data.local_store import local_store
 from raygap.data.store import Store
-from raygap.search.cluster import RETRIES, Placement, fit
+from raygap.search.cluster import RETRIES, CountTriesAnew, Placement, fit
 from raygap.search.together import DRIVER, GiveBack, run_seed
 from raygap.search.trial import train_seed
 from raygap.tracking.run_folder import FAILED, TEST, write_csv
@@ -92,7 +92,7 @@ def _train_together(
             name="tune",
             storage_path=str(folder),
             verbose=0,
-            callbacks=[watch, GiveBack()],
+            callbacks=[CountTriesAnew(), watch, GiveBack()],
             failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
     )

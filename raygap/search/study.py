@@ -1,12 +1,15 @@
 """The study: an Optuna study in the run folder is the sweep's only memory; a killed sweep goes on from it."""
 
 import math
+import os
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import optuna
+from optuna.distributions import check_distribution_compatibility
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -16,13 +19,16 @@ from ray.tune.search.sample import Domain
 
 from raygap.config import TrialConfig, from_mapping
 from raygap.errors import UserError
+from raygap.patience import patiently
+from raygap.search.cluster import RETRIES
 
 METRIC = "best_val_accuracy"
 """What is maximised: validation accuracy of the selected epoch so far."""
 TRIAL_NUMBER = "trial_number"
 STUDY = "sweep"
 """Name of the study in its journal; not the folder's, which may be renamed."""
-_DIED = "its process died or raised outside of training; see error.txt under tune/"
+_DIED = f"its processes died {RETRIES + 1} times without finishing an epoch in between; see error.txt under tune/"
+_NOT_RESUMED = "interrupted, and not gone on with: no longer in the plan, or in the search space"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -38,7 +44,28 @@ def open_storage(journal: Path) -> JournalStorage:
         if whole < len(content):
             with journal.open("r+b") as file:
                 file.truncate(whole)
-    return JournalStorage(JournalFileBackend(str(journal)))
+    return JournalStorage(_Journal(str(journal)))
+
+
+class _Journal(JournalFileBackend):
+    """Waits for a file system that refuses, and leaves no half lines behind."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """As JournalFileBackend."""
+        size = patiently(lambda: os.stat(self._file_path).st_size)
+
+        def append() -> None:
+            os.truncate(self._file_path, size)  # what an earlier try has left
+            try:
+                super(_Journal, self).append_logs(logs)
+            except RuntimeError as error:  # Optuna's lock is gone with its folder
+                raise OSError(f"{self._file_path}: {error}") from None
+
+        patiently(append)
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """As JournalFileBackend."""
+        yield from patiently(lambda: list(super(_Journal, self).read_logs(log_number_from)))
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -94,6 +121,31 @@ class StudySearch(OptunaSearch):
     def study(self) -> optuna.Study:
         """The Optuna study."""
         return self._ot_study
+
+    def take_up(self, planned: int) -> int:
+        """How many of `planned` trials are left. Interrupted ones among them, and no others, will be gone on with.
+
+        The rest is told as failed: the sampler keeps away from the neighbourhood of trials that seem to be running.
+        """
+        self._give_up([trial for trial in self._interrupted if not self._fits(trial)])
+        left = max(planned - len(finished_trials(self.study)), 0)
+        self._give_up(list(self._interrupted)[left:])
+        return left
+
+    def _give_up(self, trials: list[FrozenTrial]) -> None:
+        for trial in trials:
+            optuna.trial.Trial(self.study, trial._trial_id).set_user_attr("error", _NOT_RESUMED)
+            self.study.tell(trial.number, state=TrialState.FAIL)
+            self._interrupted.remove(trial)
+
+    def _fits(self, trial: FrozenTrial) -> bool:
+        # The space may have been changed by hand.
+        try:
+            for name, distribution in trial.distributions.items():
+                check_distribution_compatibility(distribution, self._space[name])
+        except (KeyError, ValueError):
+            return False
+        return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next configuration by dotted path, and the trial's number in the study."""

@@ -9,7 +9,8 @@ from ray import tune
 
 from raygap.config import TrialConfig
 from raygap.data.store import Store
-from raygap.search.cluster import RETRIES, Placement, fit, needs_gpus, place, start_ray
+from raygap.patience import patiently
+from raygap.search.cluster import RETRIES, CountTriesAnew, Placement, fit, needs_gpus, place, start_ray
 from raygap.search.plan import Plan
 from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace
@@ -17,7 +18,6 @@ from raygap.search.study import (
     TRIAL_NUMBER,
     StudySearch,
     check_store,
-    finished_trials,
     open_storage,
     suggested_config,
 )
@@ -61,8 +61,7 @@ def run_trials(
     check_store(search.study, Store.open(store).header["key"])
     search.trial_seconds = plan.trial_seconds
     search.scheduler = make_scheduler(search.study, config.epochs, config.warmup.epochs)
-    left = plan.trials - len(finished_trials(search.study))
-    if left > 0:
+    if left := search.take_up(plan.trials):
         run = folder.resolve()
         trainable = tune.with_parameters(
             run_trial if several else SweepTrial,
@@ -89,6 +88,7 @@ def run_trials(
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the trials keep their own
                 callbacks=[
+                    CountTriesAnew(),
                     ProgressLine(search.study, folder, plan.trials, config.epochs),
                     *([GiveBack()] if several else []),
                     *([WandbCallback(log, search.study, partial(_describe, plan.fixed))] if log else []),
@@ -97,7 +97,7 @@ def run_trials(
             ),
         )
         fit(tuner)
-    write_trials(search.study, folder)
+    patiently(lambda: write_trials(search.study, folder))
     return search.study
 
 

@@ -16,6 +16,7 @@ from raygap.config import TrialConfig, from_mapping, to_mapping
 from raygap.data.local_store import local_store
 from raygap.data.store import Store
 from raygap.errors import TrainingDiverged, TrialFailed, UserError
+from raygap.patience import patiently
 from raygap.search.study import METRIC, TRIAL_NUMBER, suggested_config
 from raygap.tracking.run_folder import trial_folder, write_text
 from raygap.training.run import test, train
@@ -65,8 +66,12 @@ def train_seed(config: TrialConfig, store: Store, folder: Path) -> Iterator[Metr
 
 
 def _note_config(folder: Path, config: TrialConfig) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(to_mapping(config), sort_keys=False))
+    def note() -> None:
+        folder.parent.mkdir(exist_ok=True)  # without its parents: a share that is away is waited for, not made anew
+        folder.mkdir(exist_ok=True)
+        write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False))
+
+    patiently(note)
 
 
 class SweepTrial(tune.Trainable):

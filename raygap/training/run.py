@@ -19,6 +19,7 @@ from raygap.errors import UserError
 from raygap.methods import find_method
 from raygap.methods.base import Method
 from raygap.models.network import Network
+from raygap.patience import patiently
 from raygap.training import checkpoint
 from raygap.training.evaluation import evaluate
 from raygap.training.precision import pick_device
@@ -36,7 +37,8 @@ def train(
     """Train a configuration and yield the metrics of each epoch, first those that the folder's checkpoint holds.
 
     `trunk`, a folder and its size limit in bytes, is where warm-ups are shared. Where several workers train together,
-    all run this, and only the first reads and writes files. Raises TrainingDiverged when the loss is not finite,
+    all run this, and only the first reads and writes files; it waits for a file system that refuses (see patiently).
+    Raises TrainingDiverged when the loss is not finite,
     UserError when the folder holds a run of another configuration or store, or the workers are not compute.workers.
     """
     trainer = Trainer(config, store, method)
@@ -46,11 +48,10 @@ def train(
             f"compute.workers = {config.compute.workers}, but {workers.size} train; use --workers-per-trial"
         )
     identity = {"config": to_mapping(config), "store": store.header["key"]}
-    usage = {"class_names": list(store.class_names), "statistics": store.header["statistics"]}
     history: list[Metrics] = []
     saved = None
     if workers.first:
-        folder.mkdir(parents=True, exist_ok=True)
+        patiently(lambda: folder.mkdir(parents=True, exist_ok=True))
         if (folder / "checkpoint.pt").exists():
             saved = checkpoint.load(folder / "checkpoint.pt", trainer.device)
     if saved := workers.broadcast(saved):
@@ -68,15 +69,19 @@ def train(
             metrics.setdefault("epochs_reused", history[-1]["epochs_reused"] if history else 0)
             history.append(metrics)
         if workers.first:
-            if trainer.best_epoch == trainer.epoch:
-                checkpoint.save({**identity, **usage, "network": trainer.network.state_dict()}, folder / "best.pt")
-            write_table(folder / "metrics.parquet", _columns(history))
-            write_table(folder / "ledger.parquet", _ledger_columns(trainer))
-            checkpoint.save(
-                {"identity": identity, "trainer": trainer.state_dict(), "history": history},
-                folder / "checkpoint.pt",
-            )
+            patiently(lambda: _keep(folder, trainer, history, identity))
         yield from rows
+
+
+def _keep(folder: Path, trainer: Trainer, history: list[Metrics], identity: Metrics) -> None:
+    # The checkpoint last: what it tells of lies beside it.
+    if trainer.best_epoch == trainer.epoch:
+        usage = {"class_names": list(trainer.store.class_names), "statistics": trainer.store.header["statistics"]}
+        checkpoint.save({**identity, **usage, "network": trainer.network.state_dict()}, folder / "best.pt")
+    write_table(folder / "metrics.parquet", _columns(history))
+    write_table(folder / "ledger.parquet", _ledger_columns(trainer))
+    state = {"identity": identity, "trainer": trainer.state_dict(), "history": history}
+    checkpoint.save(state, folder / "checkpoint.pt")
 
 
 def load_network(path: Path, classes: int) -> tuple[TrialConfig, Network]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,12 @@ class Trunk:
     @contextmanager
     def _turn(self) -> Iterator[None]:
         # A killed process lets go of the lock.
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with ExitStack() as turn:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                fcntl.flock(turn.enter_context((self.folder / ".lock").open("w")), fcntl.LOCK_EX)
+            except OSError as error:  # two trials may then train the same epoch, nothing worse
+                _log().warning("no turn at the warm-up: %s", error)
             yield
 
     def _longest(self, trainer: Trainer) -> dict[str, Any] | None:
@@ -81,12 +84,13 @@ class Trunk:
         file = self._file(epoch)
         try:
             content = file.read_bytes()
-        except FileNotFoundError:
+        except OSError:
             return None
         if hashlib.sha256(content[DIGEST_BYTES:]).digest() != content[:DIGEST_BYTES]:
-            file.unlink(missing_ok=True)
+            _remove(file)
             return None
-        file.touch()  # what was used last is removed last
+        with suppress(OSError):
+            file.touch()  # what was used last is removed last
         return loads(content[DIGEST_BYTES:], trainer.device)
 
     def _write(self, epoch: int, state: dict[str, Any]) -> None:
@@ -94,7 +98,7 @@ class Trunk:
         try:
             write_whole(self._file(epoch), hashlib.sha256(content).digest() + content)
         except OSError as error:  # the next trial trains the epoch again, nothing worse
-            logging.getLogger("raygap").warning("warm-up epoch not kept: %s", error)
+            _log().warning("warm-up epoch not kept: %s", error)
         self._prune()
 
     def _prune(self) -> None:
@@ -102,11 +106,20 @@ class Trunk:
         for file in self.root.glob("*/*.pt"):
             try:
                 files.append((file.stat().st_mtime, file.stat().st_size, file))
-            except FileNotFoundError:  # another trial has just removed it
+            except OSError:  # another trial has just removed it
                 continue
         excess = sum(size for _, size, _ in files) - self.limit
         for _, size, file in sorted(files):
             if excess <= 0:
                 break
-            file.unlink(missing_ok=True)
+            _remove(file)
             excess -= size
+
+
+def _remove(file: Path) -> None:
+    with suppress(OSError):
+        file.unlink()
+
+
+def _log() -> logging.Logger:
+    return logging.getLogger("raygap")
