@@ -97,7 +97,7 @@ class Stepper:
         audio = torch.randn(size, 1, bins, steps, device=self.device)
         visual = torch.randn(size, times, channels, height, width, device=self.device)
         index, target = torch.arange(size, device=self.device), torch.from_numpy(labels).to(self.device)
-        self.step = Step(audio, visual, target, index, 1.0, 0, 0)
+        self.step = Step(audio, visual, target, index, 1.0, 0, 0, places=np.arange(size))
 
     def seconds(self, clock: Callable[[], float]) -> float:
         """Take a step."""
