@@ -103,8 +103,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
                     raise UserError(
                         f"{path}: {name} holds Python objects; save plain arrays, text as np.array(..., dtype=str)"
                     ) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not an npz file ({first_line(error)}); write it with np.savez") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        raise UserError(f"{path}: not an npz file; write it with np.savez") from None
     return arrays
 
 

@@ -173,7 +173,9 @@ class Trainer:
         if not len(gap):
             return {}
         quantiles = {f"gap_q{int(q * 100):02d}": float(np.quantile(gap, q)) for q in GAP_QUANTILES}
-        return {"gap_mean": float(gap.mean()), "gap_absolute_mean": float(np.abs(gap).mean()), **quantiles}
+        scores = {f"score_{name}_mean": float(np.nanmean(getattr(self.ledger, name))) for name in ("audio", "visual")}
+        means = {"gap_mean": float(gap.mean()), "gap_absolute_mean": float(np.abs(gap).mean())}
+        return scores | means | quantiles
 
     def _note_warmup(self) -> None:
         if self.epoch == self.config.warmup.epochs:
