@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.result import AUTO_RESULT_KEYS, DEBUG_METRICS
@@ -93,12 +93,16 @@ class SweepLog:
         values = {layout.chart(name): value for name, value in (numbers | words).items()}
         self.writer.log(self.note.run_id(number), metrics["epoch"], values, histograms)
 
-    def end(self, number: int, state: TrialState, error: str | None) -> None:
-        """How a trial ended, with the metrics of its selected epoch; one that is still running was interrupted."""
+    def end(self, told: FrozenTrial, epochs: int) -> None:
+        """How a trial of `epochs` ended, with the metrics of its selected epoch; one still running was interrupted."""
+        number, attrs = told.number, told.user_attrs
         selected = {layout.SELECTED + name: value for name, value in self.selected.pop(number, {}).items()}
-        reason = {"error": error} if error else {}
-        exit_code = {TrialState.FAIL: 1, TrialState.RUNNING: STOPPED}.get(state, 0)
-        summary = {layout.STATE: state.name.lower()} | selected | reason
+        summary = {layout.STATE: told.state.name.lower()} | selected
+        if told.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            summary["epochs_saved"] = attrs["epochs_reused"] + epochs - attrs["epochs"]
+        if "error" in attrs:
+            summary["error"] = attrs["error"]
+        exit_code = {TrialState.FAIL: 1, TrialState.RUNNING: STOPPED}.get(told.state, 0)
         self.writer.finish(self.note.run_id(number), summary, exit_code)
 
     def test(self, number: int, config: TrialConfig, results: SeedResults, figures: list[Path]) -> None:
@@ -154,9 +158,9 @@ class WandbCallback(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial ended; the study knows already how."""
-        number, _ = self.describe(trial.config)
+        number, config = self.describe(trial.config)
         [told] = [t for t in self.study.get_trials(deepcopy=False) if t.number == number]
-        self.log.end(number, told.state, told.user_attrs.get("error"))
+        self.log.end(told, config.epochs)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial was given up."""

@@ -1,61 +1,56 @@
 """A real sweep, logged to a server by the real client: what is there, the published report, and the way back."""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import wandb
+import ray
 import yaml
 from stores import SMALL
-from wandb_server import ENTITY, KEY, Run, WandbServer, wandb_server
+from wandb.sdk.lib import wbauth
+from wandb_server import ENTITY, KEY, Run, WandbServer
 
 from raygap.config import from_mapping, load_yaml, to_mapping
 from raygap.data.store import Store
 from raygap.errors import UserError
-from raygap.search.job import Outcome, run_sweep
-from raygap.search.plan import Plan, make_folder, write_plan
+from raygap.search.job import Outcome
+from raygap.search.plan import Plan
+from raygap.search.sweep import run_trials
 from raygap.tracking import wandb_queries
 from raygap.tracking.best_sources import find_best
+from raygap.tracking.wandb_callback import sweep_log
 from raygap.tracking.wandb_files import read_runs
 from raygap.tracking.wandb_layout import read_note
 from raygap.tracking.wandb_queries import Place, parse
 from raygap.tracking.wandb_report import publish
 
-SPACE = {"loss.focus": {"uniform": [0, 5]}, "warmup.epochs": {"randint": [1, 3]}}
+EVERY_EPOCH = {
+    *("train/loss", "train/loss_fusion", "train/loss_audio", "train/loss_visual", "train/accuracy"),
+    *(f"val/{who}{what}" for who in ("", "audio_", "visual_") for what in ("accuracy", "macro_f1", "loss")),
+    *("gap/mean", "gap/absolute_mean", "gap/q05", "gap/q25", "gap/q50", "gap/q75", "gap/q95", "val/gap_mean"),
+    *("stage", "epoch", "learning_rate", "epochs_reused", "best_epoch", "best_val_accuracy"),
+}
+AFTER_WARMUP = {"train/loss_align", "imbalanced_share"}
+AT_REFIT = {
+    *(f"mixture/{what}_{which}" for what in ("mean", "std") for which in ("balanced", "imbalanced")),
+    *("mixture/weight_imbalanced", "mixture/bic_difference", "mixture/ashman_d", "gap/histogram"),
+}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbServer]:
-    """A server, and a user with a key for it."""
-    with pytest.MonkeyPatch.context() as patch, wandb_server() as running:
-        for name in [name for name in os.environ if name.startswith("WANDB_")]:
-            patch.delenv(name)
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-        patch.setenv("WANDB_BASE_URL", running.url)
-        patch.setenv("WANDB_API_KEY", KEY)
-        patch.setenv("WANDB_SILENT", "true")
-        patch.setenv("WANDB_ERROR_REPORTING", "false")
-        wandb.teardown()  # what other tests may have set up
-        yield running
-        wandb.teardown()
+@pytest.fixture
+def server(account: WandbServer, finished_sweep: object) -> WandbServer:
+    """The server that has the finished sweep, and no report yet; the user has a key."""
+    account.reports.clear()
+    return account
 
 
-@pytest.fixture(scope="module")
-def sweep(
-    server: WandbServer, small_store: Store, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None
-) -> tuple[Path, Outcome]:
-    """A sweep of four trials of gmm_adaptive, and its folder."""
-    folder = tmp_path_factory.mktemp("runs") / "mine"
-    make_folder(folder, new=True)
-    fixed = SMALL | {"method": "gmm_adaptive"}
-    plan = Plan(dataset="small", root=None, cache="", trials=4, test_seeds=2, fixed=fixed, space=SPACE)
-    write_plan(plan, folder)
-    return folder, run_sweep(plan, folder, small_store.path, None, None, lambda seed, metrics: None)
+@pytest.fixture
+def sweep(finished_sweep: tuple[Path, Outcome], tmp_path: Path) -> tuple[Path, Outcome]:
+    """A copy of the finished sweep's folder, and its outcome."""
+    folder, outcome = finished_sweep
+    return Path(shutil.copytree(folder, tmp_path / "mine", ignore=shutil.ignore_patterns("tune"))), outcome
 
 
 @pytest.fixture
@@ -86,12 +81,26 @@ def test_every_epoch_of_every_trial_is_at_the_server(sweep: tuple[Path, Outcome]
                 assert told["gap/histogram"]["bins"][0] == 0
         assert run.fields["groupName"] == note.group
         assert run.fields["tags"] == ["small", "gmm_adaptive"]
+        assert run.summary["epochs_saved"] == 6 - len(table) + table[-1]["epochs_reused"]
         assert run.summary["trial_state"] == trial.state.name.lower()
         selected = table[table[-1]["best_epoch"] - 1]
         assert run.summary["best/val_accuracy"] == selected["val_accuracy"]
         assert run.summary["best_epoch"] == table[-1]["best_epoch"]
         config = {name: entry["value"] for name, entry in run.config.items() if name not in ("_wandb", "raygap")}
         assert from_mapping(config) == from_mapping(load_yaml(files / "config.yaml"))
+
+
+def test_everything_is_logged_by_its_name(sweep: tuple[Path, Outcome]) -> None:
+    folder, outcome = sweep
+    runs, note = read_runs(folder), read_note(folder)
+    for trial in outcome.study.trials:
+        for row in runs[note.run_id(trial.number)].history:
+            assert row.keys() >= EVERY_EPOCH
+            assert (row["stage"] != "adaptive") or row.keys() >= AFTER_WARMUP
+            # The demo's few clips can make a fit degenerate.
+            assert ("gap/histogram" not in row) or row["mixture/degenerate"] or row.keys() >= AT_REFIT
+    logged = {name for run in runs.values() for row in run.history for name in row}
+    assert logged >= EVERY_EPOCH | AFTER_WARMUP | AT_REFIT
 
 
 def test_the_test_of_the_best_configuration_is_a_run_of_its_own(
@@ -105,14 +114,33 @@ def test_the_test_of_the_best_configuration_is_a_run_of_its_own(
     assert any("figures/gap" in name for name in server.files)
 
 
+def test_trials_of_several_workers_are_logged_alike(
+    account: WandbServer, small_store: Store, tmp_path: Path, ray_cluster: None
+) -> None:
+    fixed = SMALL | {"method": "gmm_adaptive", "compute.workers": 2}
+    space = {"loss.focus": {"uniform": [0, 5]}}
+    plan = Plan(
+        dataset="small", root=None, cache="", trials=1, fixed=fixed, space=space, trunk_gb=0, wandb_project="workers"
+    )
+    with sweep_log(tmp_path, plan.dataset, plan.wandb, plan.wandb_project, None) as log:
+        study = run_trials(plan, tmp_path, small_store.path, log=log)
+    [run] = [run for run in account.runs.values() if run.project == "workers"]
+    assert run.steps() == list(range(1, 7))
+    [told] = study.trials
+    assert run.summary["best_val_accuracy"] == told.value
+    assert run.summary["trial_state"] == "complete"
+    assert all(json.loads(line).keys() >= EVERY_EPOCH for line in run.history)
+    assert not {"node_ip", "hostname", "pid", "checkpoint_path"} & json.loads(run.history[-1]).keys()
+
+
 def test_no_key_and_no_client_where_they_do_not_belong(sweep: tuple[Path, Outcome]) -> None:
     leaks = [file for file in sweep[0].rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()]
     assert not leaks
-    code = "import sys, raygap.search.sweep, raygap.search.trial; sys.exit('wandb' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    # In a process as those in which trials train. A function of this module would bring the client with it.
+    code = "lambda: __import__('raygap.search.trial') and 'wandb' in __import__('sys').modules"
+    assert ray.get(ray.remote(eval(code, {})).remote()) is False
 
 
-@pytest.mark.xfail(reason="fails on a clean clone beside the other tests; the cause is not found yet", strict=False)
 def test_every_source_tells_the_same_configuration(sweep: tuple[Path, Outcome], server: WandbServer) -> None:
     folder, outcome = sweep
     url = publish(folder)
@@ -129,7 +157,6 @@ def test_every_source_tells_the_same_configuration(sweep: tuple[Path, Outcome], 
     assert all(of_source == pytest.approx(losses[0]) == sorted(of_source) for of_source in losses)
 
 
-@pytest.mark.xfail(reason="fails on a clean clone beside the other tests; the cause is not found yet", strict=False)
 def test_publishing_again_edits_the_same_report(sweep: tuple[Path, Outcome], server: WandbServer) -> None:
     folder, outcome = sweep
     first, second = publish(folder), publish(folder)
@@ -147,7 +174,6 @@ def test_publishing_again_edits_the_same_report(sweep: tuple[Path, Outcome], ser
     assert len(server.reports) == 1
 
 
-@pytest.mark.xfail(reason="fails on a clean clone beside the other tests; the cause is not found yet", strict=False)
 def test_a_report_without_a_configuration_is_asked_for_its_runs(
     sweep: tuple[Path, Outcome], server: WandbServer
 ) -> None:
@@ -164,7 +190,6 @@ def test_a_report_without_a_configuration_is_asked_for_its_runs(
         find_best(url)
 
 
-@pytest.mark.xfail(reason="fails on a clean clone beside the other tests; the cause is not found yet", strict=False)
 def test_what_cannot_be_read_back_is_said_in_a_line(
     sweep: tuple[Path, Outcome], server: WandbServer, best: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,7 +212,9 @@ def test_what_cannot_be_read_back_is_said_in_a_line(
         with pytest.raises(UserError, match=f"{ENTITY}/raygap .*: the server does not {said}"):
             find_best(f"{ENTITY}/raygap")
     server.failure = lambda operation: None
+    del server.runs["foreign"]
     monkeypatch.delenv("WANDB_API_KEY")
+    wbauth.unauthenticate_session()  # as in another process
     with pytest.raises(UserError, match="W&B wants a key"):
         find_best(f"{ENTITY}/raygap")
 
