@@ -69,7 +69,9 @@ def advice(diagnosis: Diagnosis) -> list[str]:
         )
     elif not diagnosis.corrections and doubts:
         found.append("See what correcting the decision layer is worth, without training: --correct.")
-    found.append("Look at the clips that the page shows: spoiled pictures, silent sounds and wrong labels are cheap to mend.")
+    found.append(
+        "Look at the clips that the page shows: spoiled pictures, silent sounds and wrong labels are cheap to mend."
+    )
     return found
 
 
