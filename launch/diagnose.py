@@ -23,7 +23,17 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from raygap.cli import KeepOverlap, Splits, Val, preparation_bar, reader_options, user_errors
+from raygap.cli import (
+    Cache,
+    KeepOverlap,
+    MaxQuarantine,
+    Root,
+    Splits,
+    Val,
+    preparation_bar,
+    reader_options,
+    user_errors,
+)
 from raygap.data.clips import ReaderOptions
 from raygap.data.predictions import MODALITIES, READOUTS, Predictions, read_predictions
 from raygap.data.prepare import default_cache, prepare
@@ -50,7 +60,7 @@ def main(
         str | None,
         typer.Option(help=f"Data set of a best.pt: {', '.join(READERS)}.", show_default="that of its sweep"),
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder of the data set, or a manifest CSV.")] = None,
+    root: Root = None,
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
@@ -69,10 +79,8 @@ def main(
         typer.Option(help="What a file of predictions holds.", show_default="seen from the values"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Its folder.", show_default="diagnosis beside the source")] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Where stores are kept.", show_default="RAYGAP_CACHE, else ~/.cache/raygap")
-    ] = None,
-    max_quarantine: Annotated[float, typer.Option(min=0, max=1, help="Share of clips that may be unusable.")] = 0.05,
+    cache: Cache = None,
+    max_quarantine: MaxQuarantine = 0.05,
 ) -> None:
     """Look into a trained model: gap, contributions, decision layer, calibration, and what to try."""
     console = Console()

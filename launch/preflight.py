@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from raygap.cli import user_errors
+from raygap.cli import Cache, user_errors
 from raygap.data.prepare import default_cache
 from raygap.search.preflight import check_cluster
 
@@ -17,9 +17,7 @@ from raygap.search.preflight import check_cluster
 @user_errors()
 def main(
     storage: Annotated[Path, typer.Option(help="Folder that will hold the runs; all nodes must share it.")],
-    cache: Annotated[
-        Path | None, typer.Option(help="Where stores are kept.", show_default="RAYGAP_CACHE, else ~/.cache/raygap")
-    ] = None,
+    cache: Cache = None,
     root: Annotated[
         list[Path] | None, typer.Option(help="Folder of the data set, or a manifest CSV; may be repeated.")
     ] = None,

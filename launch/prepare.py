@@ -8,14 +8,23 @@ python launch/prepare.py --dataset ave --root /shared/AVE_Dataset --cache /share
 
 import os
 import socket
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from raygap.cli import KeepOverlap, Splits, Val, preparation_bar, reader_options, user_errors
+from raygap.cli import (
+    Cache,
+    KeepOverlap,
+    MaxQuarantine,
+    Root,
+    Splits,
+    Val,
+    preparation_bar,
+    reader_options,
+    user_errors,
+)
 from raygap.config import from_mapping, parse_assignments
 from raygap.data.clips import SPLITS
 from raygap.data.inspection import PAGE, tables, write_page
@@ -32,19 +41,15 @@ SHOWN = 10
 @user_errors()
 def main(
     dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(READERS)}.")],
-    root: Annotated[Path | None, typer.Option(help="Folder of the data set, or a manifest CSV.")] = None,
+    root: Root = None,
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
-    cache: Annotated[
-        Path | None, typer.Option(help="Where stores are kept.", show_default="RAYGAP_CACHE, else ~/.cache/raygap")
-    ] = None,
+    cache: Cache = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A prepare.* field; may be repeated.")
     ] = None,
-    max_quarantine: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of clips that may be left out as unusable.")
-    ] = 0.05,
+    max_quarantine: MaxQuarantine = 0.05,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a core")] = None,
     address: Annotated[
         str | None,

@@ -18,6 +18,7 @@ import yaml
 from rich.console import Console
 
 from raygap.cli import (
+    Cache,
     CpusPerWorker,
     GpusPerWorker,
     KeepOverlap,
@@ -84,9 +85,7 @@ def main(
     test_seeds: Annotated[
         int | None, typer.Option(min=0, help="Fresh seeds for the final test result.", show_default="3")
     ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Where stores are kept.", show_default="RAYGAP_CACHE, else ~/.cache/raygap")
-    ] = None,
+    cache: Cache = None,
     max_quarantine: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of clips that may be unusable.", show_default="0.05")
     ] = None,

@@ -13,9 +13,12 @@ import typer
 from rich.console import Console
 
 from raygap.cli import (
+    Cache,
     CpusPerWorker,
     GpusPerWorker,
     KeepOverlap,
+    MaxQuarantine,
+    Root,
     Splits,
     Val,
     Workers,
@@ -38,7 +41,7 @@ from raygap.tracking.seed_results import seeds_bar, seeds_table
 @user_errors()
 def main(
     dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(READERS)}.")],
-    root: Annotated[Path | None, typer.Option(help="Folder of the data set, or a manifest CSV.")] = None,
+    root: Root = None,
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
@@ -56,10 +59,8 @@ def main(
     cpus_per_worker: CpusPerWorker = None,
     gpus_per_worker: GpusPerWorker = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/<dataset>-train-<time>")] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Where stores are kept.", show_default="RAYGAP_CACHE, else ~/.cache/raygap")
-    ] = None,
-    max_quarantine: Annotated[float, typer.Option(min=0, max=1, help="Share of clips that may be unusable.")] = 0.05,
+    cache: Cache = None,
+    max_quarantine: MaxQuarantine = 0.05,
 ) -> None:
     """Train one configuration on several seeds and print the test result with its interval."""
     console = Console()

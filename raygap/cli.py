@@ -13,6 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from raygap.data.clips import ReaderOptions
 from raygap.errors import UserError
 
+Root = Annotated[Path | None, typer.Option(help="Folder of the data set, or a manifest CSV.")]
+Cache = Annotated[
+    Path | None, typer.Option(help="Where stores are kept.", show_default="RAYGAP_CACHE, else ~/.cache/raygap")
+]
+MaxQuarantine = Annotated[float, typer.Option(min=0, max=1, help="Share of clips that may be unusable.")]
 Splits = Annotated[Path | None, typer.Option(help="Folder of the split files.", show_default="that of the data set")]
 Val = Annotated[
     Literal["stratified", "actors"] | None,
