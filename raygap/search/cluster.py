@@ -13,7 +13,7 @@ import torch
 from ray._private.state import state as cluster_state
 from ray._raylet import ActorID, PlacementGroupID
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
-from ray.tune import Callback
+from ray.tune import Callback, TuneError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raygap.config import TrialConfig
@@ -180,15 +180,28 @@ class CountTriesAnew(Callback):
 
 
 def fit(tuner: "Tuner") -> None:
-    """Run a Tuner, and leave signal handlers and cluster as they were before, however it ends."""
+    """Run a Tuner, and leave signal handlers and cluster as they were before, however it ends.
+
+    Raises UserError if the run folder refused to be written for too long.
+    """
     # Tune leaves its handler behind, and the next Ctrl-C would do nothing.
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
     try:
         tuner.fit()
+    except TuneError as error:
+        if refused := _refusal(error):
+            raise UserError(f"{refused}; mend that, and go on with --resume") from None
+        raise
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         remove_orphans(of_living=True)
+
+
+def _refusal(error: BaseException | None) -> OSError | None:
+    while error and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def remove_orphans(of_living: bool = False) -> None:

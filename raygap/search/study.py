@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import optuna
-from optuna.distributions import check_distribution_compatibility
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -127,7 +126,7 @@ class StudySearch(OptunaSearch):
 
         The rest is told as failed: the sampler keeps away from the neighbourhood of trials that seem to be running.
         """
-        self._give_up([trial for trial in self._interrupted if not self._fits(trial)])
+        self._give_up([trial for trial in self._interrupted if not trial.params.keys() <= self._space.keys()])
         left = max(planned - len(finished_trials(self.study)), 0)
         self._give_up(list(self._interrupted)[left:])
         return left
@@ -137,15 +136,6 @@ class StudySearch(OptunaSearch):
             optuna.trial.Trial(self.study, trial._trial_id).set_user_attr("error", _NOT_RESUMED)
             self.study.tell(trial.number, state=TrialState.FAIL)
             self._interrupted.remove(trial)
-
-    def _fits(self, trial: FrozenTrial) -> bool:
-        # The space may have been changed by hand.
-        try:
-            for name, distribution in trial.distributions.items():
-                check_distribution_compatibility(distribution, self._space[name])
-        except (KeyError, ValueError):
-            return False
-        return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next configuration by dotted path, and the trial's number in the study."""

@@ -6,6 +6,7 @@ metrics.parquet one row an epoch
 ledger.parquet  one row a training clip: scores and gap, after the warm-up and now; posteriors as the loss sees them
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,7 +106,8 @@ def test(folder: Path, store: Store) -> Metrics:
 
 def write_table(path: Path, columns: dict[str, list | np.ndarray]) -> None:
     """Write a parquet file, whole or not at all; NaN, which stands for a value not known yet, becomes null."""
-    partial = path.with_name(f".{path.name}")
+    # Named after the process: a trial that was started again may still be at work on a machine that was given up.
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     arrays = {name: pa.array(values, from_pandas=True) for name, values in columns.items()}
     pq.write_table(pa.table(arrays), partial)
     partial.replace(path)

@@ -1,3 +1,6 @@
+import resource
+import threading
+import time
 from pathlib import Path
 
 import optuna
@@ -77,6 +80,57 @@ def test_a_study_cut_off_in_mid_line_and_left_locked_opens_at_once(tmp_path: Pat
         params = again.suggest("x")  # also a trial of which only some parameters were written
         assert set(params) == {*SPACE, TRIAL_NUMBER}
         end(again, "x", 4)
+
+
+def test_interrupted_trials_that_are_not_gone_on_with_are_told_as_failed(tmp_path: Path) -> None:
+    first = search(tmp_path / "journal")
+    for trial_id in "abcd":
+        first.suggest(trial_id)
+    end(first, "a", 4)
+    again = search(tmp_path / "journal")
+    assert again.take_up(planned=2) == 1
+    failed = [trial for trial in again.study.trials if trial.state == TrialState.FAIL]
+    assert [trial.number for trial in failed] == [2, 3]
+    assert all(trial.user_attrs["error"].startswith("interrupted") for trial in failed)
+    assert again.suggest("x")[TRIAL_NUMBER] == 1
+    smaller = {"loss.focus": SPACE["loss.focus"]}
+    changed = StudySearch(smaller, open_storage(tmp_path / "journal"), seed=0, epochs=4)
+    assert changed.take_up(planned=6) == 2  # trial 1, of a space that is no longer searched, has failed, too
+    assert changed.suggest("y")[TRIAL_NUMBER] == 4
+
+
+def test_a_journal_that_cannot_be_written_for_a_while_gets_each_line_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = tmp_path / "journal"
+    searcher = search(journal)
+    searcher.suggest("a")
+    # As on a full disk: what is written ends in mid-line, with an error.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (journal.stat().st_size + 30, limits[1]))
+    whole = journal.read_bytes()
+
+    def clear() -> None:
+        while "waiting for up to" not in caplog.text:
+            time.sleep(0.01)
+        cut.append(journal.read_bytes())
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    cut: list[bytes] = []
+    thread = threading.Thread(target=clear)
+    thread.start()
+    report(searcher, "a", range(1, 3))
+    thread.join()
+    end(searcher, "a", 4)
+    assert cut[0].startswith(whole)
+    assert len(cut[0]) == len(whole) + 30
+    [trial] = search(journal).study.trials
+    assert trial.state == TrialState.COMPLETE
+    assert trial.intermediate_values == {1: 0.51, 2: 0.52, 4: 0.5}
+    monkeypatch.setattr("raygap.patience.PATIENCE", 0.0)
+    journal.rename(tmp_path / "away")
+    with pytest.raises(FileNotFoundError):
+        searcher.suggest("b")
 
 
 def test_early_stopping_waits_for_the_adaptive_stage_and_remembers(tmp_path: Path) -> None:
