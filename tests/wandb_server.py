@@ -14,6 +14,7 @@ from typing import Any
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 ENTITY = "team"
+MESSAGES = {403: "permission denied"}
 Failure = Callable[[str], int | str | None]
 """Of an operation: the HTTP status to answer with, "hang", "reset", or None to serve it."""
 
@@ -189,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
         elif failure:
-            self._reply(int(failure), {"errors": [{"message": "spoiled"}]})
+            self._reply(int(failure), {"errors": [{"message": MESSAGES.get(int(failure), "spoiled")}]})
         elif question:
             self._reply(200, {"data": self.server.answer(operation, question.get("variables") or {})})
         else:

@@ -23,8 +23,11 @@ from raygap.search.plan import Plan, make_folder, make_plan, write_plan
 from raygap.search.space import FOLDER, read_space
 from raygap.search.study import finished_trials
 from raygap.tracking.comparison_table import MethodResult, latex, legend, long_rows, markdown, table
+from raygap.tracking.report import write_report
 from raygap.tracking.run_folder import write_csv, write_text
 from raygap.tracking.seed_results import Reporter
+from raygap.tracking.wandb_callback import sweep_log
+from raygap.tracking.wandb_layout import Mode
 
 COMPARISON = "comparison.yaml"
 PAPER = "-paper"
@@ -45,6 +48,7 @@ class Comparison:
     cache: str
     max_quarantine: float = 0.05
     trunk_gb: float = 20.0
+    wandb: Mode | None = None
     reader: ReaderOptions = field(default_factory=ReaderOptions)
 
     def plans(self) -> dict[str, Plan]:
@@ -66,6 +70,7 @@ class Comparison:
                 max_quarantine=self.max_quarantine,
                 trunk_gb=self.trunk_gb,
                 trial_seconds=self.budget,
+                wandb=self.wandb,
                 reader=self.reader,
             )
             fixed = {path: value for path, value in plan.fixed.items() if path not in shared}
@@ -116,6 +121,8 @@ def compare(
 ) -> list[MethodResult]:
     """Search every method, or go on where it was left; after each, writes the tables with what is known.
 
+    At the end each method's report gets the whole table, and so does W&B.
+
     Raises KeyboardInterrupt when a search was interrupted.
     """
     results: dict[str, MethodResult] = {}
@@ -133,6 +140,14 @@ def compare(
         else:
             results[method].paper = outcome.best.value if outcome.best else None
         write_tables(comparison, list(results.values()), folder)
+    for name in comparison.plans():  # their pages show the table, which is whole only now
+        try:
+            write_report(folder / name)
+        except OSError as error:
+            say(f"{folder / name}: the report could not be written ({error.strerror})")
+    with sweep_log(folder, comparison.dataset, comparison.wandb, None, None) as log:
+        if log:
+            log.comparison(list(results.values()), comparison.budget_in_words())
     return list(results.values())
 
 

@@ -74,6 +74,11 @@ def _note_config(folder: Path, config: TrialConfig) -> None:
     patiently(note)
 
 
+def _for_tune(metrics: Metrics) -> Metrics:
+    """TensorBoard would show the histogram of a list's numbers; the counts of a histogram, a tuple, it leaves out."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in metrics.items()}
+
+
 class SweepTrial(tune.Trainable):
     """Trains one epoch a step. A trial that fails by itself says so in its result; its actor takes the next."""
 
@@ -107,7 +112,7 @@ class SweepTrial(tune.Trainable):
                 torch.cuda.empty_cache()
             return {"error": reason_of(error), "epoch": self.last_epoch, METRIC: math.nan, "done": True}
         self.last_epoch = metrics["epoch"]
-        return {**metrics, "done": self.last_epoch == self.total_epochs}
+        return {**_for_tune(metrics), "done": self.last_epoch == self.total_epochs}
 
 
 def train_in_worker(
@@ -121,7 +126,7 @@ def train_in_worker(
     try:
         trial, data, files = from_mapping(config), Store.open(local_store(Path(store))), Path(folder)
         for metrics in train_seed(trial, data, files) if seed else train_trial(trial, data, files, trunk):
-            ray.train.report(metrics)
+            ray.train.report(_for_tune(metrics))
             epoch = metrics["epoch"]
     except OWN_FAULT as error:
         raise TrialFailed(reason_of(error), epoch) from None

@@ -18,7 +18,8 @@ from raygap.config import TrialConfig, to_mapping
 from raygap.errors import UserError
 from raygap.imbalance.gap import score_range
 from raygap.tracking import wandb_layout as layout
-from raygap.tracking.seed_results import TEST_METRICS, SeedResults
+from raygap.tracking.comparison_table import MethodResult, table
+from raygap.tracking.seed_results import TEST_METRICS, Interval, SeedResults
 from raygap.tracking.wandb_process import STOPPED, logged_in
 from raygap.tracking.wandb_writer import Writer
 
@@ -116,8 +117,24 @@ class SweepLog:
             images = {}
         summary: dict[str, Any] = {"seeds": len(results.rows), "seeds_failed": len(results.failed)}
         for name in TEST_METRICS:
-            interval, key = results.interval(name), layout.chart(name)
-            summary |= {f"{key}_mean": interval.mean, f"{key}_std": interval.std, f"{key}_ci95": interval.half_width}
+            summary |= _in_summary(layout.chart(name), results.interval(name))
+        self.writer.finish(run, summary, 0)
+
+    def comparison(self, results: list[MethodResult], budget: str) -> None:
+        """The table of a comparison, and each method's numbers in the summary; told again when more are known."""
+        run = self.note.run_id(0, layout.COMPARISON)
+        methods = [result.method for result in results]
+        config = {"methods": methods, "budget": budget, layout.FACTS: {"comparison": self.note.group}}
+        self.writer.start(run, self.folder.resolve().name, layout.COMPARISON, [self.dataset, *methods], config)
+        known = sum(1 + len(result.seeds) for result in results)
+        self.writer.log(run, known, {"methods": len(methods)}, tables={"comparison": table(results)})
+        summary: dict[str, Any] = {}
+        for result in results:
+            if result.validation is not None:
+                summary[f"{result.method}/{layout.VALUE}"] = result.validation
+            for name in TEST_METRICS if result.seeds else ():
+                interval = Interval.of([row[name] for row in result.seeds.values()])
+                summary |= _in_summary(f"{result.method}/{name}", interval)
         self.writer.finish(run, summary, 0)
 
     def _online(self, url: str, entity: str) -> None:
@@ -165,6 +182,10 @@ class WandbCallback(Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial was given up."""
         self.on_trial_complete(iteration, trials, trial)
+
+
+def _in_summary(name: str, interval: Interval) -> dict[str, float]:
+    return {f"{name}_mean": interval.mean, f"{name}_std": interval.std, f"{name}_ci95": interval.half_width}
 
 
 def _say(text: str) -> None:

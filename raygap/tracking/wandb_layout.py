@@ -2,7 +2,8 @@
 
 A sweep is a group of runs in a project. Each trial is a run of job type "trial": its configuration is the run's, beside
 the key FACTS; its summary has best_val_accuracy, trial_state ("complete", "pruned" or "fail") and, under "best/", the
-metrics of the selected epoch. The test of the chosen configuration is one run of job type "test".
+metrics of the selected epoch. The test of the chosen configuration is one run of job type "test". A comparison of
+methods is one run of job type "comparison"; each method's sweep is a group of its own.
 """
 
 import json
@@ -18,7 +19,7 @@ from raygap.tracking.run_folder import write_text
 Mode = Literal["online", "offline", "disabled"]
 PROJECT = "raygap"
 """Where sweeps go without --wandb-project and WANDB_PROJECT."""
-TRIAL, TEST = "trial", "test"
+TRIAL, TEST, COMPARISON = "trial", "test", "comparison"
 """Job types."""
 FACTS = "raygap"
 """Key in a run's configuration for what is no field of the trial's: sweep, trial, dataset."""

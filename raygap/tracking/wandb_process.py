@@ -5,22 +5,25 @@ can be killed. Messages and answers are JSON, one a line; answers begin with ANS
 
     {"mode": null, "folder": ..., "project": ..., "entity": ..., "group": ..., "code": ...}      first of all
     {"do": "start", "run": ID, "name": ..., "job": ..., "tags": [...], "config": {...}}
-    {"do": "log", "run": ID, "step": N, "values": {...}, "histograms": {NAME: [EDGES, COUNTS]}, "images": {NAME: FILE}}
+    {"do": "log", "run": ID, "step": N, "values": {...}, "histograms": {NAME: [EDGES, COUNTS]}, "images": {NAME: FILE},
+     "tables": {NAME: [HEADER, ROW, ...]}}
     {"do": "finish", "run": ID, "summary": {...}, "exit_code": N}
 
     {"online": URL of the group, "entity": ...}    once, when the first run has begun at the server
     {"done": ID}                                   a run is finished: all of it is at the server, or in its file
     {"late": ID}                                   it is finished, but the server has not taken all of it
+    {"lost": ID}                                   at the end: the disk has not taken all of this finished run
     {"failed": REASON}                             and this process ends
 """
 
 import json
 import os
-import re
 import shutil
 import sys
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from html import escape
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,8 +41,9 @@ def logged_in(server: str | None = None) -> bool:
 
     Raises wandb.errors.AuthenticationError for a key that cannot be one.
     """
-    import wandb
     from wandb.sdk.lib import wbauth
+
+    import wandb
 
     host = server or wandb.setup().settings.base_url
     return wbauth.authenticate_session(host=host, source="raygap", prompt=False, update_session=False) is not None
@@ -55,6 +59,8 @@ class _Talk:
         self.online = (settings["mode"] or ("online" if logged_in() else "offline")) == "online"
         self.runs: dict[str, Any] = {}
         self.first: dict[str, int] = {}
+        self.logged: Counter[str] = Counter()
+        self.written: dict[str, Path] = {}
         self.told = False
         self.finishing = ThreadPoolExecutor(8)
         self.speaking = threading.Lock()
@@ -70,8 +76,10 @@ class _Talk:
                 for name, (edges, counts) in message["histograms"].items()
             }
             images = {name: self.wandb.Image(file) for name, file in message["images"].items()}
-            self.runs[run].log(message["values"] | histograms | images, step=message["step"])
+            tables = {name: self.wandb.Html(_html(rows)) for name, rows in message["tables"].items()}
+            self.runs[run].log(message["values"] | histograms | images | tables, step=message["step"])
             self.first[run] = message["step"] + 1
+            self.logged[run] += 1
         elif message["do"] == "finish":
             opened = self.runs.pop(run)
             opened.summary.update(message["summary"])
@@ -83,6 +91,9 @@ class _Talk:
             self.finishing.submit(self._finish, opened, STOPPED)
         self.finishing.shutdown()
         self.wandb.teardown()
+        for run, file in self.written.items():  # of a full disk the client says nothing
+            if len(logged_steps(file)) < self.logged[run]:
+                self.say(lost=run)
 
     def _start(self, run: str, message: dict[str, Any]) -> None:
         settings = self.settings
@@ -143,6 +154,10 @@ class _Talk:
         except BaseException as error:
             _die(error)
         else:
+            file = Path(opened.settings.sync_file)
+            self.written[opened.id] = file  # whose end the client may still be writing
+            if self.online and _is_at_server(Path(opened.settings.log_internal)):
+                file.with_name(f"{file.name}.synced").touch()
             self.say(done=opened.id)
 
     def say(self, **answer: Any) -> None:
@@ -151,11 +166,28 @@ class _Talk:
             print(ANSWER + json.dumps(answer), flush=True)
 
 
+def _html(rows: list[list[str]]) -> str:
+    """A table, the header first. The client's own kind of table is an artifact too: one more that can fail."""
+    cells = [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows]
+    return f'<table border="1" cellpadding="4" style="border-collapse: collapse">{"".join(cells)}</table>'
+
+
+def _is_at_server(log: Path) -> bool:
+    """Whether the server has taken a run to its end: the client tells only its log.
+
+    Without a mark, `wandb sync --include-online` would send a run again; a mark that is missing does no more harm.
+    """
+    told = [line for line in log.read_text().splitlines() if '"filestream: ' in line]
+    return len(told) > 1 and '"complete":true' in told[-2] and '"status":"200 OK"' in told[-1]
+
+
 def reason(error: BaseException) -> str:
     """One line on what the client raised, which likes to tell stories."""
     text = str(error).strip()
-    if refused := re.search(r"returned error (40[13])", text):
-        return f"the server does not accept the key (HTTP {refused[1]})"
+    if "returned error 401" in text:
+        return "the server does not accept the key (HTTP 401)"
+    if "returned error 403" in text or "permission denied" in text:
+        return "no permission to write to this project"
     if "deadline exceeded" in text or "respond in time" in text:
         _, _, cause = text.partition("while retrying: ")
         return "the server does not answer in time" + (f" ({cause.splitlines()[0]})" if cause else "")

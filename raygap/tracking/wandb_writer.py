@@ -63,9 +63,13 @@ class Writer:
         values: dict[str, Any],
         histograms: dict[str, tuple[list[float], list[int]]] | None = None,
         images: dict[str, str] | None = None,
+        tables: dict[str, list[list[str]]] | None = None,
     ) -> None:
-        """Values of a step, left out if the run has the step; `histograms`: edges and counts, `images`: files."""
-        content = {"values": values, "histograms": histograms or {}, "images": images or {}}
+        """Values of a step, left out if the run has the step.
+
+        `histograms`: edges and counts, `images`: files, `tables`: rows, the header first.
+        """
+        content = {"values": values, "histograms": histograms or {}, "images": images or {}, "tables": tables or {}}
         self._put({"do": "log", "run": run, "step": step, **content})
 
     def finish(self, run: str, summary: dict[str, Any], exit_code: int) -> None:
@@ -126,6 +130,8 @@ class Writer:
                 self.messages.put(process)
             if "late" in answer or UPLOAD_FAILED in line:
                 self._warn("W&B has not taken everything")
+            if "lost" in answer:
+                self._warn("The disk has not taken all of W&B's files; is it full?")
             self.kept.pop(answer.get("done", answer.get("late", "")), None)
         self.messages.put(process)
 

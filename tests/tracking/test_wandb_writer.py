@@ -1,5 +1,6 @@
 """The real client in its own process: offline, with a server, and with one that fails. Every epoch is kept once."""
 
+import json
 import os
 import signal
 import subprocess
@@ -19,12 +20,10 @@ EPOCHS = list(range(1, 7))
 
 @pytest.fixture(autouse=True)
 def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user without an account; failures are given up on soon."""
+    """A user without an account."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "3")
-    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "3")
 
 
 @pytest.fixture
@@ -47,10 +46,10 @@ class Sweep:
             config = {"loss": {"focus": number}}
             self.writer.start(f"s-{number}", f"run {number}", "trial", ["demo"], config)
 
-    def log(self, epochs: list[int]) -> None:
+    def log(self, epochs: list[int], stage: str = "warmup") -> None:
         for epoch in epochs:
             for number in range(2):
-                values = {"val/accuracy": epoch / 10, "nothing": float("nan"), "stage": "warmup"}
+                values = {"val/accuracy": epoch / 10, "nothing": float("nan"), "stage": stage}
                 self.writer.log(f"s-{number}", epoch, values, {"gap/histogram": ([0.0, 0.5, 1.0], [epoch, 2])})
 
     def close(self) -> None:
@@ -75,6 +74,13 @@ def holds_the_key(folder: Path) -> list[Path]:
     return [file for file in folder.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()]
 
 
+def sync(folder: Path, **account: str) -> None:
+    """What the documentation says to send files with."""
+    runs = [file.parent for file in run_files(folder)]
+    command = [Path(sys.executable).with_name("wandb"), "sync", "--include-online", *runs]
+    subprocess.run(command, env=os.environ | account, cwd=folder, capture_output=True, timeout=60, check=True)
+
+
 def test_without_an_account_files_are_written_and_a_resumed_sweep_goes_on(tmp_path: Path) -> None:
     for epochs in (EPOCHS[:4], EPOCHS):  # a resumed trial tells its first epochs again
         sweep = Sweep(tmp_path)
@@ -90,9 +96,7 @@ def test_without_an_account_files_are_written_and_a_resumed_sweep_goes_on(tmp_pa
     assert (first.exit_code, runs["s-1"].exit_code) == (0, 255)  # the second was interrupted
     assert first.history[2]["gap/histogram"]["values"] == [3, 2]
     with wandb_server() as server:
-        account = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
-        command = [Path(sys.executable).with_name("wandb"), "sync", *[file.parent for file in run_files(tmp_path)]]
-        subprocess.run(command, env=os.environ | account, cwd=tmp_path, capture_output=True, timeout=60, check=True)
+        sync(tmp_path, WANDB_BASE_URL=server.url, WANDB_API_KEY=KEY)
         assert {name: run.steps() for name, run in server.runs.items()} == {"s-0": EPOCHS, "s-1": EPOCHS}
 
 
@@ -112,6 +116,16 @@ def test_with_a_key_the_server_gets_everything_once(tmp_path: Path, server: Wand
     assert not holds_the_key(tmp_path)
 
 
+def test_what_was_begun_offline_goes_on_online_and_is_not_sent_twice(tmp_path: Path, server: WandbServer) -> None:
+    for mode, epochs in (("offline", EPOCHS[:4]), ("online", EPOCHS)):
+        sweep = Sweep(tmp_path, mode)
+        sweep.log(epochs)
+        sweep.close()
+    assert {name: run.steps() for name, run in server.runs.items()} == {"s-0": EPOCHS, "s-1": EPOCHS}
+    sync(tmp_path)  # as the documentation says, of everything
+    assert {name: run.steps() for name, run in server.runs.items()} == {"s-0": EPOCHS, "s-1": EPOCHS}
+
+
 def test_a_key_in_a_netrc_file_counts(tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -125,25 +139,39 @@ def test_a_key_in_a_netrc_file_counts(tmp_path: Path, server: WandbServer, monke
     assert not holds_the_key(tmp_path / "run")
 
 
+def later(what: int | str) -> Failure:
+    """The server takes the beginning of each run, and fails from then on."""
+    parts = iter(range(10_000))
+    return lambda operation: what if operation == "file_stream" and next(parts) >= 2 else None
+
+
 @pytest.mark.parametrize(
     ("failure", "said"),
     [
         (lambda operation: 401, "the server does not accept the key (HTTP 401)"),
-        (lambda operation: "hang", "the server does not answer in time"),
+        (lambda operation: 403 if operation == "UpsertBucket" else None, "no permission to write to this project"),
         (lambda operation: 429, "the server does not answer in time (HTTP 429: spoiled)"),
-        # Later than the beginning of the first run:
-        (lambda operation: 404 if operation == "file_stream" else None, "W&B has not taken everything"),
-        (lambda operation: 500 if operation == "file_stream" else None, "W&B has not taken everything"),
+        (lambda operation: "hang", "the server does not answer in time"),
         (lambda operation: "reset" if operation != "RunResumeStatus" else None, "does not answer in time"),
+        (later(404), "W&B has not taken everything"),
+        (later(500), "W&B has not taken everything"),
+        (later("reset"), "W&B has not taken everything"),
+        (later("hang"), "W&B has not taken everything"),
     ],
-    ids=["401", "hang", "429", "404 later", "500 later", "reset later"],
+    ids=["401", "403", "429", "hang", "reset", "404 later", "500 later", "reset later", "hang later"],
 )
 def test_a_server_that_fails_costs_one_warning(
-    failure: Failure, said: str, tmp_path: Path, server: WandbServer
+    failure: Failure, said: str, tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "0.2")  # seconds; 15, if nobody says otherwise
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
+    if "in time" in said:  # nobody waits for a server that answers
+        monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")
     server.failure = failure
     sweep = Sweep(tmp_path)
-    sweep.log(EPOCHS)
+    sweep.log(EPOCHS[:3])
+    wait_for(lambda: server.asked.count("file_stream") > 2 or sweep.said)
+    sweep.log(EPOCHS[3:])
     sweep.close()
     [warning] = [line for line in sweep.said if not line.startswith("(")]
     assert said in warning
@@ -188,6 +216,42 @@ def test_what_cannot_be_written_costs_one_warning(tmp_path: Path) -> None:
     sweep.close()
     assert len(sweep.said) == 1
     assert "Not a directory" in sweep.said[0]
+
+
+ON_A_SMALL_DISK = 'mount -t tmpfs -o size=300k tmpfs "$1" || exit 77; exec python -c "$2" "$1"'
+LOG_MUCH = """
+import json, pathlib, sys, test_wandb_writer as test
+folder = pathlib.Path(sys.argv[1])
+sweep = test.Sweep(folder)
+sweep.log(test.EPOCHS, 100_000 * "x")
+sweep.close()
+print(json.dumps([sweep.said, test.steps(folder)]))
+"""
+
+
+@pytest.mark.parametrize("online", [True, False], ids=["online", "offline"])
+def test_a_full_disk_costs_one_warning(
+    online: bool, tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not online:
+        monkeypatch.delenv("WANDB_API_KEY")
+    here = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (here, here.parent, here.parents[1]))))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    # Mounted for this command alone.
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", ON_A_SMALL_DISK, "sh", disk, LOG_MUCH]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if "unshare failed" in told.stderr or told.returncode == 77:
+        pytest.skip(f"no disk can be mounted here: {told.stderr}")
+    assert told.returncode == 0, told.stderr
+    said, found = json.loads(told.stdout)
+    [warning] = [line for line in said if not line.startswith("(")]
+    assert "The disk has not taken all of W&B's files; is it full?" in warning
+    assert any(steps != EPOCHS for steps in found.values())
+    if online:
+        assert {name: run.steps() for name, run in server.runs.items()} == {"s-0": EPOCHS, "s-1": EPOCHS}
 
 
 def test_a_damaged_file_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
