@@ -6,6 +6,7 @@ python launch/compare.py --resume runs/compare-demo-20260101-120000
 """
 
 import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,8 @@ from raygap.search.plan import locked, make_folder
 from raygap.search.shared import Swept, find_shared, print_shared
 from raygap.tracking.comparison_table import narrow, table
 from raygap.tracking.seed_results import seeds_bar
+from raygap.tracking.wandb_callback import check_login
+from raygap.tracking.wandb_layout import Mode
 
 
 @user_errors()
@@ -60,6 +63,9 @@ def main(
     ] = None,
     max_quarantine: Annotated[float, typer.Option(min=0, max=1, help="Share of clips that may be unusable.")] = 0.05,
     trunk_gb: Annotated[float, typer.Option(min=0, help="Limit of saved warm-ups; 0 trains each anew.")] = 20.0,
+    wandb: Annotated[
+        Mode | None, typer.Option(help="Log to Weights & Biases.", show_default="online with a key, else offline")
+    ] = None,
 ) -> None:
     """Compare methods at equal budget."""
     console = Console()
@@ -101,6 +107,9 @@ def main(
             )
             for name in names
         }
+    check_login(wandb)
+    if wandb:
+        comparisons = {place: replace(comparison, wandb=wandb) for place, comparison in comparisons.items()}
     jobs = []
     for place, comparison in comparisons.items():
         plans = comparison.plans()
