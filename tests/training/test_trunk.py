@@ -178,3 +178,10 @@ def test_a_full_disk_costs_the_trunk_not_the_trial(
 
     monkeypatch.setattr("raygap.training.trunk.write_whole", full)
     assert len(run(small_store, tmp_path / "run", tmp_path / "trunk")) == 7
+
+
+def test_a_trunk_that_cannot_be_used_at_all_costs_it_neither(small_store: Store, tmp_path: Path) -> None:
+    (tmp_path / "trunk").touch()  # no folder: nothing below can be locked, read or written
+    run(small_store, tmp_path / "run", tmp_path / "trunk")
+    run(small_store, tmp_path / "cold", None)
+    assert_same_but_for_reuse(tmp_path / "cold", tmp_path / "run")
