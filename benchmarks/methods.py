@@ -3,10 +3,12 @@
 python benchmarks/methods.py --fsdd DIR --out runs/methods
 
 Every method gets the same number of trials from its own space and the shared fields, by Optuna, chosen on validation;
-then fresh seeds on test. The guided methods' controls (posteriors shuffled within each class, or constant) use the
-configuration that was chosen for their method. The same command goes on where it was stopped.
+then fresh seeds on test. The guided methods' space is the demo's, whose trainings are about as long; their controls
+(posteriors shuffled within each class, or constant) use the configuration that was chosen for their method. The same
+command goes on where it was stopped.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -21,7 +23,7 @@ from raygap.config import from_mapping, load_yaml, to_mapping
 from raygap.data.prepare import prepare
 from raygap.data.readers import read_clips
 from raygap.methods import METHODS
-from raygap.search.cluster import default_concurrency, trial_resources
+from raygap.search.cluster import place
 from raygap.search.comparison import Comparison, compare, write_comparison, write_tables
 from raygap.search.seeds import train_seeds
 from raygap.tracking.comparison_table import MethodResult
@@ -42,13 +44,12 @@ def main(
 ) -> None:
     """Compare all methods on the digits."""
     started = time.monotonic()
+    os.environ.setdefault("WANDB_MODE", "disabled")
     out.mkdir(parents=True, exist_ok=True)
     manifest = write_data(fsdd, out / "data", RECIPE)
     fixed = {path: value for path, value in FIXED.items() if path not in SEARCHED}
     store = prepare(read_clips("manifest", manifest.parent), from_mapping(fixed).prepare, out / "stores")
-    comparison = Comparison(
-        "manifest", str(manifest.parent.resolve()), tuple(methods.split(",")), trials, None, seeds, False, fixed, ""
-    )
+    comparison = Comparison("demo", None, tuple(methods.split(",")), trials, None, seeds, False, fixed, "")
     write_comparison(comparison, out)
     results = compare(comparison, out, store, None, lambda seed, metrics: None, lambda line: print(line, flush=True))
     rows: list[MethodResult] = []
@@ -56,13 +57,11 @@ def main(
         rows.append(result)
         if METHODS[result.method].guided and result.seeds:
             config = to_mapping(from_mapping(load_yaml(out / result.method / BEST)))
-            resources = trial_resources(default_concurrency(config["compute"]["threads"]))
             for control in CONTROLS:
                 changed = from_mapping(config | {"mixture": config["mixture"] | {"posterior": control}})
                 folder = out / result.method / "controls" / control
-                tested = train_seeds(
-                    changed, store, folder, sorted(result.seeds), resources, lambda seed, metrics: None
-                )
+                numbers = sorted(result.seeds)
+                tested = train_seeds(changed, store, folder, numbers, place(changed), lambda seed, metrics: None)
                 rows.append(MethodResult(f"{result.method}, {control}", seeds=tested.rows))
     write_tables(comparison, rows, out)
     print((out / "comparison.md").read_text())

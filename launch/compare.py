@@ -9,14 +9,14 @@ import sys
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from raygap.cli import preparation_bar, roots_by_dataset, user_errors
+from raygap.cli import Cache, MaxQuarantine, preparation_bar, roots_by_dataset, user_errors
 from raygap.config import parse_assignments
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
@@ -42,10 +42,13 @@ def main(
     budget: Annotated[
         float | None, typer.Option(min=1, help="Seconds that a method's trials take together, in place of --trials.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=0, help="Fresh seeds of each chosen configuration on test.")] = 5,
+    seeds: Annotated[
+        int | None, typer.Option(min=0, help="Fresh seeds of each chosen configuration on test.", show_default="5")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs a trial, all stages together.")] = None,
     protocol: Annotated[
-        str, typer.Option(help="paper: beside it, a second search a method that chooses on test, labelled so.")
+        Literal["validation", "paper"],
+        typer.Option(help="paper: beside it, a second search a method that chooses on test, labelled so."),
     ] = "validation",
     shared: Annotated[
         bool, typer.Option("--shared", help="With several data sets: the configuration that suits all, a method.")
@@ -57,11 +60,12 @@ def main(
         int | None, typer.Option(min=1, help="Trials at a time.", show_default="one a GPU or CPU")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Its folder.", show_default="runs/compare-<dataset>-<time>")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the comparison in this folder.")] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Where stores are kept.", show_default="RAYGAP_CACHE, else ~/.cache/raygap")
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the comparison in this folder; --trials, --seeds and --methods may add to it."),
     ] = None,
-    max_quarantine: Annotated[float, typer.Option(min=0, max=1, help="Share of clips that may be unusable.")] = 0.05,
+    cache: Cache = None,
+    max_quarantine: MaxQuarantine = 0.05,
     trunk_gb: Annotated[float, typer.Option(min=0, help="Limit of saved warm-ups; 0 trains each anew.")] = 20.0,
     wandb: Annotated[
         Mode | None, typer.Option(help="Log to Weights & Biases.", show_default="online with a key, else offline")
@@ -69,20 +73,31 @@ def main(
 ) -> None:
     """Compare methods at equal budget."""
     console = Console()
+    if trials and budget:
+        raise UserError("--trials and --budget contradict each other; leave one out")
+    chosen = _names(methods)
     if resume:
+        kept = {"--dataset": dataset, "--root": root, "--budget": budget, "--epochs": epochs, "--set": assignments}
+        kept |= {"--out": out, "--cache": cache, "--protocol": protocol if protocol == "paper" else None}
+        for option, value in kept.items():
+            if value is not None:
+                raise UserError(f"{option}: a resumed comparison keeps it; leave it out, or start another comparison")
         folders = sorted(file.parent for file in (*resume.glob(COMPARISON), *resume.glob(f"*/{COMPARISON}")))
         if not folders:
             raise UserError(f"{resume}: holds no comparison ({COMPARISON} is missing)")
-        comparisons = {folder: read_comparison(folder) for folder in folders}
+        folder, comparisons = resume, {}
+        for place in folders:
+            earlier = read_comparison(place)
+            if trials and earlier.budget:
+                raise UserError(f"--trials {trials}: {place} compares at {earlier.budget_in_words()}; leave it out")
+            changes = {"trials": trials, "seeds": seeds, "methods": (*earlier.methods, *chosen)}
+            changes["methods"] = tuple(dict.fromkeys(changes["methods"]))
+            changes = {name: value for name, value in changes.items() if value is not None}
+            comparisons[place] = replace(earlier, **changes)
     else:
-        if not dataset or not methods:
+        names = _names(dataset)
+        if not names or not chosen:
             raise UserError("--dataset and --methods are needed, or --resume with a comparison's folder")
-        if trials and budget:
-            raise UserError("--trials and --budget contradict each other; leave one out")
-        if protocol not in ("validation", "paper"):
-            raise UserError(f"--protocol {protocol}: expected validation or paper")
-        names = dataset.split(",")
-        chosen = tuple(dict.fromkeys(methods.split(",")))
         fixed = parse_assignments(assignments or []) | ({"epochs": epochs} if epochs else {})
         for field, why in {"method": "--methods names them", "protocol": "give --protocol"}.items():
             if field in fixed:
@@ -90,7 +105,7 @@ def main(
         folder = out or Path("runs") / f"compare-{'-'.join(names)}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder}: is not empty; go on with --resume {folder}, or choose another --out")
-        roots = roots_by_dataset(names, root)
+        roots = roots_by_dataset(list(names), root)
         comparisons = {
             folder / name if len(names) > 1 else folder: Comparison(
                 name,
@@ -98,7 +113,7 @@ def main(
                 chosen,
                 10_000 if budget else trials or 20,
                 budget,
-                seeds,
+                5 if seeds is None else seeds,
                 protocol == "paper",
                 fixed,
                 str((cache or default_cache()).resolve()),
@@ -110,6 +125,24 @@ def main(
     check_login(wandb)
     if wandb:
         comparisons = {place: replace(comparison, wandb=wandb) for place, comparison in comparisons.items()}
+    try:
+        complete = _compare_all(console, comparisons, folder, shared, concurrency)
+    except KeyboardInterrupt:
+        print(f"stopped; go on with: python launch/compare.py --resume {folder}")
+        raise
+    if not complete:
+        sys.exit(1)
+
+
+def _names(given: str | None) -> tuple[str, ...]:
+    """Those of a list by comma, each once."""
+    return tuple(dict.fromkeys(name.strip() for name in (given or "").split(",") if name.strip()))
+
+
+def _compare_all(
+    console: Console, comparisons: dict[Path, Comparison], folder: Path, shared: bool, concurrency: int | None
+) -> bool:
+    """Run the comparison of each data set and print its table; whether every method has its result."""
     jobs = []
     for place, comparison in comparisons.items():
         plans = comparison.plans()
@@ -117,12 +150,13 @@ def main(
             comparison.dataset, Path(comparison.root) if comparison.root else None, comparison.reader
         )
         jobs.append((place, comparison, next(iter(plans.values())).check(), clip_list))
+    for place, comparison, *_ in jobs:  # all of them first, so that --resume finds them after an interruption
+        make_folder(place, new=False)
+        write_comparison(comparison, place)
     swept: dict[str, list[Swept]] = {}
     complete = True
     for place, comparison, config, clip_list in jobs:
-        make_folder(place, new=False)
         with locked(place):
-            write_comparison(comparison, place)
             with preparation_bar(console) as progress:
                 store = prepare(
                     clip_list,
@@ -136,7 +170,9 @@ def main(
         for method in comparison.methods:
             swept.setdefault(method, []).append(Swept(comparison.plans()[method], place / method, store))
         header, *rows = narrow(table(results))
-        shown = Table(*header, box=SIMPLE, title=comparison.dataset)
+        shown = Table(box=SIMPLE, title=comparison.dataset)
+        for name in header:
+            shown.add_column(name, overflow="fold")
         for row in rows:
             shown.add_row(*row)
         console.print(shown)
@@ -146,11 +182,10 @@ def main(
         complete &= all(result.validation is not None and (result.seeds or not comparison.seeds) for result in results)
     for method, searches in swept.items() if shared and len(jobs) > 1 else ():
         try:
-            print_shared(f"{method}, ", *find_shared(searches, jobs[0][0].parent / f"shared-{method}", concurrency))
+            print_shared(f"{method}, ", *find_shared(searches, folder / f"shared-{method}", concurrency))
         except UserError as error:  # the other methods' are still to come
             print(f"{method}: {error}")
-    if not complete:
-        sys.exit(1)
+    return complete
 
 
 if __name__ == "__main__":

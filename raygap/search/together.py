@@ -45,6 +45,14 @@ def run_seed(suggested: dict[str, Any], config: dict[str, Any], store: str, fold
     _train(from_mapping(config | suggested), store, files, None, placement, seed=True)
 
 
+def run_candidate(
+    suggested: dict[str, Any], trainings: list[tuple[dict[str, Any], str, str]], placement: Placement
+) -> None:
+    """Tune's function of one of several trainings, each its configuration, store and folder."""
+    config, store, folder = trainings[suggested["training"]]
+    _train(from_mapping(config), store, Path(folder), None, placement, seed=False)
+
+
 def _train(
     config: TrialConfig,
     store: str,

@@ -121,9 +121,9 @@ DETAILS = ("fused F1", "audio F1", "visual F1", "trials", "epochs", "minutes")
 
 
 def narrow(rows: list[list[str]]) -> list[list[str]]:
-    """The table without its details, for a terminal."""
+    """The table without its details, and without half widths beside standard deviations, for a terminal."""
     kept = [i for i, name in enumerate(rows[0]) if name not in DETAILS]
-    return [[row[i] for i in kept] for row in rows]
+    return [[row[i].split(" (±")[0] for i in kept] for row in rows]
 
 
 def _spread(values: list[float], digits: int) -> str:

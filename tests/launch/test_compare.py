@@ -1,0 +1,53 @@
+"""compare.py as its users call it: what it refuses, and a comparison that is added to."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_commands import TINY, call, refusal
+
+from raygap.search.comparison import Comparison, read_comparison, write_comparison
+
+ASKED = Comparison("manifest", None, ("joint",), 2, None, 1, False, {}, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--methods", "joint"), "--dataset and --methods are needed"),
+        (("--dataset", "demo", "--methods", " , "), "--dataset and --methods are needed"),
+        (("--dataset", "demo", "--methods", "joint, omg"), "unknown method 'omg'; did you mean"),
+        (("--dataset", "nope", "--methods", "joint"), "unknown data set"),
+        (("--dataset", "demo", "--methods", "joint", "--trials", "2", "--budget", "9"), "contradict each other"),
+        (("--dataset", "demo", "--methods", "joint", "--set", "method=ogm"), "--methods names them"),
+        (("--resume", "nowhere"), "holds no comparison"),
+        (("--resume", "earlier", "--epochs", "3"), "--epochs: a resumed comparison keeps it"),
+        (("--resume", "earlier", "--protocol", "paper"), "--protocol: a resumed comparison keeps it"),
+        (("--resume", "timed", "--trials", "3"), "timed compares at 60 seconds of trials"),
+    ],
+)
+def test_what_it_refuses(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_comparison(ASKED, tmp_path / "earlier")
+    write_comparison(replace(ASKED, budget=60.0), tmp_path / "timed")
+    assert message in refusal(call("compare", *arguments))
+    assert {path.name for path in tmp_path.iterdir()} == {"earlier", "timed"}
+
+
+def test_a_comparison_is_gone_on_with_and_added_to(data_set: Path, tmp_path: Path, ray_cluster: None) -> None:
+    out = tmp_path / "c"
+    short = (*TINY, "--epochs", "2", "--set", "model.norm=group", "--cache", tmp_path / "cache")
+    asked = ("--dataset", "manifest", "--root", data_set, "--trials", "1", "--seeds", "1", "--out", out)
+    first = call("compare", *asked, "--methods", "joint,joint", *short)
+    assert first.exit_code == 0, first.output
+    added = call("compare", "--resume", out, "--methods", "audio_only", "--seeds", "2")
+    assert added.exit_code == 0, added.output
+    assert read_comparison(out).methods == ("joint", "audio_only")
+    rows = list(csv.DictReader((out / "comparison.csv").open()))
+    assert [(row["method"], row["seed"], row["trials"]) for row in rows] == [
+        (method, seed, "1") for method in ("joint", "audio_only") for seed in ("1", "2")
+    ]
+    assert "audio_only" in added.output
