@@ -64,6 +64,7 @@ def history(trials: list[FrozenTrial], best: FrozenTrial, judged_on: str) -> Fig
         name="best",
     )
     figure.update_layout(xaxis_title="trial", yaxis_title=judged_on)
+    _tick_whole_numbers(figure, len(trials))
     return finish(figure, 340)
 
 
@@ -149,6 +150,7 @@ def trial_curves(trials: list[FrozenTrial], best: FrozenTrial | None, judged_on:
     if not figure.data:
         raise Absent("No trial has ended an epoch yet.")
     figure.update_layout(xaxis_title="epoch", yaxis_title=judged_on)
+    _tick_whole_numbers(figure, max((trial.last_step or 0 for trial in trials), default=0))
     return finish(figure, 400)
 
 
@@ -187,6 +189,7 @@ def seeds(results: SeedResults) -> Figure:
             hovertemplate="mean %{x:.3f}" + (f" ± {interval.half_width:.3f}" if several else "") + "<extra></extra>",
         )
     figure.update_layout(xaxis_title="test accuracy", showlegend=False)
+    figure.update_xaxes(autorangeoptions={"clipmin": 0, "clipmax": 1})  # an interval of two seeds may reach far
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return finish(figure, 200)
 
@@ -324,6 +327,12 @@ def last_value(trial: FrozenTrial) -> float | None:
 def rounded(value: float | None) -> float | None:
     """Five digits: the page carries every number as text."""
     return None if value is None else float(f"{value:.5g}")
+
+
+def _tick_whole_numbers(figure: Figure, count: int) -> None:
+    """Of a few plotly would show the halves, too."""
+    if count <= 12:
+        figure.update_xaxes(dtick=1)
 
 
 def finish(figure: Figure, height: int) -> Figure:

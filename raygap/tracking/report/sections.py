@@ -55,7 +55,8 @@ def outcome(run: Run) -> Blocks:
     }
     blocks: Blocks = [Tiles([_tile(title, run, make) for title, make in tiles.items()])]
     if run.comparison:
-        blocks += [Note("Against other methods, at equal budget:"), Table(run.comparison)]
+        rows = [[cell.replace(" ± ", "\u00a0±\u00a0") for cell in row] for row in run.comparison]  # of one line
+        blocks += [Note("Against other methods, at equal budget:"), Table(rows)]
     try:
         best = run.best
     except Absent as absent:
