@@ -188,7 +188,7 @@ def reason(error: BaseException) -> str:
         return "the server does not accept the key (HTTP 401)"
     if "returned error 403" in text or "permission denied" in text:
         return "no permission to write to this project"
-    if "deadline exceeded" in text or "respond in time" in text:
+    if "deadline exceeded" in text or "respond in time" in text:  # or it has answered every try with 429 or 5xx
         _, _, cause = text.partition("while retrying: ")
         return "the server does not answer in time" + (f" ({cause.splitlines()[0]})" if cause else "")
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no reason given'}"

@@ -105,7 +105,8 @@ def answers(source: str) -> Iterator[None]:
         text = str(error)
         if "Could not find project" in text or "not found" in text:
             raise UserError(f"{source}: no such project at W&B, or no permission to read it") from None
-        if status := re.search(r"\b(40[134]|429|5\d\d)\b", text):
+        answered = getattr(getattr(error, "response", None), "http_status", None) or text
+        if status := re.search(r"\b(40[134]|429|5\d\d)\b", str(answered)):
             what = {
                 "401": "the server does not accept the key",
                 "403": "no permission to read it",
@@ -137,7 +138,7 @@ def query(source: str, top: int, metric: str, called: str) -> list[Entry]:
 
 
 def _of_report(api: wandb.Api, place: Place, source: str, top: int, metric: str) -> list[Entry]:
-    report = load_report(place)
+    report = load_report(place, source)
     blocks = list(_blocks(report.blocks))
     if (top, metric) == (1, VALUE):
         for block in blocks:
@@ -152,14 +153,14 @@ def _of_report(api: wandb.Api, place: Place, source: str, top: int, metric: str)
     return _of_runs(api, runs_of, QueryGenerator().filter_to_mongo(tree), top, metric, source)
 
 
-def load_report(place: Place) -> wr.Report:
+def load_report(place: Place, source: str) -> wr.Report:
     """A report by its id. Raises UserError if it is gone, or may not be read."""
     # The library knows one shape of URLs, and there takes only the id.
     url = f"https://wandb.ai/{place.entity}/{place.project}/reports/report--{place.report.rstrip('=')}"
     try:
         return wr.Report.from_url(url)
     except TypeError:  # it has asked nothing for its contents
-        raise UserError(f"{url}: no such report at W&B, or no permission to read it") from None
+        raise UserError(f"{source}: no such report at W&B, or no permission to read it") from None
 
 
 def _blocks(blocks: list[Any]) -> Iterator[Any]:

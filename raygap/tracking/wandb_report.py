@@ -62,7 +62,8 @@ def _runs(api: Any, project: str, filters: dict[str, str]) -> list[Any]:
 
 def _published(note: Note) -> wr.Report | None:
     try:
-        return load_report(Place(note.entity, note.project, report=note.report)) if note.report else None
+        place = Place(note.entity, note.project, report=note.report)
+        return load_report(place, "") if note.report else None
     except UserError:  # somebody has deleted it
         return None
 

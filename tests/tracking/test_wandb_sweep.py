@@ -229,6 +229,13 @@ def test_what_cannot_be_read_back_is_said_in_a_line(
         server.failure = lambda operation, failure=failure: failure
         with pytest.raises(UserError, match=f"{ENTITY}/raygap .*: the server does not {said}"):
             find_best(f"{ENTITY}/raygap")
+    asked = ("Runs", "SpecificReport")
+    report = f"{server.url}/{ENTITY}/raygap/reports/T--Vmlldzox"
+    for failure, said in ((403, "no permission to read it"), (429, "in time")):  # of one project, not of the key
+        server.failure = lambda operation, failure=failure: failure if operation in asked else None
+        for source in (f"{ENTITY}/raygap", report)[: 1 + (failure == 403)]:
+            with pytest.raises(UserError, match=f"{source} ?.*: .*{said}"):
+                find_best(source)
     server.failure = lambda operation: None
     del server.runs["foreign"]
     monkeypatch.delenv("WANDB_API_KEY")
