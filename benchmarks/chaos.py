@@ -45,7 +45,7 @@ import psutil  # noqa: E402  (Ray's own, which `import ray` makes known)
 from stores import SMALL, write_store  # noqa: E402
 
 CLIPS = 720
-FIXED = SMALL | {"epochs": 20}
+FIXED = SMALL | {"epochs": 12}
 SPACE = {
     "loss.focus": {"uniform": [0, 5]},
     "warmup.epochs": {"randint": [1, 4]},
@@ -196,7 +196,7 @@ def counted(folder: Path, before: list[tuple[int, int, list[float] | None]]) -> 
         f"trials counted twice: {len(after) - len({number for number, _, _ in after})}",
         f"trials started again: {starts - len(noted)}",
         f"epochs trained: {trained}, of them redone: {trained - different}, "
-        f"at most {max(max(count.values()) for count in epochs) - 1} times the same",
+        f"none more often than {max(max(count.values()) for count in epochs) - 1} times",
     ]
 
 
@@ -219,7 +219,7 @@ def undisturbed(folder: Path, store: Store, again: Path) -> str:
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the store and the sweep; it must not exist.")],
     trials: Annotated[int, typer.Option(min=1)] = 30,
-    longest: Annotated[float, typer.Option(help="Seconds from a trained epoch to the next kill, at most.")] = 4,
+    longest: Annotated[float, typer.Option(help="Seconds from a trained epoch to the next kill, at most.")] = 8,
     seed: Annotated[int, typer.Option(help="Of what is killed when.")] = 0,
     results: Annotated[Path | None, typer.Option(help="Markdown file to write.")] = None,
 ) -> None:
@@ -237,9 +237,10 @@ def main(
             killed = False
             while victims.sweep_runs() and not (killed := victims.kill(what, draw)):
                 time.sleep(0.05)
-            kills[what] += killed
-            before = told(folder) if killed else before
-            print(f"{time.time() - began:5.0f} s  {what} killed; {len(before)} trials have ended", flush=True)
+            if killed:
+                kills[what] += 1
+                before = told(folder)
+                print(f"{time.time() - began:5.0f} s  {what} killed; {len(before)} trials have ended", flush=True)
         if victims.driver.returncode:
             raise RuntimeError(f"the sweep ended with code {victims.driver.returncode}; see {folder / 'driver.log'}")
         took = time.time() - began
