@@ -188,7 +188,7 @@ def fit(tuner: "Tuner") -> None:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
     try:
         tuner.fit()
-    except TuneError as error:
+    except (TuneError, OSError) as error:
         if refused := _refusal(error):
             raise UserError(f"{refused}; mend that, and go on with --resume") from None
         raise

@@ -18,11 +18,14 @@ from dying import HOPELESS, UNLUCKY, DyingTrial
 from optuna.trial import TrialState
 from ray._common.utils import reset_ray_address
 from ray.cluster_utils import Cluster
+from ray.tune import TuneError
 from stores import SMALL, write_store
 
 from raygap.config import from_mapping
 from raygap.data.store import Store
+from raygap.errors import UserError
 from raygap.search import sweep
+from raygap.search.cluster import fit
 from raygap.search.job import Outcome
 from raygap.search.plan import Plan, make_folder, write_plan
 from raygap.search.study import STUDY, finished_trials, open_storage
@@ -211,3 +214,15 @@ def test_tries_count_from_the_last_epoch_and_who_has_none_left_is_named(
     assert equals_an_undisturbed_run(folder, UNLUCKY, small_store, tmp_path / "again")
     [line] = Outcome(study, False, None, None, None).failures()
     assert line.startswith("Trial 0 failed: its processes died 3 times without finishing an epoch in between")
+
+
+def test_a_folder_that_refuses_for_too_long_is_named_in_one_line(ray_cluster: None) -> None:
+    class Refused:
+        def fit(self) -> None:  # as Tune wraps what its callbacks raise
+            try:
+                Path("/dev/null/study.journal").write_text("")
+            except OSError as error:
+                raise TuneError(f"Traceback\n{error}")  # noqa: B904
+
+    with pytest.raises(UserError, match=r"^\[Errno 20\] .*/dev/null/study\.journal.*go on with --resume$"):
+        fit(Refused())
