@@ -127,7 +127,7 @@ class Trainer:
         if stage == "adaptive":
             order = method.draw(order, self.epoch)
         train_step = method.train_step if stage == "adaptive" else method.plain_step
-        scores = torch.zeros((3, len(self.rows)), device=device)  # audio, visual, how often
+        scores = torch.zeros((3, len(self.rows)), device=device)  # sums of audio and visual, how often
         sums: dict[str, torch.Tensor] = {}
         correct = torch.zeros((), device=device)
         self.network.train()
@@ -150,9 +150,9 @@ class Trainer:
             # Everything below stays on the device: no step waits for the host.
             with torch.no_grad():
                 if batch.clips:
-                    scores[0, index] = true_class_score(outputs.audio, labels)
-                    scores[1, index] = true_class_score(outputs.visual, labels)
-                    scores[2, index] = 1
+                    both = [true_class_score(logits, labels) for logits in (outputs.audio, outputs.visual)]
+                    given = torch.stack((*both, torch.ones_like(both[0])))
+                    scores.index_add_(1, index[: batch.clips], given[:, : batch.clips])
                 correct += (outputs.fused.argmax(1) == labels).sum() * (batch.clips / len(labels))
                 for name, term in terms.items():
                     sums[name] = sums.get(name, 0) + term.detach() * batch.clips
