@@ -14,7 +14,7 @@ from collections.abc import Callable
 from datetime import datetime
 from importlib.metadata import requires
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import aiohttp
@@ -167,10 +167,20 @@ def submit(
         runtime_env["py_executable"] = _UV
     if variables:
         command = ["python3", "-m", "raygap.search.job_secrets", leave(client, variables), *command]
-    try:
-        return client.submit_job(entrypoint=shell_line(command), runtime_env=runtime_env, metadata=metadata)
-    except RuntimeError as error:
-        raise UserError(f"the cluster refused the job: {first_line(error)}") from None
+    return _start(client, entrypoint=shell_line(command), runtime_env=runtime_env, metadata=metadata)
+
+
+def _start(client: JobSubmissionClient, **job: Any) -> str:
+    """Start a job. A cluster that is just starting takes none for some seconds."""
+    tries = 0
+    while True:
+        try:
+            return client.submit_job(**job)
+        except RuntimeError as error:
+            tries += 1
+            if "No available agent" not in str(error) or tries == 5:
+                raise UserError(f"the cluster refused the job: {first_line(error)}") from None
+        time.sleep(tries)
 
 
 def shell_line(command: list[str]) -> str:
@@ -266,7 +276,7 @@ def _run_aside(
     client: JobSubmissionClient, command: str, where: dict[str, str] | None = None
 ) -> tuple[JobDetails, str]:
     """Run a short command in the cluster, without our code; how it ended, and its log."""
-    job = client.submit_job(entrypoint=command, entrypoint_label_selector=where)
+    job = _start(client, entrypoint=command, entrypoint_label_selector=where)
     return wait(client, job, 300), client.get_job_logs(job)
 
 
