@@ -17,7 +17,7 @@ from ray.tune import Callback, TuneError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raygap.config import TrialConfig
-from raygap.errors import UserError
+from raygap.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from ray.tune import Tuner
@@ -39,6 +39,8 @@ def start_ray() -> None:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise UserError(f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # Ray's own word for a start that took too long
+        raise UserError(f"Ray did not start: {first_line(error)}; try again, or with less else at work here") from None
 
 
 def nodes() -> list[dict[str, float]]:
