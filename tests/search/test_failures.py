@@ -145,15 +145,16 @@ def equals_an_undisturbed_run(folder: Path, number: int, store: Store, again: Pa
 def test_a_lost_machine_a_refusing_disk_and_a_killed_sweep_cost_no_result(
     machines: Machines, store: Store, tmp_path: Path
 ) -> None:
-    folder = new_sweep(tmp_path / "run", 4, epochs=15)
+    trials = range(6)  # long enough not to end while a raylet starts
+    folder = new_sweep(tmp_path / "run", len(trials), epochs=30)
     log = tmp_path / "run.log"
     driver = machines.sweep(folder, store)
 
     wait_for(lambda: len(epochs(folder, 0)) >= 2, driver)
     machines.lose(machines.processes("SweepTrial", "Trainable")[0])
-    lost = len(epochs(folder, 0)), len(epochs(folder, 1))
+    trained = sum(len(epochs(folder, number)) for number in trials)
 
-    wait_for(lambda: (len(epochs(folder, 0)), len(epochs(folder, 1))) > lost, driver)
+    wait_for(lambda: sum(len(epochs(folder, number)) for number in trials) > trained, driver)
     away = folder.rename(tmp_path / "away")
     folder.touch()  # every path below is an error now
     wait_for(lambda: "waiting for up to" in log.read_text() + machines.logs(), driver)
@@ -165,14 +166,14 @@ def test_a_lost_machine_a_refusing_disk_and_a_killed_sweep_cost_no_result(
     driver.kill()
     driver.wait()
     ended = [line for line in study().splitlines() if '"op_code":6' in line]
-    before = {number: epochs(folder, number) for number in range(4)}
+    before = {number: epochs(folder, number) for number in trials}
 
     driver = machines.sweep(folder, store)
     assert driver.wait(300) == 0, log.read_text()
     assert ended == [line for line in study().splitlines() if '"op_code":6' in line][: len(ended)]
     after = read_study(folder)
-    assert len(after.trials) == len(finished_trials(after)) == 4
-    assert study().count('"op_code":6') == 4
+    assert len(after.trials) == len(finished_trials(after)) == len(trials)
+    assert study().count('"op_code":6') == len(trials)
     for trial in after.trials:
         assert trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
         assert epochs(folder, trial.number) == list(range(1, trial.user_attrs["epochs"] + 1))
