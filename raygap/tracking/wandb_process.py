@@ -41,9 +41,8 @@ def logged_in(server: str | None = None) -> bool:
 
     Raises wandb.errors.AuthenticationError for a key that cannot be one.
     """
-    from wandb.sdk.lib import wbauth
-
     import wandb
+    from wandb.sdk.lib import wbauth
 
     host = server or wandb.setup().settings.base_url
     return wbauth.authenticate_session(host=host, source="raygap", prompt=False, update_session=False) is not None
