@@ -3,13 +3,14 @@
 import warnings
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import logsumexp
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from threadpoolctl import ThreadpoolController
+
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture
 
 THINNED_PER_COMPONENT = 500
 """Starts are compared on this many values a component; only the winner is fitted to all."""
@@ -107,7 +108,11 @@ def fit_gaussians(
     return best
 
 
-def _em(values: np.ndarray, components: int, reg_covar: float, tolerance: float, **starting: Any) -> GaussianMixture:
+def _em(values: np.ndarray, components: int, reg_covar: float, tolerance: float, **starting: Any) -> "GaussianMixture":
+    # Here, not above: scikit-learn takes seconds to import, and most processes fit nothing.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
     mixture = GaussianMixture(
         components,
         # The same model in one dimension, at half the time: "full" would multiply thin matrices.
@@ -140,6 +145,6 @@ def _start(gaussians: Gaussians) -> dict[str, np.ndarray]:
     }
 
 
-def _parameters(fit: GaussianMixture) -> Gaussians:
+def _parameters(fit: "GaussianMixture") -> Gaussians:
     components, dimensions = fit.means_.shape
     return Gaussians(fit.weights_, fit.means_, fit.covariances_.reshape(components, dimensions, dimensions))

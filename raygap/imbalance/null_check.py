@@ -7,7 +7,7 @@ beat that one group, not only one Gaussian, and by more than it would beat it on
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+import scipy  # whose parts load when they are used
 
 from raygap.imbalance.gap import GapScore, score_range
 from raygap.imbalance.gaussians import DegenerateMixture
@@ -152,7 +152,7 @@ class _OneGroup:
         rms = float(np.sqrt(np.square(values).mean()))
         starts = [(values.mean(), values.std()), (0.0, rms)]
         bounds = [(0.0 if folded else -3.0, 3.0), (np.log(1e-4), np.log(3.0))]
-        fits = [optimize.minimize(loss, (at, np.log(width)), bounds=bounds) for at, width in starts]
+        fits = [scipy.optimize.minimize(loss, (at, np.log(width)), bounds=bounds) for at, width in starts]
         location, log_scale = min(fits, key=lambda fit: fit.fun).x
         return cls(float(location), float(np.exp(log_scale)), low, folded)
 
@@ -166,6 +166,6 @@ class _OneGroup:
         draws = self._cut_normal().rvs(size, random_state=random)
         return np.abs(draws) if self.folded else draws
 
-    def _cut_normal(self) -> stats.distributions.rv_frozen:
+    def _cut_normal(self) -> "scipy.stats.distributions.rv_frozen":
         ends = (self.low - self.location) / self.scale, (1 - self.location) / self.scale
-        return stats.truncnorm(*ends, loc=self.location, scale=self.scale)
+        return scipy.stats.truncnorm(*ends, loc=self.location, scale=self.scale)

@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
-from sklearn.preprocessing import minmax_scale
 
 from raygap.config import TrialConfig
 from raygap.methods.base import Look
@@ -72,6 +70,10 @@ class Relearning(HoldsOut, Joint):
 
 def purity(features: np.ndarray, labels: np.ndarray) -> float:
     """Of k-means clusters of features (N, F), as many as there are classes among the labels (N,)."""
+    # Here, not above: scikit-learn takes seconds to import.
+    from sklearn.cluster import KMeans
+    from sklearn.preprocessing import minmax_scale
+
     classes, codes = np.unique(labels, return_inverse=True)
     scaled = minmax_scale(features.astype(np.float64), (-1, 1))
     clusters = KMeans(len(classes), n_init=1, random_state=0).fit_predict(scaled)

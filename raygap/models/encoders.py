@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18
 
 from raygap.config import Model
 
@@ -50,6 +49,9 @@ class ResNet18(nn.Module):
 
     def __init__(self, channels: int, width: int, norm: str) -> None:
         super().__init__()
+        # Here, not above: it brings in torch.compile's machinery, seconds for a process that builds no network.
+        from torchvision.models import resnet18
+
         self.net = resnet18(weights=None, norm_layer=_normalisation(norm))
         self.net.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(self.net.conv1.weight, mode="fan_out", nonlinearity="relu")

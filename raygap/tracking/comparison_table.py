@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from raygap.tracking.seed_results import TEST_METRICS, Interval
 
@@ -67,7 +67,7 @@ def differences(results: list[MethodResult], baseline: str, metric: str = ACCURA
 def _p_values(gains: np.ndarray) -> tuple[float, float]:
     if len(gains) < 2 or np.allclose(gains, gains[0]):
         return float("nan"), float("nan")
-    return float(stats.ttest_1samp(gains, 0).pvalue), float(stats.wilcoxon(gains).pvalue)
+    return float(scipy.stats.ttest_1samp(gains, 0).pvalue), float(scipy.stats.wilcoxon(gains).pvalue)
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -88,7 +88,7 @@ def mean_ranks(results: list[MethodResult], metric: str = ACCURACY) -> dict[str,
     if not shared:
         return {}
     values = np.array([[result.seeds[seed][metric] for seed in sorted(shared)] for result in tested])
-    ranks = stats.rankdata(-values, axis=0).mean(axis=1)
+    ranks = scipy.stats.rankdata(-values, axis=0).mean(axis=1)
     return {result.method: float(rank) for result, rank in zip(tested, ranks, strict=True)}
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pyarrow.parquet as pq
+import scipy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
 from raygap.imbalance.gap import mixture_values
 from raygap.imbalance.mixture import DegenerateMixture, GapMixture, fit_gap_mixture
@@ -59,7 +59,7 @@ class GapHistogram:
         clips_per_unit = self.counts.sum() * (self.edges[1] - self.edges[0])
         parts = zip(("balanced", "imbalanced"), self.mixture.weights, strict=True)
         return {
-            name: (share, x, share * clips_per_unit * stats.norm.pdf(x, mean, variance**0.5))
+            name: (share, x, share * clips_per_unit * scipy.stats.norm.pdf(x, mean, variance**0.5))
             for (name, share), mean, variance in zip(parts, self.mixture.means, self.mixture.variances, strict=True)
         }
 

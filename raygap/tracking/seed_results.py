@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # whose parts load when they are used
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from scipy import stats
 
 Reporter = Callable[[int, dict[str, Any]], None]
 """Called with a seed and its newest metrics after every epoch."""
@@ -31,7 +31,9 @@ class Interval:
         if len(values) < 2:
             return cls(float(np.mean(values)), float("nan"), float("nan"))
         std = float(np.std(values, ddof=1))
-        return cls(float(np.mean(values)), std, float(stats.t.ppf(0.975, len(values) - 1)) * std / len(values) ** 0.5)
+        return cls(
+            float(np.mean(values)), std, float(scipy.stats.t.ppf(0.975, len(values) - 1)) * std / len(values) ** 0.5
+        )
 
 
 @dataclass(frozen=True)
