@@ -38,10 +38,13 @@ from raygap.search.submission import (
     stop,
     submit,
 )
+from raygap.storage import split_storage
 from raygap.tracking.run_folder import PLAN
 
 REPOSITORY = Path(__file__).parents[1]
 RUNS = Path("runs")
+HOME = "~/raygap"
+"""Folder on the cluster's head."""
 RESUME = "raygap_resume"
 """Key in a job's metadata: the options that go on with its sweep."""
 
@@ -53,8 +56,12 @@ def main(
         str | None, typer.Option(help="The cluster's dashboard: http://HEAD:8265.", envvar="RAY_API_SERVER_ADDRESS")
     ] = None,
     storage: Annotated[
-        str, typer.Option(help="Folder in the cluster that all its nodes share; gets runs/ and stores/.")
-    ] = "~/raygap",
+        str,
+        typer.Option(
+            help="Folder in the cluster that all its nodes share, for runs/ and stores/, or where they share none, an "
+            "object store for copies of both: s3://BUCKET/PATH, gs://BUCKET/PATH."
+        ),
+    ] = HOME,
     environment: Annotated[
         Environment, typer.Option(help="The cluster's own Python, or one made from uv.lock on each node.")
     ] = "cluster",
@@ -142,11 +149,13 @@ def _send(
 ) -> None:
     options = _options(sweep)
     name = options["name"] or f"{options['dataset'].replace(',', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
-    run = str(options["out"] or f"{storage}/runs/{name}")
+    _, kept_at = split_storage(storage)
+    run = str(options["out"] or f"{HOME if kept_at else storage}/runs/{name}")
     if (RUNS / Path(run).name / PLAN).exists():
         raise UserError(f"{RUNS / Path(run).name}: holds a sweep of this machine; choose another --name")
     command = ["python3", "launch/sweep.py", *sweep, "--out", run, "--cache", _cache(options, storage)]
     command += ["--space", SPACE] if options["space"] else []
+    command += ["--storage", storage] if kept_at else []
     if options["dry_run"]:
         print(f"would run in the cluster: {shell_line(command)}")
         return
@@ -178,7 +187,7 @@ def _submit(
 
 
 def _cache(options: dict[str, Any], storage: str) -> str:
-    return str(options.get("cache") or f"{storage}/stores")
+    return str(options.get("cache") or f"{HOME if '://' in storage else storage}/stores")
 
 
 def _print_what_next(client: JobSubmissionClient, job: str) -> None:

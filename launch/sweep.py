@@ -38,10 +38,12 @@ from raygap.errors import UserError
 from raygap.methods import METHODS
 from raygap.search.cluster import in_words
 from raygap.search.job import Outcome, judged_on, run_sweep
+from raygap.search.kept import check_storage, fetch_run
 from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
 from raygap.search.shared import SHARED, Swept, find_shared, print_shared
 from raygap.search.sweep import plan_placement
-from raygap.tracking.run_folder import BEST, REPORT, TRIALS
+from raygap.storage import Storage, split_storage
+from raygap.tracking.run_folder import BEST, PLAN, REPORT, TRIALS
 from raygap.tracking.seed_results import seeds_bar, seeds_table
 from raygap.tracking.wandb_callback import check_login
 from raygap.tracking.wandb_layout import Mode
@@ -75,6 +77,13 @@ def main(
     time_budget: Annotated[float | None, typer.Option(min=1, help="Seconds after which the sweep stops.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run folder under runs/.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/<name>")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder that all machines share, for runs/ and stores/, or where they share none, an object store "
+            "for copies of both: s3://BUCKET/PATH, gs://BUCKET/PATH.",
+        ),
+    ] = None,
     shared: Annotated[
         bool, typer.Option("--shared", help="With several data sets: find the one configuration that suits all.")
     ] = False,
@@ -113,6 +122,9 @@ def main(
     names = list(dict.fromkeys(dataset.split(",")))
     if time_budget is not None and not math.isfinite(time_budget):
         raise UserError(f"--time-budget {time_budget}: expected a number of seconds; leave it out for no limit")
+    kept_in, kept_at = split_storage(storage)
+    runs = kept_in / "runs" if kept_in else RUNS
+    cache = cache or (kept_in / "stores" if kept_in else None)
     settings = {
         "trials": trials,
         "test_seeds": test_seeds,
@@ -135,8 +147,11 @@ def main(
                 raise UserError(f"{option}: a resumed sweep keeps its plan; leave it out, or start another sweep")
         if len(names) > 1 and not (out or name):
             raise UserError("--resume of several data sets: name their folder with --out or --name")
-        folder = out or (RUNS / name if name else newest_run(RUNS, dataset))
+        folder = out or (runs / name if name else newest_run(runs, dataset))
         places = _places(folder, names)
+        for place in places.values():
+            if kept_at and not (place / PLAN).exists():
+                fetch_run(_copy_of(place, folder, kept_at), place)
         plans = {place: read_plan(place) for place in places.values()}
         for dataset_name, place in places.items():
             if plans[place].dataset != dataset_name:
@@ -161,8 +176,10 @@ def main(
         }
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         methods = dict.fromkeys(plan.fixed["method"] for plan in made.values())
-        folder = out or RUNS / (name or f"{'-'.join(names)}-{'-'.join(methods)}-{stamp}")
+        folder = out or runs / (name or f"{'-'.join(names)}-{'-'.join(methods)}-{stamp}")
         plans = {place: made[dataset_name] for dataset_name, place in _places(folder, names).items()}
+    if kept_at:
+        plans = {place: replace(plan, storage=_copy_of(place, folder, kept_at).uri) for place, plan in plans.items()}
     for place, plan in plans.items():
         plan.check()
         if dry_run:
@@ -170,6 +187,8 @@ def main(
         else:
             plan_placement(plan, concurrency)  # raises if the trials do not fit
             check_login(plan.wandb)
+            if plan.storage:
+                check_storage(Storage(plan.storage), new=not resume)
     if dry_run:
         return
     lists = {
@@ -199,6 +218,11 @@ def main(
 def _places(folder: Path, datasets: list[str]) -> dict[str, Path]:
     """The run folder of each data set."""
     return {name: folder / name for name in datasets} if len(datasets) > 1 else {datasets[0]: folder}
+
+
+def _copy_of(place: Path, folder: Path, storage: Storage) -> Storage:
+    """Of a run folder, which is `folder` or lies in it."""
+    return storage.at("runs", folder.name, place.relative_to(folder).as_posix())
 
 
 def _run(

@@ -7,14 +7,19 @@ from pathlib import Path
 
 import pytest
 from media import write_data_set
+from moto.server import ThreadedMotoServer
+from pyarrow.fs import FileSystem
 from stores import write_store
 
 from raygap.data.store import Store
+from raygap.storage import Storage
 
 # Ray reads it when a test module imports it: under `uv run` workers use this environment.
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 # The tests of W&B say themselves where they log.
 os.environ["WANDB_MODE"] = "disabled"
+# Of the object store that `bucket` starts; processes of Ray inherit them from here.
+os.environ |= {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_EC2_METADATA_DISABLED": "true"}
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +35,27 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="session")
+def object_store() -> Iterator[str]:
+    """URI of a new bucket, with %s for a path in it, in an object store on this machine."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request
+    host, port = server.get_host_and_port()
+    options = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
+    FileSystem.from_uri(f"s3://tests?{options}")[0].create_dir("tests")
+    yield f"s3://tests/%s?{options}"
+    server.stop()
+
+
+@pytest.fixture
+def storage(object_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    """An empty place in it, to a machine with nothing in its folder for temporary files."""
+    (tmp_path / "machine").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "machine"))
+    return Storage(object_store % tmp_path.name)
+
+
+@pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One Ray for all tests that need it, with two CPUs whatever the machine has."""
     import ray
@@ -37,6 +63,6 @@ def ray_cluster() -> Iterator[None]:
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     # Actors unpickle classes that tests define.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    ray.init(num_cpus=2, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init("local", num_cpus=2, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()

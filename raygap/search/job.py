@@ -8,6 +8,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from raygap.config import TrialConfig, from_mapping, load_yaml, to_mapping
+from raygap.patience import patiently
+from raygap.search.kept import keep_run
 from raygap.search.plan import Plan
 from raygap.search.seeds import train_seeds
 from raygap.search.study import finished_trials, seconds_spent
@@ -59,6 +61,8 @@ def run_sweep(
         if log and outcome.test and outcome.test.rows:
             figures = [folder / "figures" / name for name in ("gap.png", "curves.png")]
             log.test(outcome.best.number, outcome.config, outcome.test, figures)
+    if copies := plan.copies(store):
+        keep_run(folder, copies.folder)
     return outcome
 
 
@@ -81,7 +85,9 @@ def _search_and_test(
         outcome = Outcome(study, interrupted, None, None, None)
         _write_pictures(folder, outcome)
         return outcome
-    files = trial_folder(folder, best.number)
+    files, copies = trial_folder(folder, best.number), plan.copies(store)
+    if copies:
+        patiently(lambda: copies.folder.at(trial_folder(Path(), best.number).as_posix()).pull_all(files))
     config = from_mapping(load_yaml(files / "config.yaml"), str(files / "config.yaml"))
     write_best(folder, to_mapping(config), "\n".join(_about(plan, study, best)))
     test = None
@@ -89,7 +95,8 @@ def _search_and_test(
         # Fresh seeds: the one the configuration was chosen with may have been a lucky one.
         seeds = [config.seed + 1 + i for i in range(plan.test_seeds)]
         placement = plan_placement(plan, concurrency)
-        test = train_seeds(config, store, folder / "seeds" / f"trial-{best.number:04d}", seeds, placement, report)
+        place = f"seeds/trial-{best.number:04d}"
+        test = train_seeds(config, store, folder / place, seeds, placement, report, copies and copies.at(place))
     outcome = Outcome(study, interrupted, best, config, test)
     _write_pictures(folder, outcome)
     return outcome

@@ -15,15 +15,20 @@ from raygap.data.readers import find_reader
 from raygap.errors import UserError
 from raygap.methods import find_method
 from raygap.search.space import SearchSpace, check_space, load_space
+from raygap.storage import Copies, Storage
 from raygap.tracking.run_folder import PLAN, write_text
 from raygap.tracking.wandb_layout import Mode
+
+STORES = ".stores"
+"""Folder beside the run folders of an object store in which their machines find what they train on."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """`fixed` and `space` by dotted path, as in a search space's file.
 
-    No trial starts once the ended ones took `trial_seconds` together.
+    No trial starts once the ended ones took `trial_seconds` together. `storage` is the URI of the run folder's copy in
+    an object store, beside which the stores are kept.
     """
 
     dataset: str
@@ -41,7 +46,13 @@ class Plan:
     wandb: Mode | None = None
     wandb_project: str | None = None
     wandb_entity: str | None = None
+    storage: str | None = None
     reader: ReaderOptions = field(default_factory=ReaderOptions)
+
+    def copies(self, store: Path) -> Copies | None:
+        """Where machines that share no folder find this store, and keep the run."""
+        kept = self.storage and Storage(self.storage)
+        return Copies(kept.at("..", STORES, store.name), kept) if kept else None
 
     def check(self) -> TrialConfig:
         """Raise UserError for whatever would make a trial fail; see check_space for what is returned."""

@@ -19,8 +19,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray.util.state import list_nodes
 
 import raygap
-from raygap.errors import first_line
+from raygap.errors import UserError, first_line
 from raygap.search.cluster import start_ray
+from raygap.search.kept import check_storage
+from raygap.storage import Storage
 from raygap.tracking.wandb_process import logged_in
 
 PATIENCE = 180.0
@@ -37,15 +39,17 @@ class Check:
     about: str
 
 
-def check_cluster(storage: Path, cache: Path, roots: list[Path]) -> Iterator[Check]:
-    """Check the cluster that this process runs in, or starts: State API, nodes and GPUs, versions, folders, W&B."""
+def check_cluster(folders: dict[str, Path], storage: Storage | None, roots: list[Path]) -> Iterator[Check]:
+    """Check the cluster that this process runs in, or starts: State API, nodes and GPUs, versions, folders, W&B.
+
+    All nodes must share `folders`, and be able to write the object store `storage`, if it is given.
+    """
     start_ray()
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
-    folders = {"storage": storage, "cache": cache}
     markers = {name: _leave_marker(folder) for name, folder in folders.items()}
     writable = {name: marker for name, marker in markers.items() if isinstance(marker, Path)}
     try:
-        answers = _ask(nodes, list(writable.values()))
+        answers = _ask(nodes, list(writable.values()), storage)
         for node, answer in answers.items():
             yield _resources(_name(nodes[node]), nodes[node]["Resources"], answer)
         answered = {_name(nodes[node]): answer for node, answer in answers.items() if isinstance(answer, dict)}
@@ -57,6 +61,8 @@ def check_cluster(storage: Path, cache: Path, roots: list[Path]) -> Iterator[Che
                 yield _shared(name, folder, seen, _seen_here(writable[name], len(answered)))
             else:
                 yield Check(False, f"{name} {folder}: {markers[name]} on {socket.gethostname()}")
+        if storage:
+            yield _kept(storage.uri, {name: answer["storage"] for name, answer in answered.items()})
     finally:
         for marker in writable.values():
             for file in marker.parent.glob(f"{marker.name}*"):
@@ -70,13 +76,13 @@ def _name(node: dict[str, Any]) -> str:
     return f"{node['NodeManagerHostname']} ({node['NodeID'][:6]})"
 
 
-def _ask(nodes: dict[str, Any], markers: list[Path]) -> dict[str, dict[str, Any] | str]:
+def _ask(nodes: dict[str, Any], markers: list[Path], storage: Storage | None) -> dict[str, dict[str, Any] | str]:
     """What each node answers, or why it does not, by node id."""
     environment = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}  # a task without GPU sees them all the same
     task = ray.remote(num_cpus=0, max_retries=0, runtime_env=environment)(_look)
     waiting = {
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            [str(marker) for marker in markers], node
+            [str(marker) for marker in markers], node, storage
         ): node
         for node in nodes
     }
@@ -90,8 +96,8 @@ def _ask(nodes: dict[str, Any], markers: list[Path]) -> dict[str, dict[str, Any]
     return answers
 
 
-def _look(markers: list[str], node: str) -> dict[str, Any]:
-    """Runs on each node: versions, devices, and what can be done in the markers' folders."""
+def _look(markers: list[str], node: str, storage: Storage | None) -> dict[str, Any]:
+    """Runs on each node: versions, devices, and what can be done in the markers' folders and in the object store."""
     code = hashlib.sha256()
     for file in sorted(Path(raygap.__file__).parent.rglob("*.py")):
         code.update(file.read_bytes())
@@ -106,6 +112,12 @@ def _look(markers: list[str], node: str) -> dict[str, Any]:
             folders[name] = ""
         except OSError as error:
             folders[name] = f"cannot be written ({error.strerror})"
+    kept = ""
+    if storage:
+        try:
+            check_storage(storage.at(f".preflight-{node}"), new=True)
+        except UserError as error:
+            kept = str(error)
     try:
         list_nodes(address=ray.get_runtime_context().gcs_address, limit=1, timeout=20)
         state_api = ""
@@ -121,6 +133,7 @@ def _look(markers: list[str], node: str) -> dict[str, Any]:
         },
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "folders": folders,
+        "storage": kept,
     }
 
 
@@ -195,6 +208,12 @@ def _shared(name: str, folder: Path, problems: dict[str, str], seen_on_head: int
     if seen_on_head < len(problems):
         return Check(False, f"{name} {folder}: the head sees what {seen_on_head} of {len(problems)} nodes write")
     return Check(True, f"{name} {folder}: written and read on {len(problems)} nodes")
+
+
+def _kept(uri: str, problems: dict[str, str]) -> Check:
+    """`problems`: by node, empty where there is none."""
+    bad = [f"on {node} {problem}" for node, problem in problems.items() if problem]
+    return Check(not bad, f"storage {uri}: " + ("; ".join(bad) or f"written on {len(problems)} nodes"))
 
 
 def weights_and_biases() -> Check:

@@ -9,21 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import ray
 from optuna.trial import TrialState
-from ray import tune
-from ray.tune.experiment import Trial
 
 from raygap.config import TrialConfig, from_mapping, to_mapping
-from raygap.data.local_store import local_store
-from raygap.data.store import Store
 from raygap.errors import UserError
-from raygap.search.cluster import RETRIES, Placement, fit, place, start_ray
+from raygap.search.cluster import place, start_ray
 from raygap.search.plan import Plan
 from raygap.search.study import METRIC, STUDY, open_storage
-from raygap.search.together import DRIVER, GiveBack, run_candidate
+from raygap.search.together import Training
+from raygap.search.trainings import run_trainings
 from raygap.tracking.run_folder import JOURNAL, write_best, write_csv
-from raygap.training.run import train
 
 SHARED = "shared.yaml"
 CANDIDATES = 3
@@ -37,15 +32,6 @@ class Swept:
     plan: Plan
     folder: Path
     store: Path
-
-
-@dataclass(frozen=True)
-class Training:
-    """A candidate on a data set."""
-
-    config: TrialConfig
-    store: Path
-    folder: Path
 
 
 @dataclass
@@ -95,8 +81,10 @@ def find_shared(swept: list[Swept], folder: Path, concurrency: int | None) -> tu
             except UserError as error:  # stages longer than this data set's epochs, for example
                 candidate.failed[name] = str(error)
                 continue
-            run = folder / "shared" / f"{candidate.source}-{candidate.trial:04d}-on-{name}"
-            waiting[number, name] = Training(config, search.store, run.resolve())
+            run = f"shared/{candidate.source}-{candidate.trial:04d}-on-{name}"
+            copies = search.plan.copies(search.store)
+            copies = copies and copies.at("..", run)
+            waiting[number, name] = Training(config, search.store, (folder / run).resolve(), copies=copies)
     for (number, name), found in _validate(waiting, concurrency).items():
         if isinstance(found, str):  # one that cannot be trained there ends no search
             candidates[number].failed[name] = found
@@ -123,61 +111,12 @@ def print_shared(title: str, chosen: Candidate, best: dict[str, float]) -> None:
 def _validate(waiting: dict[Any, Training], concurrency: int | None) -> dict[Any, float | str]:
     """Validation accuracy of the selected epoch of each training, or why it has none."""
     found: dict[Any, float | str] = {}
-    alone = {key: training for key, training in waiting.items() if training.config.compute.workers == 1}
-    tasks = {}
-    for key, training in alone.items():
-        share = place(training.config, concurrency).each
-        task = ray.remote(_train_alone).options(num_cpus=share["CPU"], num_gpus=share.get("GPU", 0), max_retries=2)
-        tasks[key] = task.remote(to_mapping(training.config), str(training.store), str(training.folder))
-    for key, ref in tasks.items():
-        try:
-            found[key] = ray.get(ref)
-        except Exception as error:
-            cause = getattr(error, "cause", None) or error
-            found[key] = f"{type(cause).__name__}: {cause}".splitlines()[0]
-    together = {key: training for key, training in waiting.items() if key not in alone}
-    by_placement: dict[int, list[Any]] = {}
-    for key, training in together.items():
-        by_placement.setdefault(training.config.compute.workers, []).append(key)
-    for keys in by_placement.values():
-        trainings = [waiting[key] for key in keys]
-        placement = place(trainings[0].config, concurrency)
-        found |= dict(zip(keys, _train_together(trainings, placement), strict=True))
+    for workers in sorted({training.config.compute.workers for training in waiting.values()}):
+        alike = {key: training for key, training in waiting.items() if training.config.compute.workers == workers}
+        placement = place(next(iter(alike.values())).config, concurrency)
+        rows, failed = run_trainings(alike, placement)
+        found |= {key: row[METRIC] for key, row in rows.items()} | failed
     return found
-
-
-def _train_alone(config: dict[str, Any], store: str, folder: str) -> float:
-    """In one process; a folder that has ended just tells it."""
-    *_, last = train(from_mapping(config), Store.open(local_store(Path(store))), Path(folder))
-    return last[METRIC]
-
-
-def _train_together(trainings: list[Training], placement: Placement) -> list[float | str]:
-    """As _train_alone, each a Tune trial of several workers."""
-    watch = _Watch(["its workers died; see error.txt"] * len(trainings))
-    given = [(to_mapping(training.config), str(training.store), str(training.folder)) for training in trainings]
-    tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_candidate, trainings=given, placement=placement), DRIVER),
-        param_space={"training": tune.grid_search(list(range(len(given))))},
-        tune_config=tune.TuneConfig(max_concurrent_trials=placement.at_once),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=str(trainings[0].folder.parent),
-            verbose=0,
-            callbacks=[watch, GiveBack()],
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
-        ),
-    )
-    fit(tuner)
-    return watch.found
-
-
-@dataclass
-class _Watch(tune.Callback):
-    found: list[float | str]
-
-    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
-        self.found[trial.config["training"]] = result.get("error") or result[METRIC]
 
 
 def _write(swept: list[Swept], folder: Path, candidates: list[Candidate], best: dict[str, float]) -> None:

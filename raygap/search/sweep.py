@@ -8,9 +8,11 @@ import optuna
 from ray import tune
 
 from raygap.config import TrialConfig
+from raygap.data.local_store import keep_store
 from raygap.data.store import Store
 from raygap.patience import patiently
 from raygap.search.cluster import RETRIES, CountTriesAnew, Placement, fit, needs_gpus, place, start_ray
+from raygap.search.kept import KeepJournal, drop_unknown_trials
 from raygap.search.plan import Plan
 from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace
@@ -26,6 +28,7 @@ from raygap.search.trial import SweepTrial
 from raygap.tracking.progress import ProgressLine
 from raygap.tracking.run_folder import JOURNAL, write_trials
 from raygap.tracking.wandb_callback import SweepLog, WandbCallback
+from raygap.training.trunk import SharedWarmups
 
 TRUNK = ".trunk"
 """Folder beside the run folders in which their sweeps share warm-ups."""
@@ -61,14 +64,21 @@ def run_trials(
     check_store(search.study, Store.open(store).header["key"])
     search.trial_seconds = plan.trial_seconds
     search.scheduler = make_scheduler(search.study, config.epochs, config.warmup.epochs)
+    copies = plan.copies(store)
+    if copies:
+        keep_store(store, copies.store)
+        drop_unknown_trials(copies.folder, len(search.study.trials))
     if left := search.take_up(plan.trials):
         run = folder.resolve()
         trainable = tune.with_parameters(
             run_trial if several else SweepTrial,
-            store=str(store),
+            store=store,
             fixed=plan.fixed,
-            folder=str(run),
-            trunk=(str(run.parent / TRUNK), plan.trunk_gb * 1e9) if plan.trunk_gb else None,
+            folder=run,
+            trunk=SharedWarmups(run.parent / TRUNK, plan.trunk_gb * 1e9, copies and copies.folder.at("..", TRUNK))
+            if plan.trunk_gb
+            else None,
+            copies=copies,
             **({"placement": placement} if several else {}),
         )
         tuner = tune.Tuner(
@@ -89,7 +99,8 @@ def run_trials(
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the trials keep their own
                 callbacks=[
                     CountTriesAnew(),
-                    ProgressLine(search.study, folder, plan.trials, config.epochs),
+                    *([KeepJournal(folder, copies.folder)] if copies else []),
+                    ProgressLine(search.study, folder, plan.trials, config.epochs, copies and copies.folder),
                     *([GiveBack()] if several else []),
                     *([WandbCallback(log, search.study, partial(_describe, plan.fixed))] if log else []),
                 ],

@@ -1,4 +1,4 @@
-"""A trial of several workers: a Ray TorchTrainer, started by a Tune trial that itself only waits for it.
+"""Tune's functions. A trial of several workers is a Ray TorchTrainer, which a Tune trial starts and waits for.
 
 This module is imported by two processes a trial that do no work: what trains is imported in the workers.
 """
@@ -7,60 +7,73 @@ import math
 import os
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import ray.train
 from ray import tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from raygap.config import TrialConfig, from_mapping, to_mapping
+from raygap.config import TrialConfig
 from raygap.errors import TrialFailed
 from raygap.search.cluster import Placement, remove_orphans
 from raygap.search.study import METRIC, TRIAL_NUMBER, suggested_config
+from raygap.storage import Copies
 from raygap.tracking.run_folder import trial_folder
+
+if TYPE_CHECKING:
+    from raygap.training.trunk import SharedWarmups
 
 DRIVER = {"node:__internal_head__": 0.001}
 """Resources of the Tune trial: it does no work, and is safest on the head. Workers are placed by Ray Train."""
 
 
+@dataclass(frozen=True)
+class Training:
+    """One training: of a trial, or, with `test`, to read the test split at its end."""
+
+    config: TrialConfig
+    store: Path
+    folder: Path
+    trunk: "SharedWarmups | None" = None
+    copies: Copies | None = None
+    test: bool = False
+
+
 def run_trial(
     suggested: dict[str, Any],
-    store: str,
+    store: Path,
     fixed: dict[str, Any],
-    folder: str,
-    trunk: tuple[str, float] | None,
-    placement: Placement,
-) -> None:
-    """Tune's function of a trial of a sweep; the arguments after the first are the sweep's."""
-    files = trial_folder(Path(folder), suggested[TRIAL_NUMBER])
-    _train(suggested_config(suggested, fixed), store, files, trunk, placement, seed=False)
-
-
-def run_seed(suggested: dict[str, Any], config: dict[str, Any], store: str, folder: str, placement: Placement) -> None:
-    """Tune's function of a test run, of which it gives the seed."""
-    files = Path(folder, str(suggested["seed"]))
-    _train(from_mapping(config | suggested), store, files, None, placement, seed=True)
-
-
-def run_candidate(
-    suggested: dict[str, Any], trainings: list[tuple[dict[str, Any], str, str]], placement: Placement
-) -> None:
-    """Tune's function of one of several trainings, each its configuration, store and folder."""
-    config, store, folder = trainings[suggested["training"]]
-    _train(from_mapping(config), store, Path(folder), None, placement, seed=False)
-
-
-def _train(
-    config: TrialConfig,
-    store: str,
     folder: Path,
-    trunk: tuple[str, float] | None,
+    trunk: "SharedWarmups | None",
+    copies: Copies | None,
     placement: Placement,
-    seed: bool,
 ) -> None:
+    """Tune's function of a sweep's trial of several workers; the arguments after the first are the sweep's."""
+    place = trial_folder(Path(), suggested[TRIAL_NUMBER])
+    copies = copies and copies.at(place.as_posix())
+    _train(Training(suggested_config(suggested, fixed), store, folder / place, trunk, copies), placement)
+
+
+def run_training(suggested: dict[str, Any], trainings: list[Training], placement: Placement) -> None:
+    """Tune's function of one of several trainings."""
+    training = trainings[suggested["training"]]
+    if placement.workers > 1:
+        _train(training, placement)
+        return
+    from raygap.search.trial import train_in_worker
+
+    with _reported_to_tune():
+        train_in_worker(training, tune.report)
+
+
+def _train(training: Training, placement: Placement) -> None:
     """Train with placement.workers processes, which report to Tune.
 
     A worker that dies ends this with an error: Tune, which counts the tries, starts the trial again, and it goes on
@@ -69,15 +82,10 @@ def _train(
     # Seconds between two looks at the workers; each look passes on one epoch at most.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     gpus = placement.each.get("GPU", 0)
+    folder = training.folder
     trainer = _Trainer(
         _work,
-        train_loop_config={
-            "config": to_mapping(config),
-            "store": store,
-            "folder": str(folder),
-            "trunk": trunk,
-            "seed": seed,
-        },
+        train_loop_config={"training": training},
         scaling_config=ScalingConfig(
             num_workers=placement.workers, use_gpu=bool(gpus), resources_per_worker=placement.each
         ),
@@ -90,12 +98,19 @@ def _train(
             failure_config=FailureConfig(max_failures=0),
         ),
     )
+    with _reported_to_tune():
+        try:
+            trainer.fit()
+        except WorkerGroupError as error:
+            raise next((e for e in error.worker_failures.values() if isinstance(e, TrialFailed)), error) from None
+
+
+@contextmanager
+def _reported_to_tune() -> Iterator[None]:
+    """What a training does to itself is its last result: Tune would start it again after an error."""
     try:
-        trainer.fit()
-    except WorkerGroupError as error:
-        failed = next((e for e in error.worker_failures.values() if isinstance(e, TrialFailed)), None)
-        if not failed:
-            raise
+        yield
+    except TrialFailed as failed:
         reason, epoch = failed.args
         tune.report({"error": reason, "epoch": epoch, METRIC: math.nan})
 
@@ -122,4 +137,4 @@ class GiveBack(tune.Callback):
 def _work(given: dict[str, Any]) -> None:
     from raygap.search.trial import train_in_worker
 
-    train_in_worker(**given)
+    train_in_worker(given["training"], ray.train.report)

@@ -2,26 +2,32 @@
 
 import json
 import math
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ray.train
 import torch
 import torch.distributed as dist
 import yaml
 from ray import tune
 
-from raygap.config import TrialConfig, from_mapping, to_mapping
+from raygap.config import TrialConfig, to_mapping
 from raygap.data.local_store import local_store
 from raygap.data.store import Store
 from raygap.errors import TrainingDiverged, TrialFailed, UserError
 from raygap.patience import patiently
 from raygap.search.study import METRIC, TRIAL_NUMBER, suggested_config
+from raygap.storage import Copies, Storage
 from raygap.tracking.run_folder import trial_folder, write_text
 from raygap.training.run import test, train
 from raygap.training.trainer import Metrics
+from raygap.training.trunk import SharedWarmups
 from raygap.workers import Workers
+
+if TYPE_CHECKING:
+    from raygap.search.together import Training
 
 OWN_FAULT = (TrainingDiverged, UserError, torch.cuda.OutOfMemoryError)
 """What a trial does to itself, and would do again. Anything else may be the machine's fault: it is started again."""
@@ -33,43 +39,68 @@ def reason_of(error: Exception) -> str:
     return f"out of GPU memory: {reason}" if isinstance(error, torch.cuda.OutOfMemoryError) else reason
 
 
-def train_trial(config: TrialConfig, store: Store, folder: Path, trunk: tuple[str, float] | None) -> Iterator[Metrics]:
+def train_trial(
+    config: TrialConfig, store: Store, folder: Path, trunk: SharedWarmups | None, storage: Storage | None = None
+) -> Iterator[Metrics]:
     """Train a trial of a sweep, or go on with it: metrics of each epoch. Where several workers train, all run this."""
-    if Workers().first:
-        _note_config(folder, config)
-    yield from train(config, store, folder, trunk=trunk and (Path(trunk[0]), trunk[1]))
+    with _at_work(folder, storage) as folder:
+        if Workers().first:
+            _note_config(folder, config, storage)
+        yield from train(config, store, folder, trunk=trunk, storage=storage)
 
 
-def train_seed(config: TrialConfig, store: Store, folder: Path) -> Iterator[Metrics]:
+def train_seed(config: TrialConfig, store: Store, folder: Path, storage: Storage | None = None) -> Iterator[Metrics]:
     """Train a configuration to test it: metrics of each epoch, then those of the test split beside the last epoch's.
 
     A run that was tested before yields these alone. Where several workers train, all run this, and the first tests.
     """
-    workers, done = Workers(), folder / "test.json"
-    identity = {"config": to_mapping(config), "store": store.header["key"]}
-    earlier = json.loads(done.read_text()) if workers.first and done.exists() else {"of": None}
-    if earlier := workers.broadcast(earlier["metrics"] if earlier["of"] == identity else None):
-        yield earlier
-        return
-    if workers.first:
-        _note_config(folder, config)
-    metrics: Metrics = {}
-    for metrics in train(config, store, folder):
+    with _at_work(folder, storage) as folder:
+        workers, done = Workers(), folder / "test.json"
+        identity = {"config": to_mapping(config), "store": store.header["key"]}
+        earlier = json.loads(done.read_text()) if workers.first and done.exists() else {"of": None}
+        if earlier := workers.broadcast(earlier["metrics"] if earlier["of"] == identity else None):
+            yield earlier
+            return
+        if workers.first:
+            _note_config(folder, config, storage)
+        metrics: Metrics = {}
+        for metrics in train(config, store, folder, storage=storage):
+            yield metrics
+        if workers.size > 1:
+            dist.destroy_process_group()
+        if workers.first:
+            metrics |= test(folder, store)
+            write_text(done, json.dumps({"of": identity, "metrics": metrics}, indent=1))
+            (folder / "checkpoint.pt").unlink()
+            if storage:
+                patiently(lambda: storage.push(folder, [done.name]))
+                patiently(lambda: storage.delete(["checkpoint.pt"]))
         yield metrics
-    if workers.size > 1:
-        dist.destroy_process_group()
-    if workers.first:
-        metrics |= test(folder, store)
-        write_text(done, json.dumps({"of": identity, "metrics": metrics}, indent=1))
-        (folder / "checkpoint.pt").unlink()
-    yield metrics
 
 
-def _note_config(folder: Path, config: TrialConfig) -> None:
+@contextmanager
+def _at_work(folder: Path, storage: Storage | None) -> Iterator[Path]:
+    """The folder to work in: the one given, or a copy on this machine of what `storage` holds."""
+    if not storage or not Workers().first:
+        yield folder
+        return
+    scratch = storage.scratch()
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a process that was killed; what counts is in the storage
+    patiently(lambda: storage.pull_all(scratch))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _note_config(folder: Path, config: TrialConfig, storage: Storage | None) -> None:
     def note() -> None:
-        folder.parent.mkdir(exist_ok=True)  # without its parents: a share that is away is waited for, not made anew
+        # Without its parents: a share that is away is waited for, not made anew.
+        folder.parent.mkdir(exist_ok=True, parents=storage is not None)
         folder.mkdir(exist_ok=True)
         write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False))
+        if storage:
+            storage.push(folder, ["config.yaml"])
 
     patiently(note)
 
@@ -85,22 +116,24 @@ class SweepTrial(tune.Trainable):
     def setup(
         self,
         config: dict[str, Any],
-        store: str,
+        store: Path,
         fixed: dict[str, Any],
-        folder: str,
-        trunk: tuple[str, float] | None,
+        folder: Path,
+        trunk: SharedWarmups | None,
+        copies: Copies | None,
     ) -> None:
-        """Once an actor: open the store. `fixed` lies under each trial's configuration; `trunk` as train takes it."""
-        self.store, self.fixed, self.folder = Store.open(local_store(Path(store))), fixed, Path(folder)
-        self.trunk = trunk
+        """Once an actor: open the store. `fixed` lies under each trial's configuration."""
+        self.store = Store.open(local_store(store, copies and copies.store))
+        self.fixed, self.folder, self.trunk, self.copies = fixed, folder, trunk, copies
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Once a trial: start, or go on with, its training."""
         config = suggested_config(new_config, self.fixed)
         folder = trial_folder(self.folder, new_config[TRIAL_NUMBER])
+        storage = self.copies and self.copies.at(trial_folder(Path(), new_config[TRIAL_NUMBER]).as_posix()).folder
         self.last_epoch, self.total_epochs = 0, config.epochs
-        self.results = train_trial(config, self.store, folder, self.trunk)
+        self.results = train_trial(config, self.store, folder, self.trunk, storage)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -114,19 +147,23 @@ class SweepTrial(tune.Trainable):
         self.last_epoch = metrics["epoch"]
         return {**_for_tune(metrics), "done": self.last_epoch == self.total_epochs}
 
+    def cleanup(self) -> None:
+        """Once an actor: leave nothing of its last trial on this machine."""
+        self.results.close()
 
-def train_in_worker(
-    config: dict[str, Any], store: str, folder: str, trunk: tuple[str, float] | None, seed: bool
-) -> None:
-    """Runs in each of several workers: train_seed, or train_trial, with each result reported to Ray Train.
 
-    Raises TrialFailed for what the trial does to itself.
-    """
+def train_in_worker(training: "Training", report: Callable[[Metrics], None]) -> None:
+    """Run a training, or a worker's part of it, and report each result. Raises TrialFailed for its own faults."""
     epoch = 0
     try:
-        trial, data, files = from_mapping(config), Store.open(local_store(Path(store))), Path(folder)
-        for metrics in train_seed(trial, data, files) if seed else train_trial(trial, data, files, trunk):
-            ray.train.report(_for_tune(metrics))
+        copies = training.copies
+        store, storage = Store.open(local_store(training.store, copies and copies.store)), copies and copies.folder
+        if training.test:
+            results = train_seed(training.config, store, training.folder, storage)
+        else:
+            results = train_trial(training.config, store, training.folder, training.trunk, storage)
+        for metrics in results:
+            report(_for_tune(metrics))
             epoch = metrics["epoch"]
     except OWN_FAULT as error:
         raise TrialFailed(reason_of(error), epoch) from None

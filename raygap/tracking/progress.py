@@ -12,6 +12,7 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from raygap.storage import Storage
 from raygap.tracking.run_folder import best_trial, clean_trial, write_trials
 
 TABLE_EVERY = 10.0
@@ -21,8 +22,10 @@ TABLE_EVERY = 10.0
 class ProgressLine(Callback):
     """On a terminal one line that keeps changing; elsewhere a plain line whenever a trial ends."""
 
-    def __init__(self, study: optuna.Study, folder: Path, planned: int, epochs: int) -> None:
-        self.study, self.folder, self.planned, self.epochs = study, folder, planned, epochs
+    def __init__(
+        self, study: optuna.Study, folder: Path, planned: int, epochs: int, storage: Storage | None = None
+    ) -> None:
+        self.study, self.folder, self.planned, self.epochs, self.storage = study, folder, planned, epochs, storage
         self.running: dict[str, int] = {}
         self.seen: set[int] = set()
         self.best: int | None = None
@@ -70,7 +73,7 @@ class ProgressLine(Callback):
                 write_trials(self.study, self.folder)
                 self.table_written = time.monotonic()
             for number in {trial.number for trial in ended} | beaten:
-                clean_trial(self.folder, number, best=best is not None and number == best.number)
+                clean_trial(self.folder, number, best is not None and number == best.number, self.storage)
         except OSError as error:  # a view of the study, and space to save: not worth a sweep
             self.console.print(f"the run folder cannot be tidied: {error}", markup=False)
         self.best = best.number if best else None

@@ -17,13 +17,16 @@ import optuna
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
+from raygap.storage import Storage
+
 PLAN, JOURNAL, TRIALS, BEST = "sweep.yaml", "study.journal", "trials.csv", "best.yaml"
+TRIALS_FOLDER = "trials"
 TEST, FAILED, REPORT = "test.csv", "failed.csv", "report.html"
 
 
 def trial_folder(folder: Path, number: int) -> Path:
     """Where a trial keeps its files."""
-    return folder / "trials" / f"{number:04d}"
+    return folder / TRIALS_FOLDER / f"{number:04d}"
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
@@ -66,9 +69,16 @@ def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     partial.replace(path)
 
 
-def clean_trial(folder: Path, number: int, best: bool) -> None:
-    """Once the study knows how a trial ended: drop what only a resumption needs, and weights that have not won."""
+def clean_trial(folder: Path, number: int, best: bool, storage: Storage | None = None) -> None:
+    """Once the study knows how a trial ended: drop what only a resumption needs, and weights that have not won.
+
+    Of a run that is kept in `storage` the rest is brought here.
+    """
     files = trial_folder(folder, number)
+    if storage:
+        kept = storage.at(trial_folder(Path(), number).as_posix())
+        kept.delete(["checkpoint.pt", *([] if best else ["best.pt"])])
+        kept.pull_all(files)
     for leftover in (files / "checkpoint.pt", *files.glob(".*"), *([] if best else [files / "best.pt"])):
         leftover.unlink(missing_ok=True)
 

@@ -21,11 +21,12 @@ from raygap.methods import find_method
 from raygap.methods.base import Method
 from raygap.models.network import Network
 from raygap.patience import patiently
+from raygap.storage import Storage
 from raygap.training import checkpoint
 from raygap.training.evaluation import evaluate
 from raygap.training.precision import pick_device
 from raygap.training.trainer import Metrics, Trainer, trial_network
-from raygap.training.trunk import Trunk, warmup_key
+from raygap.training.trunk import SharedWarmups, Trunk, warmup_key
 
 
 def train(
@@ -33,12 +34,13 @@ def train(
     store: Store,
     folder: Path,
     method: type[Method] | None = None,
-    trunk: tuple[Path, float] | None = None,
+    trunk: SharedWarmups | None = None,
+    storage: Storage | None = None,
 ) -> Iterator[Metrics]:
     """Train a configuration and yield the metrics of each epoch, first those that the folder's checkpoint holds.
 
-    `trunk`, a folder and its size limit in bytes, is where warm-ups are shared. Where several workers train together,
-    all run this, and only the first reads and writes files; it waits for a file system that refuses (see patiently).
+    Warm-ups are shared in `trunk`; `storage` gets a copy of each file. Where several workers train together, all run
+    this, and only the first reads and writes files; it waits for a file system that refuses (see patiently).
     Raises TrainingDiverged when the loss is not finite,
     UserError when the folder holds a run of another configuration or store, or the workers are not compute.workers.
     """
@@ -61,7 +63,7 @@ def train(
         trainer.load_state_dict(saved["trainer"])
         history = saved["history"]
         yield from history
-    shared = trunk and Trunk(trunk[0], warmup_key(config, store.header["key"], type(trainer.method)), trunk[1])
+    shared = trunk and Trunk(trunk, warmup_key(config, store.header["key"], type(trainer.method)))
     while not trainer.finished:
         # A trial that only warms up selects its epoch there, and so has more to note than the trunk holds.
         warming = trainer.epoch < config.warmup.epochs < config.epochs
@@ -70,19 +72,23 @@ def train(
             metrics.setdefault("epochs_reused", history[-1]["epochs_reused"] if history else 0)
             history.append(metrics)
         if workers.first:
-            patiently(lambda: _keep(folder, trainer, history, identity))
+            written = patiently(lambda: _keep(folder, trainer, history, identity))
+            if storage:
+                patiently(lambda names=written: storage.push(folder, names))
         yield from rows
 
 
-def _keep(folder: Path, trainer: Trainer, history: list[Metrics], identity: Metrics) -> None:
-    # The checkpoint last: what it tells of lies beside it.
-    if trainer.best_epoch == trainer.epoch:
+def _keep(folder: Path, trainer: Trainer, history: list[Metrics], identity: Metrics) -> list[str]:
+    """Returns the names of the files. The checkpoint comes last: what it tells of lies beside it."""
+    best = trainer.best_epoch == trainer.epoch
+    if best:
         usage = {"class_names": list(trainer.store.class_names), "statistics": trainer.store.header["statistics"]}
         checkpoint.save({**identity, **usage, "network": trainer.network.state_dict()}, folder / "best.pt")
     write_table(folder / "metrics.parquet", _columns(history))
     write_table(folder / "ledger.parquet", _ledger_columns(trainer))
     state = {"identity": identity, "trainer": trainer.state_dict(), "history": history}
     checkpoint.save(state, folder / "checkpoint.pt")
+    return [*(["best.pt"] if best else []), "metrics.parquet", "ledger.parquet", "checkpoint.pt"]
 
 
 def load_network(path: Path, classes: int) -> tuple[TrialConfig, Network]:

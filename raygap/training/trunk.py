@@ -10,11 +10,13 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raygap.config import SCHEMA_VERSION, TrialConfig, flatten, shapes_warmup, to_mapping
 from raygap.methods.base import Method
+from raygap.storage import Storage
 from raygap.training.checkpoint import dumps, loads, write_whole
 from raygap.training.trainer import Metrics, Trainer
 
@@ -35,11 +37,25 @@ def warmup_key(config: TrialConfig, store_key: str, method: type[Method]) -> str
     return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 
-class Trunk:
-    """The saved epochs of one warm-up, in `folder`/<key>; all trunks under `folder` keep to `limit` bytes together."""
+@dataclass(frozen=True)
+class SharedWarmups:
+    """A folder in which trials share their warm-ups, up to `limit` bytes of them together.
 
-    def __init__(self, folder: Path, key: str, limit: float) -> None:
-        self.root, self.folder, self.limit = folder, folder / key, limit
+    With `storage` machines that share no folder find each other's there, and `folder` is only this machine's part.
+    """
+
+    folder: Path
+    limit: float
+    storage: Storage | None = None
+
+
+class Trunk:
+    """The saved epochs of one warm-up, in the shared folder's <key>."""
+
+    def __init__(self, shared: SharedWarmups, key: str) -> None:
+        self.shared, self.key = shared, key
+        self.root = shared.storage.scratch() if shared.storage else shared.folder
+        self.folder = self.root / key
 
     def advance(self, trainer: Trainer, history: list[Metrics]) -> list[Metrics]:
         """Bring a trainer that is warming up forward, by saved epochs or by training one; returns their metrics.
@@ -51,6 +67,8 @@ class Trunk:
         # One process takes the turn and the files for all that train this trial.
         with self._turn() if workers.first else nullcontext():
             reused = history[-1]["epochs_reused"] if history else 0
+            if self.shared.storage and workers.first:
+                self._fetch(trainer)
             if saved := workers.broadcast(self._longest(trainer) if workers.first else None):
                 rows = saved["history"][trainer.epoch :]
                 trainer.load_state_dict(saved["trainer"])
@@ -70,6 +88,19 @@ class Trunk:
             except OSError as error:  # two trials may then train the same epoch, nothing worse
                 _log().warning("no turn at the warm-up: %s", error)
             yield
+
+    def _fetch(self, trainer: Trainer) -> None:
+        """From the storage: the longest prefix that takes the trainer forward, if this machine has none as long."""
+        try:
+            there = self.shared.storage.at(self.key).files()
+            for epoch in range(trainer.config.warmup.epochs, trainer.epoch, -1):
+                if self._file(epoch).exists():
+                    return
+                if self._file(epoch).name in there:
+                    self.shared.storage.at(self.key).pull(self.folder, [self._file(epoch).name])
+                    return
+        except OSError as error:  # the epoch is trained again, nothing worse
+            _log().warning("shared warm-ups cannot be read: %s", error)
 
     def _longest(self, trainer: Trainer) -> dict[str, Any] | None:
         """The longest saved prefix that takes the trainer forward."""
@@ -97,9 +128,22 @@ class Trunk:
         content = dumps(state)
         try:
             write_whole(self._file(epoch), hashlib.sha256(content).digest() + content)
+            if self.shared.storage:
+                self.shared.storage.at(self.key).push(self.folder, [self._file(epoch).name])
+                self._prune_storage()
         except OSError as error:  # the next trial trains the epoch again, nothing worse
             _log().warning("warm-up epoch not kept: %s", error)
         self._prune()
+
+    def _prune_storage(self) -> None:
+        # What was used last is not known there: the oldest go first.
+        there = sorted(self.shared.storage.files().items(), key=lambda item: item[1].mtime_ns)
+        excess = sum(info.size for _, info in there) - self.shared.limit
+        for name, info in there:
+            if excess <= 0:
+                break
+            self.shared.storage.delete([name])
+            excess -= info.size
 
     def _prune(self) -> None:
         files = []
@@ -108,7 +152,7 @@ class Trunk:
                 files.append((file.stat().st_mtime, file.stat().st_size, file))
             except OSError:  # another trial has just removed it
                 continue
-        excess = sum(size for _, size, _ in files) - self.limit
+        excess = sum(size for _, size, _ in files) - self.shared.limit
         for _, size, file in sorted(files):
             if excess <= 0:
                 break

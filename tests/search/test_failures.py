@@ -185,7 +185,7 @@ def test_a_lost_machine_a_refusing_disk_and_a_killed_sweep_cost_no_result(
 def test_a_killed_worker_costs_its_trial_an_epoch_and_an_interrupted_sweep_leaves_no_places(
     machines: Machines, store: Store, tmp_path: Path
 ) -> None:
-    fields = {"compute.workers": 2, "model.norm": "group", "epochs": 40}
+    fields = {"compute.workers": 2, "model.norm": "group", "epochs": 400}  # more than it will live to see
     folder = new_sweep(tmp_path / "run", 1, **fields)
     driver = machines.sweep(folder, store)
     wait_for(lambda: len(epochs(folder, 0)) >= 2, driver)

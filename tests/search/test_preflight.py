@@ -7,16 +7,21 @@ import pytest
 from wandb_server import ENTITY, KEY, wandb_server
 
 from raygap.search.preflight import _ask, _resources, _shared, _state_api, _versions, check_cluster, weights_and_biases
+from raygap.storage import Storage
 
 
 def test_a_folder_that_cannot_be_written_is_named(
-    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, storage: Storage, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     (tmp_path / "file").write_text("")
-    checks = list(check_cluster(tmp_path / "storage", tmp_path / "file" / "cache", [tmp_path / "nowhere"]))
+    folders = {"storage": tmp_path / "storage", "cache": tmp_path / "file" / "cache"}
+    nowhere = Storage(storage.uri.replace("//tests/", "//nowhere/"))
+    checks = list(check_cluster(folders, nowhere, [tmp_path / "nowhere"]))
     failed = [check.about for check in checks if not check.passed]
-    assert failed == [
+    [refused] = [about for about in failed if nowhere.uri in about]
+    assert "cannot be written" in refused
+    assert [about for about in failed if about != refused] == [
         f"cache {tmp_path}/file/cache: cannot be written (Not a directory) on {os.uname().nodename}",
         f"root {tmp_path}/nowhere: no such file or folder on the head",
     ]
@@ -24,11 +29,14 @@ def test_a_folder_that_cannot_be_written_is_named(
     for text in ("State API: answers on 1 nodes", "storage", "versions: Python", "nothing is sent"):
         assert any(text in about for about in passed), passed
     assert not list((tmp_path / "storage").iterdir()), "nothing is left behind"
+    checks = list(check_cluster({}, storage, []))
+    assert f"storage {storage.uri}: written on 1 nodes" in [check.about for check in checks if check.passed]
+    assert not storage.files()
 
 
 def test_a_node_that_is_gone_is_named(ray_cluster: None) -> None:
     gone = "ab" * 28
-    answers = _ask({gone: {}}, [])
+    answers = _ask({gone: {}}, [], None)
     assert isinstance(answers[gone], str)
     assert not _resources("node1", {"CPU": 4}, answers[gone]).passed
 

@@ -16,14 +16,14 @@ from raygap.data.store import Store
 from raygap.methods import METHODS, find_method
 from raygap.training.run import train
 from raygap.training.trainer import Trainer
-from raygap.training.trunk import warmup_key
+from raygap.training.trunk import SharedWarmups, warmup_key
 
 BASE = SMALL | {"epochs": 7, "warmup.epochs": 3}
 
 
 def run(store: Store, folder: Path, trunk: Path | None, limit: float = 1e9, **fields: Any) -> list[dict[str, Any]]:
     config = from_mapping(BASE | {k.replace("__", "."): v for k, v in fields.items()})
-    return list(train(config, store, folder, trunk=(trunk, limit) if trunk else None))
+    return list(train(config, store, folder, trunk=SharedWarmups(trunk, limit) if trunk else None))
 
 
 def assert_same_but_for_reuse(one: Path, other: Path) -> None:
@@ -129,10 +129,11 @@ from test_trunk import BASE
 from raygap.config import from_mapping
 from raygap.data.store import Store
 from raygap.training.run import train
+from raygap.training.trunk import SharedWarmups
 print("ready", flush=True)
 sys.stdin.readline()
 config = from_mapping(BASE | {"epochs": 40, "warmup.epochs": 30})
-for row in train(config, Store.open(Path(sys.argv[1])), Path(sys.argv[2]), trunk=(Path(sys.argv[4]), 1e9)):
+for row in train(config, Store.open(Path(sys.argv[1])), Path(sys.argv[2]), trunk=SharedWarmups(Path(sys.argv[4]), 1e9)):
     pass
 print(row["epochs_reused"])
 """

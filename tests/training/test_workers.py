@@ -36,12 +36,13 @@ import torch.distributed as dist
 from raygap.config import from_mapping
 from raygap.data.store import Store
 from raygap.training.run import train
+from raygap.training.trunk import SharedWarmups
 rank, size, folder, store = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Store.open(Path(sys.argv[4]))
 dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=size)
 for run, fields, epochs in json.loads(sys.argv[5]):
     rows = []
     config = from_mapping(fields | {"compute.workers": size})
-    for row in train(config, store, folder / run, trunk=(folder / "trunk", 1e9)):
+    for row in train(config, store, folder / run, trunk=SharedWarmups(folder / "trunk", 1e9)):
         rows.append(row)
         if row["epoch"] == epochs:
             break

@@ -1,0 +1,73 @@
+"""Given trainings, as many at a time as fit: the seeds of a test, or candidates on other data sets."""
+
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+from raygap.search.cluster import RETRIES, CountTriesAnew, Placement, fit
+from raygap.search.together import DRIVER, GiveBack, Training, run_training
+from raygap.training.trainer import Metrics
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def run_trainings(
+    trainings: dict[Key, Training], placement: Placement, report: Callable[[Key, Metrics], None] = lambda key, row: None
+) -> tuple[dict[Key, Metrics], dict[Key, str]]:
+    """Run each training, or go on with it; returns the last metrics of those that ended, and why others failed.
+
+    `report` is told of every epoch. Ray must be running. What dies is started again as a sweep's trial is, and what
+    fails does not end the others. Raises KeyboardInterrupt once Ctrl-C has stopped them; the folders are gone on with.
+    """
+    if not trainings:
+        return {}, {}
+    watch = _Watch(list(trainings), report)
+    trainable = tune.with_parameters(run_training, trainings=list(trainings.values()), placement=placement)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, DRIVER if placement.workers > 1 else placement.each),
+        param_space={"training": tune.grid_search(list(range(len(trainings))))},
+        tune_config=tune.TuneConfig(max_concurrent_trials=placement.at_once, reuse_actors=placement.workers == 1),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(next(iter(trainings.values())).folder.parent),
+            verbose=0,
+            callbacks=[CountTriesAnew(), watch, *([GiveBack()] if placement.workers > 1 else [])],
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+        ),
+    )
+    fit(tuner)
+    if len(watch.ended) < len(trainings):
+        raise KeyboardInterrupt
+    return {key: row for key, row in watch.rows.items() if key not in watch.failed}, watch.failed
+
+
+class _Watch(tune.Callback):
+    def __init__(self, keys: list[Any], report: Callable[[Any, Metrics], None]) -> None:
+        self.keys, self.report = keys, report
+        self.rows: dict[Any, Metrics] = {}
+        self.failed: dict[Any, str] = {}
+        self.ended: set[Any] = set()
+
+    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
+        """An epoch ended, or the training says why it failed."""
+        key = self.keys[trial.config["training"]]
+        if "error" in result:
+            self.failed[key] = result["error"]
+        else:
+            self.rows[key] = result
+            self.report(key, result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A training came to its end, or to that of its own fault."""
+        self.ended.add(self.keys[trial.config["training"]])
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A training was given up."""
+        key = self.keys[trial.config["training"]]
+        self.ended.add(key)
+        cause = getattr(trial.get_pickled_error(), "cause", None)
+        died = f"its processes died {RETRIES + 1} times without finishing an epoch in between"
+        said = f"{type(cause).__name__}: {cause}".splitlines()[0] if cause else died
+        self.failed[key] = f"{said}; see {trial.local_path}/error.txt"

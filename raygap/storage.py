@@ -1,0 +1,112 @@
+"""Folders in an object store (s3://, gs://), for clusters whose machines share no file system."""
+
+import hashlib
+import posixpath
+import shutil
+import tempfile
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
+
+from raygap.errors import UserError, first_line
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A folder at a URI that one of pyarrow's file systems opens; options such as ?region= stand at the URI's end.
+
+    What a file holds there is replaced whole or not at all. Every method raises OSError when the store refuses.
+    """
+
+    uri: str
+
+    def at(self, *parts: str) -> "Storage":
+        """A folder below."""
+        url = urlsplit(self.uri)
+        return Storage(urlunsplit(url._replace(path=posixpath.normpath(posixpath.join(url.path or "/", *parts)))))
+
+    def scratch(self) -> Path:
+        """Where a machine works on what is kept here."""
+        return Path(tempfile.gettempdir(), "raygap", hashlib.sha256(self.uri.encode()).hexdigest()[:16])
+
+    def files(self) -> dict[str, FileInfo]:
+        """All files, by their path below this folder."""
+        files, root = _open(self.uri)
+        found = files.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
+        return {posixpath.relpath(info.path, root): info for info in found if info.type == FileType.File}
+
+    def push(self, folder: Path, names: Iterable[str]) -> None:
+        """Copy files from a local folder, one after the other."""
+        files, root = _open(self.uri)
+        for name in names:
+            with (folder / name).open("rb") as source, files.open_output_stream(f"{root}/{name}") as there:
+                shutil.copyfileobj(source, there, 2**20)
+
+    def pull(self, folder: Path, names: Iterable[str]) -> None:
+        """Copy files to a local folder; those that are not here are left out."""
+        files, root = _open(self.uri)
+        for name in names:
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f".{target.name}.pulled")
+            try:
+                with files.open_input_stream(f"{root}/{name}") as source, partial.open("wb") as file:
+                    shutil.copyfileobj(source, file, 2**20)
+            except FileNotFoundError:
+                continue
+            partial.replace(target)
+
+    def pull_all(self, folder: Path, without: Container[str] = ()) -> None:
+        """Copy the files whose names are not in `without` to a local folder."""
+        self.pull(folder, [name for name in self.files() if posixpath.basename(name) not in without])
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete files; those that are not here need not be."""
+        files, root = _open(self.uri)
+        for name in names:
+            try:
+                files.delete_file(f"{root}/{name}")
+            except FileNotFoundError:
+                continue
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Where machines that share no folder find the store that they train on, and keep the folder that they write."""
+
+    store: Storage
+    folder: Storage
+
+    def at(self, *parts: str) -> "Copies":
+        """Of a folder below, with the same store."""
+        return Copies(self.store, self.folder.at(*parts))
+
+
+def split_storage(given: str | None) -> tuple[Path | None, Storage | None]:
+    """What --storage names: a folder that all machines share, or an object store.
+
+    Raises UserError for a URI that nothing opens, or that holds a secret, which run folders would give away.
+    """
+    if given is None:
+        return None, None
+    if "://" not in given:
+        return Path(given).expanduser(), None
+    url = urlsplit(given)
+    if url.scheme == "file":
+        return Path(url.path), None
+    if url.password:
+        raise UserError(f"--storage {url.scheme}://...: holds a secret; give it in the environment (AWS_ACCESS_KEY_ID)")
+    try:
+        _open(given)
+    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own are among them
+        raise UserError(f"--storage {given}: {first_line(error)}; give a folder, s3://... or gs://...") from None
+    return None, Storage(given)
+
+
+@lru_cache(maxsize=64)
+def _open(uri: str) -> tuple[FileSystem, str]:
+    return FileSystem.from_uri(uri)

@@ -1,0 +1,212 @@
+"""Runs that are kept in an object store: a real S3 server on this machine, and machines that share nothing else."""
+
+import logging
+import shutil
+import tempfile
+from itertools import islice
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from stores import SMALL
+
+from raygap.config import from_mapping
+from raygap.data.local_store import keep_store, local_store
+from raygap.data.store import Store
+from raygap.errors import UserError
+from raygap.search.job import Outcome, run_sweep
+from raygap.search.kept import check_storage, drop_unknown_trials, fetch_run
+from raygap.search.plan import Plan, make_folder, read_plan, write_plan
+from raygap.search.trial import train_seed, train_trial
+from raygap.storage import Storage, split_storage
+from raygap.training.run import train
+from raygap.training.trunk import SharedWarmups
+
+CONFIG = from_mapping(SMALL)
+
+
+def new_machine() -> None:
+    """Nothing of raygap's is left in the folder for temporary files."""
+    shutil.rmtree(Path(tempfile.gettempdir(), "raygap"), ignore_errors=True)
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    for table in ("metrics", "ledger"):
+        rows = [pq.read_table(folder / f"{table}.parquet") for folder in (one, other)]
+        assert (
+            rows[0]
+            .drop_columns([c for c in rows[0].column_names if c == "epochs_reused"])
+            .equals(rows[1].drop_columns([c for c in rows[1].column_names if c == "epochs_reused"]))
+        )
+
+
+def test_a_file_comes_back_as_it_went(storage: Storage, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    (here / "sub").mkdir(parents=True)
+    (here / "a").write_bytes(bytes(range(256)) * 50_000)  # more than one part of an upload
+    (here / "sub" / "b").touch()
+    storage.push(here, ["a", "sub/b"])
+    assert {name: info.size for name, info in storage.files().items()} == {"a": 12_800_000, "sub/b": 0}
+    storage.pull(tmp_path / "there", ["a", "sub/b", "c"])
+    assert (tmp_path / "there" / "a").read_bytes() == (here / "a").read_bytes()
+    assert sorted(p.name for p in (tmp_path / "there").rglob("*")) == ["a", "b", "sub"]
+    storage.delete(["a", "c"])
+    assert list(storage.files()) == ["sub/b"]
+    assert list(storage.at("sub").files()) == ["b"]
+    assert storage.at("sub", "..").files().keys() == storage.files().keys()
+
+
+def test_training_goes_on_at_another_machine(storage: Storage, small_store: Store, tmp_path: Path) -> None:
+    whole = list(train(CONFIG, small_store, tmp_path / "whole"))
+    rows = train_trial(CONFIG, small_store, tmp_path / "unused", None, storage)
+    list(islice(rows, 3))
+    rows.close()
+    assert not storage.scratch().exists()
+    new_machine()
+    assert list(train_trial(CONFIG, small_store, tmp_path / "unused", None, storage)) == whole
+    assert not (tmp_path / "unused").exists()
+    storage.pull_all(tmp_path / "kept")
+    assert_equal(tmp_path / "kept", tmp_path / "whole")
+    assert {"best.pt", "config.yaml"} <= storage.files().keys()
+
+
+def test_a_seed_is_tested_once(storage: Storage, small_store: Store, tmp_path: Path) -> None:
+    *_, first = train_seed(CONFIG, small_store, tmp_path / "unused", storage)
+    assert "checkpoint.pt" not in storage.files()
+    new_machine()
+    assert list(train_seed(CONFIG, small_store, tmp_path / "unused", storage)) == [first]
+
+
+def test_machines_share_warmups(
+    storage: Storage, small_store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run(name: str, limit: float = 1e9, **fields: int) -> int:
+        config = from_mapping(SMALL | {"epochs": 6, "warmup.epochs": 3} | fields)
+        warmups = SharedWarmups(tmp_path / "unused", limit, storage)
+        *_, last = train(config, small_store, tmp_path / name, trunk=warmups)
+        new_machine()
+        return last["epochs_reused"]
+
+    assert run("first") == 0
+    assert run("second") == 3
+    assert_equal(tmp_path / "first", tmp_path / "second")
+    [*_, longest] = sorted(storage.files())
+    key, _, name = longest.partition("/")
+    (tmp_path / name).write_bytes(b"damaged")
+    storage.at(key).push(tmp_path, [name])
+    assert run("third") < 3
+    assert_equal(tmp_path / "first", tmp_path / "third")
+    assert run("fourth") == 3
+    size = storage.files()[longest].size
+    assert run("small", limit=2.5 * size, seed=1) == 0
+    assert len(storage.files()) == 2
+    assert not [record for record in caplog.records if record.name == "raygap"]
+
+
+def test_a_store_is_fetched_whole_or_not_at_all(storage: Storage, small_store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no whole store"):
+        local_store(tmp_path / "store", storage)
+    keep_store(small_store.path, storage)
+    copy = local_store(tmp_path / "store", storage)
+    assert Store.open(copy).header == small_store.header
+    assert local_store(small_store.path, storage) == small_store.path  # a machine that has it
+    new_machine()
+    name = next(file.name for file in small_store.path.iterdir() if file.stat().st_size > 100)
+    (tmp_path / name).write_bytes(b"damaged")
+    storage.push(tmp_path, [name])
+    with pytest.raises(UserError, match="differs from s3://"):
+        local_store(tmp_path / "store", storage)
+
+
+def sweep(folder: Path, store: Store, storage: Storage | None, trials: int = 3) -> Outcome:
+    space = {"loss.focus": {"uniform": [0, 5]}, "warmup.epochs": {"randint": [1, 3]}}
+    plan = Plan("small", None, trials, SMALL, space, "", test_seeds=1, storage=storage and storage.uri)
+    if (folder / "sweep.yaml").exists():
+        plan = read_plan(folder)
+    else:
+        make_folder(folder, new=True)
+        write_plan(plan, folder)
+    return run_sweep(plan, folder, store.path, 1, None, lambda seed, metrics: None)
+
+
+def test_a_sweep_is_the_same_and_goes_on_where_its_folder_is_not(
+    storage: Storage, small_store: Store, tmp_path: Path, ray_cluster: None
+) -> None:
+    run = storage.at("runs", "kept")
+    check_storage(run, new=True)
+    plain, kept = sweep(tmp_path / "plain", small_store, None), sweep(tmp_path / "kept", small_store, run)
+    assert [trial.values for trial in kept.study.trials] == [trial.values for trial in plain.study.trials]
+    assert kept.test.rows.keys() == plain.test.rows.keys()
+    for seed, row in plain.test.rows.items():
+        assert kept.test.rows[seed]["test_accuracy"] == row["test_accuracy"]
+    assert (tmp_path / "kept" / "report.html").exists()
+    there = run.files()
+    assert {"sweep.yaml", "study.journal", "best.yaml", "report.html", "trials.csv"} <= there.keys()
+    best = f"trials/{kept.best.number:04d}"
+    assert {name for name in there if name.endswith("best.pt") and name.startswith("trials")} == {f"{best}/best.pt"}
+    assert not [name for name in there if name.endswith("checkpoint.pt")]
+    assert_equal(tmp_path / "kept" / best, tmp_path / "plain" / best)
+    with pytest.raises(UserError, match=r"kept\?.*: holds a sweep already"):
+        check_storage(run, new=True)
+
+    # Another head: the folder is gone, and a trial had begun of which the study knows nothing yet.
+    (tmp_path / "kept").rename(tmp_path / "gone")
+    run.at("trials", "0003").push(tmp_path / "gone", ["sweep.yaml"])
+    fetch_run(run, tmp_path / "kept")
+    again = sweep(tmp_path / "kept", small_store, run)
+    assert [trial.values for trial in again.study.trials] == [trial.values for trial in kept.study.trials]
+    assert (tmp_path / "kept" / best / "best.pt").exists()
+    assert not run.at("trials", "0003").files()
+
+
+def test_unknown_trials_go_and_known_ones_stay(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    for number in range(4):
+        storage.at("trials", f"{number:04d}").push(tmp_path, ["config.yaml"])
+    drop_unknown_trials(storage, 2)
+    assert sorted(storage.files()) == ["trials/0000/config.yaml", "trials/0001/config.yaml"]
+
+
+def test_a_refusing_store_is_waited_for(
+    storage: Storage, small_store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Storage(storage.uri.replace("s3://tests/", "s3://later/").replace("allow_bucket_creation=true", ""))
+    rows = train_trial(CONFIG, small_store, tmp_path, None, folder)
+    caplog.set_level(logging.WARNING, "raygap")
+
+    def create(*arguments: object) -> None:
+        import boto3
+
+        endpoint = "http://" + storage.uri.partition("endpoint_override=")[2].partition("&")[0]
+        boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket="later")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raygap.patience.time.sleep", create)
+        assert next(rows)["epoch"] == 1
+    assert "waiting for up to" in caplog.text
+    rows.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("s4://bucket/path", "--storage s4://bucket/path: Unrecognized filesystem type in URI: s4://bucket/path; give"),
+        ("s3://key:secret@bucket/path", "--storage s3://...: holds a secret; give it in the environment"),
+    ],
+)
+def test_what_cannot_be_a_storage(given: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        split_storage(given)
+    assert str(error.value).startswith(message)
+    assert "secret@" not in str(error.value)
+
+
+def test_a_bucket_that_is_not_there_is_named(storage: Storage) -> None:
+    with pytest.raises(UserError, match=r"^s3://nobody/.*cannot be written \(.*bucket does not exist"):
+        check_storage(Storage(storage.uri.replace("s3://tests/", "s3://nobody/")), new=True)
+
+
+def test_a_folder_may_be_a_storage(tmp_path: Path) -> None:
+    assert split_storage(str(tmp_path)) == (tmp_path, None)
+    assert split_storage(f"file://{tmp_path}") == (tmp_path, None)
+    assert split_storage(None) == (None, None)
