@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from raygap.config import TrialConfig, from_mapping, to_mapping
+from raygap.data.store import Store
 from raygap.patience import patiently
 from raygap.search.cluster import Placement
 from raygap.search.together import Training
 from raygap.search.trainings import run_trainings
+from raygap.search.trial import tested_before
 from raygap.storage import Copies
 from raygap.tracking.run_folder import FAILED, TEST, write_csv
 from raygap.tracking.seed_results import TEST_METRICS, Reporter, SeedResults
@@ -28,13 +30,17 @@ def train_seeds(
     KeyboardInterrupt after Ctrl-C.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    known, opened = {}, Store.open(store)
     trainings = {}
     for seed in seeds:
-        own = copies and copies.at(str(seed))
-        place = folder.resolve() / str(seed)
-        own_config = from_mapping(to_mapping(config) | {"seed": seed})
-        trainings[seed] = Training(own_config, store, place, copies=own, test=True)
+        seeded, place = from_mapping(to_mapping(config) | {"seed": seed}), folder.resolve() / str(seed)
+        if metrics := tested_before(seeded, opened, place):
+            known[seed] = metrics
+            report(seed, metrics)
+        else:
+            trainings[seed] = Training(seeded, store, place, copies=copies and copies.at(str(seed)), test=True)
     rows, failed = run_trainings(trainings, placement, report)
+    rows |= known
     if copies:
         patiently(lambda: copies.folder.pull_all(folder, without=("checkpoint.pt",)))
     tested = {seed: rows[seed] for seed in seeds if seed in rows}

@@ -8,6 +8,7 @@ from ray.tune.experiment import Trial
 
 from raygap.search.cluster import RETRIES, CountTriesAnew, Placement, fit
 from raygap.search.together import DRIVER, GiveBack, Training, run_training
+from raygap.tracking.wandb_callback import TUNES_OWN
 from raygap.training.trainer import Metrics
 
 Key = TypeVar("Key", bound=Hashable)
@@ -50,14 +51,18 @@ class _Watch(tune.Callback):
         self.failed: dict[Any, str] = {}
         self.ended: set[Any] = set()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks into a file that nobody reads; a progress bar cannot be pickled."""
+        return {}
+
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
         """An epoch ended, or the training says why it failed."""
         key = self.keys[trial.config["training"]]
         if "error" in result:
             self.failed[key] = result["error"]
         else:
-            self.rows[key] = result
-            self.report(key, result)
+            self.rows[key] = {name: value for name, value in result.items() if name not in TUNES_OWN}
+            self.report(key, self.rows[key])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A training came to its end, or to that of its own fault."""

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 OWN_FAULT = (TrainingDiverged, UserError, torch.cuda.OutOfMemoryError)
 """What a trial does to itself, and would do again. Anything else may be the machine's fault: it is started again."""
 
+TESTED = "test.json"
+"""The metrics of a training that was tested, in its folder, and what it was."""
+
 
 def reason_of(error: Exception) -> str:
     """One line on an error of OWN_FAULT."""
@@ -55,10 +58,8 @@ def train_seed(config: TrialConfig, store: Store, folder: Path, storage: Storage
     A run that was tested before yields these alone. Where several workers train, all run this, and the first tests.
     """
     with _at_work(folder, storage) as folder:
-        workers, done = Workers(), folder / "test.json"
-        identity = {"config": to_mapping(config), "store": store.header["key"]}
-        earlier = json.loads(done.read_text()) if workers.first and done.exists() else {"of": None}
-        if earlier := workers.broadcast(earlier["metrics"] if earlier["of"] == identity else None):
+        workers = Workers()
+        if earlier := workers.broadcast(tested_before(config, store, folder) if workers.first else None):
             yield earlier
             return
         if workers.first:
@@ -70,12 +71,25 @@ def train_seed(config: TrialConfig, store: Store, folder: Path, storage: Storage
             dist.destroy_process_group()
         if workers.first:
             metrics |= test(folder, store)
-            write_text(done, json.dumps({"of": identity, "metrics": metrics}, indent=1))
+            tested = {"of": _identity(config, store), "metrics": metrics}
+            write_text(folder / TESTED, json.dumps(tested, indent=1))
             (folder / "checkpoint.pt").unlink()
             if storage:
-                patiently(lambda: storage.push(folder, [done.name]))
+                patiently(lambda: storage.push(folder, [TESTED]))
                 patiently(lambda: storage.delete(["checkpoint.pt"]))
         yield metrics
+
+
+def tested_before(config: TrialConfig, store: Store, folder: Path) -> Metrics | None:
+    """What train_seed gave last in this folder; None if it has not come to its end there, or was another's."""
+    if not (folder / TESTED).exists():
+        return None
+    earlier = json.loads((folder / TESTED).read_text())
+    return earlier["metrics"] if earlier["of"] == _identity(config, store) else None
+
+
+def _identity(config: TrialConfig, store: Store) -> dict[str, Any]:
+    return {"config": to_mapping(config), "store": store.header["key"]}
 
 
 @contextmanager

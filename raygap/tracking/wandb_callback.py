@@ -23,7 +23,7 @@ from raygap.tracking.seed_results import TEST_METRICS, Interval, SeedResults
 from raygap.tracking.wandb_process import STOPPED, logged_in
 from raygap.tracking.wandb_writer import Writer
 
-_TUNES = {*AUTO_RESULT_KEYS, *DEBUG_METRICS, "checkpoint_path"}
+TUNES_OWN = {*AUTO_RESULT_KEYS, *DEBUG_METRICS, "checkpoint_path", "done", "experiment_tag"}
 """Keys that Tune adds to a trial's results; some tell of machines and their addresses."""
 
 
@@ -81,7 +81,7 @@ class SweepLog:
         numbers = {
             name: value
             for name, value in metrics.items()
-            if name not in _TUNES and isinstance(value, int | float | np.number) and not isinstance(value, bool)
+            if name not in TUNES_OWN and isinstance(value, int | float | np.number) and not isinstance(value, bool)
         }
         numbers = {name: value.item() if isinstance(value, np.number) else value for name, value in numbers.items()}
         if metrics["epoch"] == metrics.get("best_epoch"):

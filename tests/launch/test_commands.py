@@ -134,6 +134,7 @@ def test_dry_run_prints_the_plan_and_does_nothing(here: Path) -> None:
 
 def test_the_whole_line_on_real_media(here: Path, data_set: Path, ray_cluster: None) -> None:
     arguments = ["--dataset", "manifest", "--root", data_set, "--name", "r", "--trials", "2", "--test-seeds", "2"]
+    arguments += ["--concurrency", "1"]
     space = here / "space.yaml"
     space.write_text("fixed: {epochs: 3, purify.epochs: 1}\nspace: {loss.focus: {uniform: [0, 4]}}")
     result = call("sweep", *arguments, "--space", space, "--set", "warmup.epochs=1", *TINY)
@@ -150,11 +151,13 @@ def test_the_whole_line_on_real_media(here: Path, data_set: Path, ray_cluster: N
     assert best.exit_code == 0
     assert yaml.safe_load(best.stdout)["epochs"] == 3
     (here / "copy.yaml").write_text(best.stdout)
-    trained = call("train", "--dataset", "manifest", "--root", data_set, "--config", "copy.yaml", "--out", "t")
+    trained = call(
+        "train", "--dataset", "manifest", "--root", data_set, "--config", "copy.yaml", "--out", "t", "--seeds", "1"
+    )
     assert trained.exit_code == 0, trained.output
     assert (here / "t/test.csv").read_text().startswith("seed,best_epoch,best_val_accuracy,test_accuracy")
 
-    more = call("sweep", "--dataset", "manifest", "--resume", "--trials", "3")
+    more = call("sweep", "--dataset", "manifest", "--resume", "--trials", "3", "--concurrency", "1")
     assert more.exit_code == 0, more.output
     assert "best of 3 trials" in more.output
 

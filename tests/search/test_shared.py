@@ -9,7 +9,7 @@ from raygap.config import from_mapping, load_yaml
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.search.plan import Plan, make_folder
-from raygap.search.shared import Candidate, Swept, Training, _validate, find_shared
+from raygap.search.shared import Candidate, Swept, find_shared
 from raygap.search.sweep import run_trials
 from raygap.training.run import train
 
@@ -29,10 +29,10 @@ def test_the_shared_configuration_is_the_best_on_average_of_all_data_sets(
         make_folder(tmp_path / name, new=True)
         # On the second, the longest warm-up of the first leaves no room.
         own = plan(name) if name == "first" else plan(name, epochs=4, **{"purify.epochs": 1})
-        study = run_trials(own, tmp_path / name, store.path)
+        study = run_trials(own, tmp_path / name, store.path, concurrency=1)
         assert any(trial.state == TrialState.COMPLETE for trial in study.trials)
         swept.append(Swept(own, tmp_path / name, store.path))
-    chosen, best = find_shared(swept, tmp_path, None)
+    chosen, best = find_shared(swept, tmp_path, 1)
     rows = list(csv.DictReader((tmp_path / "shared.csv").open()))
     scores = [float(row["mean_normalised_score"]) for row in rows]
     assert scores == sorted(scores, reverse=True)
@@ -58,17 +58,3 @@ def test_a_search_without_a_complete_trial_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with pytest.raises(UserError, match="run: no trial is complete"):
         find_shared([Swept(plan("demo"), tmp_path / "run", tmp_path)], tmp_path, None)
-
-
-def test_a_candidate_of_several_workers_is_validated_by_as_many(
-    small_store: Store, tmp_path: Path, ray_cluster: None
-) -> None:
-    """Equal to one worker's, but for what rounding may turn; and what cannot be trained is named."""
-    fields = SMALL | {"epochs": 3, "warmup.epochs": 1, "model.norm": "group", "method": "joint"}
-    waiting = {}
-    for name, own in {"alone": {}, "together": {"compute.workers": 2}, "refused": {"compute.workers": 2}}.items():
-        method = {"method": "reconboost"} if name == "refused" else {}
-        waiting[name] = Training(from_mapping(fields | own | method), small_store.path, tmp_path / "shared" / name)
-    found = _validate(waiting, 1)
-    assert found["together"] == pytest.approx(found["alone"], abs=1.5 / len(small_store.rows("val")))
-    assert "set model.fusion=sum" in found["refused"]

@@ -105,11 +105,11 @@ def test_a_renamed_folder_goes_on_and_other_data_are_refused(
     folder = tmp_path / "run"
     make_folder(folder, new=True)
     before = signal.getsignal(signal.SIGINT)
-    first = run_trials(plan(2), folder, small_store.path)
+    first = run_trials(plan(2), folder, small_store.path, concurrency=1)
     assert signal.getsignal(signal.SIGINT) is before  # or the next Ctrl-C would be lost
     values = [trial.value for trial in first.trials]
     moved = folder.rename(tmp_path / "moved")
-    study = run_trials(plan(3), moved, small_store.path)
+    study = run_trials(plan(3), moved, small_store.path, concurrency=1)
     assert [trial.value for trial in study.trials][:2] == values
     assert len(study.trials) == 3
     other = write_store(tmp_path / "store", seed=1)

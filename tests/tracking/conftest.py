@@ -61,7 +61,7 @@ def finished_sweep(
     write_plan(plan, folder)
     with pytest.MonkeyPatch.context() as patch:
         give_account(patch, logged_server, tmp_path_factory.mktemp("home"))
-        outcome = run_sweep(plan, folder, small_store.path, None, None, lambda seed, metrics: None)
+        outcome = run_sweep(plan, folder, small_store.path, 1, None, lambda seed, metrics: None)
     assert not any("could not be" in line for line in outcome.about_gaps)
     return folder, outcome
 
