@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -135,6 +136,10 @@ def epochs(folder: Path, number: int) -> list[int]:
     return pq.read_table(table)["epoch"].to_pylist() if table.exists() else []
 
 
+def epochs_beyond(folder: Path, before: list[int]) -> list[int]:
+    return now if len(now := epochs(folder, 0)) > len(before) + 1 else []
+
+
 def equals_an_undisturbed_run(folder: Path, number: int, store: Store, again: Path) -> bool:
     files = trial_folder(folder, number)
     list(train(from_mapping(yaml.safe_load((files / "config.yaml").read_text())), store, again))
@@ -182,17 +187,18 @@ def test_a_lost_machine_a_refusing_disk_and_a_killed_sweep_cost_no_result(
     assert equals_an_undisturbed_run(folder, complete.number, store, tmp_path / "again")
 
 
-def test_a_killed_worker_costs_its_trial_an_epoch_and_an_interrupted_sweep_leaves_no_places(
+def test_a_killed_worker_or_machine_costs_its_trial_an_epoch_and_an_interrupted_sweep_leaves_no_places(
     machines: Machines, store: Store, tmp_path: Path
 ) -> None:
     fields = {"compute.workers": 2, "model.norm": "group", "epochs": 400}  # more than it will live to see
     folder = new_sweep(tmp_path / "run", 1, **fields)
     driver = machines.sweep(folder, store)
     wait_for(lambda: len(epochs(folder, 0)) >= 2, driver)
-    machines.processes("RayTrainWorker")[0].kill()
-    before = epochs(folder, 0)
-    seen = wait_for(lambda: len(epochs(folder, 0)) > len(before) + 1 and epochs(folder, 0), driver)
-    assert seen[: len(before)] == before  # it went on, and did not begin again
+    for kill in (psutil.Process.kill, machines.lose):  # a worker, then the machine of a worker
+        kill(machines.processes("RayTrainWorker")[0])
+        before = epochs(folder, 0)
+        seen = wait_for(partial(epochs_beyond, folder, before), driver)
+        assert seen[: len(before)] == before  # it went on, and did not begin again
     driver.send_signal(signal.SIGINT)
     assert driver.wait(120) == 0
     assert "groups left: 0 of" in (tmp_path / "run.log").read_text()
