@@ -118,9 +118,9 @@ def test_a_checkpoint_from_elsewhere_runs_no_code(kind: str, mark: Path, tmp_pat
 
 
 def test_a_shared_warm_up_from_elsewhere_runs_no_code(mark: Path, tmp_path: Path, small_store: Store) -> None:
-    trunk = (tmp_path / "trunk", 1e9)
+    trunk = SharedWarmups(tmp_path / "trunk", 1e9)
     next(train(from_mapping(SMALL), small_store, tmp_path / "first", trunk=trunk))
-    [saved] = trunk[0].glob("*/0001.pt")
+    [saved] = trunk.folder.glob("*/0001.pt")
     torch.save(Evil(mark), tmp_path / "evil.pt")
     content = (tmp_path / "evil.pt").read_bytes()
     saved.write_bytes(hashlib.sha256(content).digest() + content)  # whole, as far as the digest can tell
