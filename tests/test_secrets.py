@@ -19,6 +19,7 @@ from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.training import checkpoint
 from raygap.training.run import load_network, train
+from raygap.training.trunk import SharedWarmups
 
 REPOSITORY = Path(__file__).parents[1]
 UNSAFE_MODULES = {"pickle", "cloudpickle", "ray.cloudpickle", "dill", "joblib", "marshal", "shelve"}
