@@ -14,6 +14,7 @@ import pytest
 import requests
 import yaml
 
+pytestmark = pytest.mark.cluster
 REPOSITORY = Path(__file__).parents[2]
 CLUSTER = """
 import json, socket, sys, tempfile

@@ -147,6 +147,7 @@ def equals_an_undisturbed_run(folder: Path, number: int, store: Store, again: Pa
     return tables[0].equals(tables[1])
 
 
+@pytest.mark.cluster
 def test_a_lost_machine_a_refusing_disk_and_a_killed_sweep_cost_no_result(
     machines: Machines, store: Store, tmp_path: Path
 ) -> None:
@@ -187,6 +188,7 @@ def test_a_lost_machine_a_refusing_disk_and_a_killed_sweep_cost_no_result(
     assert equals_an_undisturbed_run(folder, complete.number, store, tmp_path / "again")
 
 
+@pytest.mark.cluster
 def test_a_killed_worker_or_machine_costs_its_trial_an_epoch_and_an_interrupted_sweep_leaves_no_places(
     machines: Machines, store: Store, tmp_path: Path
 ) -> None:
