@@ -57,7 +57,7 @@ def test_faults_of_the_disks(small_store, local, tmp_path, monkeypatch):
         local_store(tmp_path / "nowhere")
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match=r"the copy needs 0.0 GB and 0.0 GB are free; make room, or let RAYGAP_LOCAL name"):
+    with pytest.raises(UserError, match=r"the copy needs 0.0 GB and 0.0 GB are free; make room, or let RAYGAP_LOCAL"):
         local_store(small_store.path)
     (tmp_path / "file").touch()
     monkeypatch.setenv("RAYGAP_LOCAL", str(tmp_path / "file"))
