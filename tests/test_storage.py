@@ -190,7 +190,7 @@ def test_a_refusing_store_is_waited_for(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("s4://bucket/path", "--storage s4://bucket/path: Unrecognized filesystem type in URI: s4://bucket/path; give"),
+        ("s4://bucket/path", "--storage s4://bucket/path: unknown kind of storage; give a folder, or s3://, gs://"),
         ("s3://key:secret@bucket/path", "--storage s3://...: holds a secret; give it in the environment"),
     ],
 )

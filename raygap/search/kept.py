@@ -43,7 +43,7 @@ def check_storage(storage: Storage, new: bool) -> None:
             (Path(folder) / marker).touch()
             storage.push(Path(folder), [marker])
         storage.delete([marker])
-    except OSError as error:
+    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own are among the last two
         raise UserError(f"{storage.uri}: cannot be written ({first_line(error)})") from None
     if new and PLAN in there:
         raise UserError(f"{storage.uri}: holds a sweep already; continue it with --resume, or choose another --name")

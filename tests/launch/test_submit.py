@@ -150,3 +150,10 @@ def test_a_shell_reads_back_what_was_meant() -> None:
     words: list[Any] = ["a b", "~/c d", "$HOME", "it's", "~"]
     read = subprocess.run(["sh", "-c", f"printf '%s\\n' {shell_line(words)}"], capture_output=True, text=True).stdout
     assert read.splitlines() == ["a b", f"{Path.home()}/c d", "$HOME", "it's", "~"]
+
+
+def test_an_object_store_goes_along_and_the_head_has_a_folder_of_its_own(here: Path) -> None:
+    sweep = ["--dataset", "demo", "--name", "r", "--dry-run"]
+    result = call("submit", "--address", "http://h", "--storage", "s3://bucket/raygap", "--", *sweep)
+    assert result.exit_code == 0, result.output
+    assert "--out ~/raygap/runs/r --cache ~/raygap/stores --storage s3://bucket/raygap" in result.stdout
