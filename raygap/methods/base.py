@@ -211,8 +211,8 @@ class Method:
         return {
             "mixture_mean_balanced": mean,
             "mixture_mean_imbalanced": mean_imbalanced,
-            "mixture_std_balanced": variance**0.5,
-            "mixture_std_imbalanced": variance_imbalanced**0.5,
+            "mixture_variance_balanced": variance,
+            "mixture_variance_imbalanced": variance_imbalanced,
             "mixture_weight_imbalanced": self.mixture.weights[1],
             "mixture_ashman_d": self.mixture.ashman_d,
             "mixture_bic_difference": bic_one_gaussian(values) - self.mixture.bic(values),
