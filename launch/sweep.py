@@ -43,7 +43,7 @@ from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run,
 from raygap.search.shared import SHARED, Swept, find_shared, print_shared
 from raygap.search.sweep import plan_placement
 from raygap.storage import Storage, split_storage
-from raygap.tracking.run_folder import BEST, PLAN, REPORT, TRIALS
+from raygap.tracking.run_folder import BEST, REPORT, TRIALS
 from raygap.tracking.seed_results import seeds_bar, seeds_table
 from raygap.tracking.wandb_callback import check_login
 from raygap.tracking.wandb_layout import Mode
@@ -150,7 +150,7 @@ def main(
         folder = out or (runs / name if name else newest_run(runs, dataset))
         places = _places(folder, names)
         for place in places.values():
-            if kept_at and not (place / PLAN).exists():
+            if kept_at:
                 fetch_run(_copy_of(place, folder, kept_at), place)
         plans = {place: read_plan(place) for place in places.values()}
         for dataset_name, place in places.items():

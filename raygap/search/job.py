@@ -56,12 +56,15 @@ def run_sweep(
     plan: Plan, folder: Path, store: Path, concurrency: int | None, time_budget: float | None, report: Reporter
 ) -> Outcome:
     """Run (or go on with) a sweep in its folder. When the search is over, one configuration is read on test."""
+    copies = plan.copies(store)
+    if copies:
+        keep_run(folder, copies.folder)  # already now: from the plan and the study another machine goes on
     with sweep_log(folder, plan.dataset, plan.wandb, plan.wandb_project, plan.wandb_entity) as log:
         outcome = _search_and_test(plan, folder, store, concurrency, time_budget, report, log)
         if log and outcome.test and outcome.test.rows:
             figures = [folder / "figures" / name for name in ("gap.png", "curves.png")]
             log.test(outcome.best.number, outcome.config, outcome.test, figures)
-    if copies := plan.copies(store):
+    if copies:
         keep_run(folder, copies.folder)
     return outcome
 

@@ -57,13 +57,21 @@ def keep_run(folder: Path, storage: Storage) -> None:
 
 
 def fetch_run(storage: Storage, folder: Path) -> None:
-    """Bring a sweep to a machine that has not seen it: all but weights. Raises UserError if there is none."""
+    """Bring a sweep, all but weights, to a machine that has not seen it, or where it has not been at work last.
+
+    Raises UserError if it is neither there nor here.
+    """
+    plan, journal = folder / PLAN, folder / JOURNAL
     try:
-        names = [name for name in storage.files() if not name.endswith((".pt", ".lock"))]
-        if PLAN not in names:
+        there = storage.files()
+        if PLAN not in there and not plan.exists():
             raise UserError(f"{storage.uri}: holds no sweep ({PLAN} is missing)")
-        storage.pull(folder, sorted(names, key=lambda name: name == PLAN))  # last: with it the folder is a run's
-    except OSError as error:
+        # A study's file only grows: the longer one is the newer.
+        known = journal.stat().st_size if journal.exists() else 0
+        if not plan.exists() or (JOURNAL in there and there[JOURNAL].size > known):
+            names = [name for name in there if not name.endswith((".pt", ".lock"))]
+            storage.pull(folder, sorted(names, key=lambda name: name == PLAN))  # last: with it the folder is a run's
+    except (OSError, ValueError, NotImplementedError) as error:  # as above
         raise UserError(f"{storage.uri}: cannot be read ({first_line(error)})") from None
 
 

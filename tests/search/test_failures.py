@@ -1,6 +1,7 @@
 """Real processes are killed, on a cluster of raylets of their own, as on three machines; the head trains nothing."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,8 +29,10 @@ from raygap.errors import UserError
 from raygap.search import sweep
 from raygap.search.cluster import fit
 from raygap.search.job import Outcome
+from raygap.search.kept import fetch_run
 from raygap.search.plan import Plan, make_folder, write_plan
 from raygap.search.study import STUDY, finished_trials, open_storage
+from raygap.storage import Storage
 from raygap.tracking.run_folder import JOURNAL, trial_folder
 from raygap.training.run import train
 
@@ -51,6 +54,16 @@ print("groups left:", sum(group.state != Group.REMOVED for group in groups), "of
 """
 
 
+WHOLE_SWEEP = """
+import sys
+from pathlib import Path
+from raygap.search.job import run_sweep
+from raygap.search.plan import read_plan
+folder = Path(sys.argv[1])
+run_sweep(read_plan(folder), folder, Path(sys.argv[2]), None, None, print)
+"""
+
+
 class Machines:
     """A head and two worker raylets with a CPU each."""
 
@@ -69,11 +82,11 @@ class Machines:
             reset_ray_address()  # else the next ray.init() of other tests would join
             self.workers = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
 
-    def sweep(self, folder: Path, store: Store) -> subprocess.Popen:
+    def sweep(self, folder: Path, store: Store, driver: str = DRIVER) -> subprocess.Popen:
         """A sweep's process: starts it, or goes on with it."""
         with (folder.parent / f"{folder.name}.log").open("a") as log:
             return subprocess.Popen(
-                [sys.executable, "-c", DRIVER, str(folder), str(store.path)],
+                [sys.executable, "-c", driver, str(folder), str(store.path)],
                 env=os.environ | {"RAY_ADDRESS": self.cluster.address},
                 stdout=log,
                 stderr=log,
@@ -112,9 +125,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return write_store(tmp_path_factory.mktemp("failures") / "store", clips=240)
 
 
-def new_sweep(folder: Path, trials: int, **fields: Any) -> Path:
+def new_sweep(folder: Path, trials: int, storage: str | None = None, **fields: Any) -> Path:
     make_folder(folder, new=True)
-    write_plan(Plan("small", None, trials, SMALL | fields, SPACE, "", test_seeds=0), folder)
+    write_plan(Plan("small", None, trials, SMALL | fields, SPACE, "", test_seeds=0, storage=storage), folder)
     return folder
 
 
@@ -137,7 +150,9 @@ def epochs(folder: Path, number: int) -> list[int]:
 
 
 def epochs_beyond(folder: Path, before: list[int]) -> list[int]:
-    return now if len(now := epochs(folder, 0)) > len(before) + 1 else []
+    now = epochs(folder, 0)
+    assert len(now) >= len(before), "it has begun again"
+    return now if len(now) > len(before) + 1 else []
 
 
 def equals_an_undisturbed_run(folder: Path, number: int, store: Store, again: Path) -> bool:
@@ -199,13 +214,37 @@ def test_a_killed_worker_or_machine_costs_its_trial_an_epoch_and_an_interrupted_
     for kill in (psutil.Process.kill, machines.lose):  # a worker, then the machine of a worker
         kill(machines.processes("RayTrainWorker")[0])
         before = epochs(folder, 0)
-        seen = wait_for(partial(epochs_beyond, folder, before), driver)
-        assert seen[: len(before)] == before  # it went on, and did not begin again
+        wait_for(partial(epochs_beyond, folder, before), driver)
     driver.send_signal(signal.SIGINT)
     assert driver.wait(120) == 0
     assert "groups left: 0 of" in (tmp_path / "run.log").read_text()
     assert [trial.state for trial in read_study(folder).trials] == [TrialState.RUNNING]
     assert epochs(folder, 0) == list(range(1, len(epochs(folder, 0)) + 1))
+
+
+@pytest.mark.cluster
+def test_a_lost_head_and_its_folder_cost_no_result(
+    machines: Machines, store: Store, tmp_path: Path, storage: Storage
+) -> None:
+    folder = new_sweep(tmp_path / "run", 4, epochs=20, storage=storage.uri)
+    driver = machines.sweep(folder, store, WHOLE_SWEEP)
+    wait_for((folder / JOURNAL).exists, driver)
+    wait_for(lambda: len(read_study(folder).trials) > 2, driver)  # so that one has ended
+    driver.kill()
+    driver.wait()
+    before = read_study(folder)
+    shutil.rmtree(folder)
+
+    fetch_run(storage, folder)
+    kept = {trial.number: trial for trial in read_study(folder).trials}
+    assert [kept[trial.number] for trial in finished_trials(before)][:-1] == finished_trials(before)[:-1]
+    assert machines.sweep(folder, store, WHOLE_SWEEP).wait(300) == 0, (tmp_path / "run.log").read_text()
+    after = read_study(folder)
+    assert len(after.trials) == len(finished_trials(after)) == 4
+    for trial in finished_trials(before):
+        assert after.trials[trial.number].values == trial.values
+        assert len(epochs(folder, trial.number)) == trial.user_attrs["epochs"]
+    assert equals_an_undisturbed_run(folder, finished_trials(before)[0].number, store, tmp_path / "again")
 
 
 def test_tries_count_from_the_last_epoch_and_who_has_none_left_is_named(
