@@ -97,15 +97,15 @@ def split_storage(given: str | None) -> tuple[Path | None, Storage | None]:
     """
     if given is None:
         return None, None
-    if "://" not in given:
-        return Path(given).expanduser(), None
     url = urlsplit(given)
+    if "://" not in given and url.scheme not in SCHEMES:
+        return Path(given).expanduser(), None
     if url.scheme == "file":
         return Path(url.path), None
     if url.password:
         raise UserError(f"--storage {url.scheme}://...: holds a secret; give it in the environment (AWS_ACCESS_KEY_ID)")
-    if url.scheme not in SCHEMES:
-        raise UserError(f"--storage {given}: unknown kind of storage; give a folder, or {'://, '.join(SCHEMES)}://")
+    if url.scheme not in SCHEMES or not url.netloc:
+        raise UserError(f"--storage {given}: not understood; give a folder, or {'://, '.join(SCHEMES)}://")
     return None, Storage(given)
 
 
