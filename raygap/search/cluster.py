@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 RETRIES = 2
 """Times in a row that a trial whose processes died is started again; it goes on from its last epoch."""
+DIED = f"its processes died {RETRIES + 1} times without finishing an epoch in between"
 
 
 def start_ray() -> None:

@@ -19,14 +19,13 @@ from ray.tune.search.sample import Domain
 from raygap.config import TrialConfig, from_mapping
 from raygap.errors import UserError
 from raygap.patience import patiently
-from raygap.search.cluster import RETRIES
+from raygap.search.cluster import DIED
 
 METRIC = "best_val_accuracy"
 """What is maximised: validation accuracy of the selected epoch so far."""
 TRIAL_NUMBER = "trial_number"
 STUDY = "sweep"
 """Name of the study in its journal; not the folder's, which may be renamed."""
-_DIED = f"its processes died {RETRIES + 1} times without finishing an epoch in between; see error.txt under tune/"
 _NOT_RESUMED = "interrupted, and not gone on with: no longer in the plan, or in the search space"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -161,7 +160,7 @@ class StudySearch(OptunaSearch):
             return
         self._completed_trials.add(trial_id)
         trial, result = self._ot_trials[trial_id], result or {}
-        reason = result.get("error") or (_DIED if error else None)
+        reason = result.get("error") or (f"{DIED}; see error.txt under tune/" if error else None)
         if not reason:
             self._report(trial, result)
         trial.set_user_attr("epochs", result.get("epoch", 0))
