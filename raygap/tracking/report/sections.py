@@ -245,12 +245,18 @@ def _refits(run: Run, score: GapScore) -> dict[int, GapHistogram]:
         if counts is None:
             continue
         mixture = None
-        mean, other, std, other_std, weight = (
+        mean, other, variance, other_variance, weight = (
             metrics.get(f"mixture_{name}", {i: None})[i]
-            for name in ("mean_balanced", "mean_imbalanced", "std_balanced", "std_imbalanced", "weight_imbalanced")
+            for name in (
+                "mean_balanced",
+                "mean_imbalanced",
+                "variance_balanced",
+                "variance_imbalanced",
+                "weight_imbalanced",
+            )
         )
         if weight is not None:
-            mixture = GapMixture((mean, other), (std**2, other_std**2), (1 - weight, weight))
+            mixture = GapMixture((mean, other), (variance, other_variance), (1 - weight, weight))
         edges = np.linspace(*score_range(score), len(counts) + 1)
         refits[metrics["epoch"][i]] = GapHistogram(edges, np.array(counts), mixture)
     if not refits:
