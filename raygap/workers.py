@@ -53,6 +53,17 @@ class Workers:
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
+    def average_buffers(self, network: nn.Module) -> None:
+        """Give all workers the mean of their floating-point buffers: the running statistics of batch normalisation.
+
+        Each worker takes them from its own parts of the batches; validation and checkpoints need one network.
+        """
+        if self.size == 1:
+            return
+        for buffer in network.buffers():
+            if buffer.is_floating_point():
+                self.sum(buffer).div_(self.size)
+
     def interleave(self, parts: list[Tensor], count: int) -> Tensor:
         """All `count` rows, on the CPU, where the parts of worker r hold, one after the other, rows r, r + size, ..."""
         if self.size == 1:

@@ -156,6 +156,7 @@ class Trainer:
                 correct += (outputs.fused.argmax(1) == labels).sum() * (batch.clips / len(labels))
                 for name, term in terms.items():
                     sums[name] = sums.get(name, 0) + term.detach() * batch.clips
+        self.workers.average_buffers(self.network)
         audio, visual, often = self.workers.sum(scores).cpu().numpy()
         totals = self.workers.sum(torch.stack([correct, *sums.values()])).tolist()
         metrics = {f"train_loss_{name}": total / len(order) for name, total in zip(sums, totals[1:], strict=True)}

@@ -20,7 +20,7 @@ from raygap.storage import Storage
 from raygap.training.checkpoint import dumps, loads, write_whole
 from raygap.training.trainer import Metrics, Trainer
 
-TRUNK_VERSION = 3
+TRUNK_VERSION = 4
 """Part of the key: raise it whenever training or the saved state changes, and old warm-ups are trained anew."""
 DIGEST_BYTES = 32
 
