@@ -268,7 +268,8 @@ def fetch(client: JobSubmissionClient, info: JobDetails, folder: Path) -> list[P
     helper, log = _run_aside(client, shlex.join(["python3", "-c", _SEND_BACK, info.metadata[RUN], *FETCHED]), where)
     marked = [line for line in log.splitlines() if line.startswith(_MARK)]
     if helper.status != JobStatus.SUCCEEDED or not marked:
-        raise UserError(f"{info.metadata[RUN]}: could not be read in the cluster ({log.strip().splitlines()[-1]})")
+        said = log.strip().splitlines() or [f"the job that reads it: {helper.status.value}, and its log is empty"]
+        raise UserError(f"{info.metadata[RUN]}: could not be read in the cluster ({said[-1]})")
     return unpack(json.loads(marked[-1].removeprefix(_MARK)), folder)
 
 

@@ -9,10 +9,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zipfile import ZipFile
 
 import pytest
+from ray.job_submission import JobStatus
 from test_commands import LAUNCH, call, refusal
 
 from raygap.errors import UserError
@@ -104,6 +106,13 @@ def test_a_package_that_the_cluster_lacks_is_found_in_the_log() -> None:
     log = "Traceback (most recent call last):\n  import optuna\nModuleNotFoundError: No module named 'optuna'\n"
     assert missing_package(log) == "optuna"
     assert missing_package("trial 3 failed: ModuleNotFoundError: No module named 'optuna'") is None
+
+
+def test_a_job_that_fails_without_a_word_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission, "_run_aside", lambda *_: (SimpleNamespace(status=JobStatus.FAILED), "\n"))
+    info = SimpleNamespace(driver_node_id=None, metadata={submission.RUN: "runs/r"})
+    with pytest.raises(UserError, match=r"runs/r: could not be read in the cluster .*FAILED, and its log is empty"):
+        submission.fetch(None, info, tmp_path)
 
 
 def make_repository(folder: Path) -> Path:
