@@ -180,7 +180,8 @@ class WandbCallback(Callback):
         self.log.end(told, config.epochs)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A trial was given up."""
+        """A trial was given up; its process may have died before Tune said that it starts."""
+        self.on_trial_start(iteration, trials, trial)
         self.on_trial_complete(iteration, trials, trial)
 
 

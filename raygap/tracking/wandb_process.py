@@ -79,7 +79,7 @@ class _Talk:
             self.runs[run].log(message["values"] | histograms | images | tables, step=message["step"])
             self.first[run] = message["step"] + 1
             self.logged[run] += 1
-        elif message["do"] == "finish":
+        elif message["do"] == "finish" and run in self.runs:  # a trial that never ran may have been stopped
             opened = self.runs.pop(run)
             opened.summary.update(message["summary"])
             self.finishing.submit(self._finish, opened, message["exit_code"])

@@ -8,10 +8,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import optuna
 import pytest
+from optuna.trial import TrialState
 from wandb_server import KEY, Failure, WandbServer, wandb_server
 
+from raygap.config import TrialConfig
+from raygap.tracking.wandb_callback import WandbCallback
 from raygap.tracking.wandb_files import LoggedRun, read_runs, run_files
 from raygap.tracking.wandb_writer import Writer
 
@@ -98,6 +103,25 @@ def test_without_an_account_files_are_written_and_a_resumed_sweep_goes_on(tmp_pa
     with wandb_server() as server:
         sync(tmp_path, WANDB_BASE_URL=server.url, WANDB_API_KEY=KEY)
         assert {name: run.steps() for name, run in server.runs.items()} == {"s-0": EPOCHS, "s-1": EPOCHS}
+
+
+def test_a_trial_that_died_before_it_started_is_logged_and_one_that_never_ran_harms_nobody(tmp_path: Path) -> None:
+    told: list[tuple[str, int]] = []
+    log = SimpleNamespace(
+        start=lambda number, config: told.append(("start", number)),
+        end=lambda trial, epochs: told.append(("end", trial.number)),
+    )
+    study = optuna.create_study()
+    study.tell(study.ask(), state=TrialState.FAIL)
+    callback = WandbCallback(log, study, lambda config: (config["trial_number"], TrialConfig()))
+    callback.on_trial_error(1, [], SimpleNamespace(config={"trial_number": 0}))
+    assert told == [("start", 0), ("end", 0)]
+    sweep = Sweep(tmp_path)
+    sweep.writer.finish("s-7", {"trial_state": "fail"}, 1)  # without a start
+    sweep.log(EPOCHS)
+    sweep.close()
+    assert sweep.said == []
+    assert steps(tmp_path) == {"s-0": EPOCHS, "s-1": EPOCHS}
 
 
 def test_with_a_key_the_server_gets_everything_once(tmp_path: Path, server: WandbServer) -> None:
