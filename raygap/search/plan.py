@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from raygap.config import TrialConfig, from_mapping, load_yaml
+from raygap.config import TrialConfig, from_mapping, load_yaml, to_mapping
 from raygap.data.clips import ReaderOptions
 from raygap.data.readers import find_reader
 from raygap.errors import UserError
@@ -58,7 +58,7 @@ class Plan:
         """Raise UserError for whatever would make a trial fail; see check_space for what is returned."""
         config = check_space(SearchSpace(self.fixed, self.space), "search space")
         find_method(config.method).check(config)
-        from_mapping(self.fixed | {"seed": config.seed + self.test_seeds}, "the seeds of the test")
+        from_mapping(to_mapping(config) | {"seed": config.seed + self.test_seeds}, "the seeds of the test")
         return config
 
 

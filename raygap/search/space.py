@@ -12,6 +12,7 @@ space:
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -96,23 +97,29 @@ NOT_SEARCHED = {
 def check_space(space: SearchSpace, source: str) -> TrialConfig:
     """Raise UserError if some point of the space is no valid configuration, or nothing is searched.
 
-    Bounds are checked end by end, and the stages at their longest, so that no trial can fail on its configuration.
-    Returns the configuration with its stages at their longest and the other searched fields at their defaults.
+    Bounds are checked end by end, choices two by two, and the stages at their longest, so that no trial can fail on its
+    configuration. Returns the configuration with its stages at their longest, choices at their first value, and the
+    other searched fields at their defaults.
     """
     if not space.space:
         raise UserError(f"{source}: nothing to search; name at least one field under space")
-    fixed_but_stages = {path: value for path, value in space.fixed.items() if not path.endswith("epochs")}
-    longest = dict(space.fixed)
-    for path, domain in space.domains().items():
+    domains = space.domains()
+    for path in domains:
         for name, reason in NOT_SEARCHED.items():
             if path == name or path.startswith(f"{name}."):
                 raise UserError(f"{source}: {path} cannot be searched: {reason}")
-        for value in _ends(domain):
-            # The stages' lengths are checked together below, not one end at a time.
-            from_mapping(fixed_but_stages | {"epochs": 10_000, path: value}, source)
-        if path.endswith(".epochs"):
-            longest[path] = max(_ends(domain))
-    return from_mapping(longest, source)
+    ends = {path: _ends(domain) for path, domain in domains.items()}
+    choices = {path: ends[path] for path, domain in domains.items() if isinstance(domain, Categorical)}
+    stages = {path: values for path, values in ends.items() if path.endswith(".epochs")}
+    # Under what is checked lies a point of the space: a default may be none, and fit to nothing in it.
+    point = space.fixed | {path: values[0] for path, values in (choices | stages).items()}
+    for path, values in ends.items():
+        for value in values:
+            from_mapping(point | {path: value}, source)
+    for (one, values), (other, other_values) in combinations(choices.items(), 2):
+        for value, other_value in product(values, other_values):
+            from_mapping(point | {one: value, other: other_value}, source)
+    return from_mapping(point | {path: max(values) for path, values in stages.items()}, source)
 
 
 def _domain(path: str, entry: Any, source: str) -> Domain:

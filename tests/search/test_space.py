@@ -7,8 +7,10 @@ from ray.tune.search.optuna import OptunaSearch
 from raygap.config import field_paths, from_mapping
 from raygap.errors import UserError
 from raygap.methods import METHODS
-from raygap.search.plan import make_plan
+from raygap.search.plan import Plan, make_plan
 from raygap.search.space import FOLDER, SearchSpace, check_space, load_space, read_space
+
+HEADS_FIRST = {"choice": ["heads", "split"]}
 
 
 def space_file(folder: Path, text: str) -> Path:
@@ -81,6 +83,7 @@ def test_a_bad_file_is_one_line_that_names_it(text: str, message: str, tmp_path:
         ({}, {"epochs": {"randint": [5, 9]}}, "epochs cannot be searched"),
         ({}, {"seed": {"randint": [5, 9]}}, "seed cannot be searched"),
         ({}, {"prepare.frames": {"randint": [1, 3]}}, "prepare.frames cannot be searched"),
+        ({}, {"model.readout": HEADS_FIRST, "model.fusion": {"choice": ["concat", "film"]}}, "readout split needs"),
         ({}, {}, "nothing to search"),
     ],
 )
@@ -96,6 +99,17 @@ def test_the_longest_stages_may_fill_all_epochs() -> None:
     assert config.warmup.epochs == 4  # randint excludes its upper end, as in Ray
     config = check_space(SearchSpace({"epochs": 5}, {"warmup.epochs": {"qrandint": [1, 5, 1]}}), "s")
     assert config.warmup.epochs == 5  # and qrandint includes it
+
+
+@pytest.mark.parametrize(
+    ("fixed", "space"),
+    [
+        ({"epochs": 3}, {"warmup.epochs": {"randint": [1, 3]}, "loss.focus": {"uniform": [0, 4]}}),
+        ({"model.fusion": "film"}, {"model.readout": {"choice": ["heads"]}, "loss.focus": {"uniform": [0, 4]}}),
+    ],
+)
+def test_where_defaults_lie_outside_the_space_only_its_own_points_count(fixed: dict, space: dict) -> None:
+    Plan("demo", None, trials=1, fixed=fixed, space=space, cache="").check()
 
 
 def test_fields_given_by_hand_are_not_searched(tmp_path: Path) -> None:
