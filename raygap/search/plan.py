@@ -57,7 +57,6 @@ class Plan:
     def check(self) -> TrialConfig:
         """Raise UserError for whatever would make a trial fail; see check_space for what is returned."""
         config = check_space(SearchSpace(self.fixed, self.space), "search space")
-        find_method(config.method).check(config)
         from_mapping(to_mapping(config) | {"seed": config.seed + self.test_seeds}, "the seeds of the test")
         return config
 

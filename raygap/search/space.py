@@ -21,6 +21,7 @@ from ray.tune.search.sample import Categorical, Domain, Float
 
 from raygap.config import TrialConfig, check_path, flatten, from_mapping, load_yaml
 from raygap.errors import UserError
+from raygap.methods import find_method
 
 FOLDER = Path(__file__).resolve().parents[2] / "search_spaces"
 DEFAULT_TRIALS = 50
@@ -91,6 +92,7 @@ NOT_SEARCHED = {
     "protocol": "it says what a trial is judged on, and so must be the same for all",
     "select_epoch": "it says how a trial is judged, and so must be the same for all",
     "compute.threads": "trials share the machine in equal parts; fix it",
+    "compute.workers": "all trials get equal places in the cluster; give --workers-per-trial",
 }
 
 
@@ -115,11 +117,20 @@ def check_space(space: SearchSpace, source: str) -> TrialConfig:
     point = space.fixed | {path: values[0] for path, values in (choices | stages).items()}
     for path, values in ends.items():
         for value in values:
-            from_mapping(point | {path: value}, source)
+            _check(point | {path: value}, source)
     for (one, values), (other, other_values) in combinations(choices.items(), 2):
         for value, other_value in product(values, other_values):
-            from_mapping(point | {one: value, other: other_value}, source)
-    return from_mapping(point | {path: max(values) for path, values in stages.items()}, source)
+            _check(point | {one: value, other: other_value}, source)
+    return _check(point | {path: max(values) for path, values in stages.items()}, source)
+
+
+def _check(fields: dict[str, Any], source: str) -> TrialConfig:
+    config = from_mapping(fields, source)
+    try:
+        find_method(config.method).check(config)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    return config
 
 
 def _domain(path: str, entry: Any, source: str) -> Domain:

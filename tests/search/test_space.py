@@ -83,6 +83,10 @@ def test_a_bad_file_is_one_line_that_names_it(text: str, message: str, tmp_path:
         ({}, {"epochs": {"randint": [5, 9]}}, "epochs cannot be searched"),
         ({}, {"seed": {"randint": [5, 9]}}, "seed cannot be searched"),
         ({}, {"prepare.frames": {"randint": [1, 3]}}, "prepare.frames cannot be searched"),
+        ({}, {"compute.workers": {"choice": [1, 2]}}, "give --workers-per-trial"),
+        ({"method": "mla"}, {"model.readout": {"choice": ["split", "heads"]}}, "mla has one shared head"),
+        ({"method": "joint"}, {"dus.kind": {"choice": ["none", "heuristic"]}}, "joint has no unimodal losses"),
+        ({"method": "umt"}, {"warmup.epochs": {"randint": [0, 3]}}, "set warmup.epochs to 1 or more"),
         ({}, {"model.readout": HEADS_FIRST, "model.fusion": {"choice": ["concat", "film"]}}, "readout split needs"),
         ({}, {}, "nothing to search"),
     ],
@@ -106,6 +110,7 @@ def test_the_longest_stages_may_fill_all_epochs() -> None:
     [
         ({"epochs": 3}, {"warmup.epochs": {"randint": [1, 3]}, "loss.focus": {"uniform": [0, 4]}}),
         ({"model.fusion": "film"}, {"model.readout": {"choice": ["heads"]}, "loss.focus": {"uniform": [0, 4]}}),
+        ({"method": "umt"}, {"warmup.epochs": {"randint": [1, 9]}, "umt.weight": {"uniform": [0, 4]}}),
     ],
 )
 def test_where_defaults_lie_outside_the_space_only_its_own_points_count(fixed: dict, space: dict) -> None:
