@@ -41,12 +41,13 @@ def write_mp4(
     key_every: int | None = None,
     times: list[float] | None = None,
     codec: str = "libx264",
+    sound_starts: float = 0.0,
 ) -> Path:
     """h264 (or another codec) and AAC; sound (n,) or (n, channels). None leaves a stream out. `index_first` survives a
-    cut at the end; `key_every` is the number of frames from one key frame to the next; `times` are the frames' own, in
-    seconds."""
+    cut at the end; `key_every` is the number of frames from one key frame to the next; `times` are the frames' own, and
+    `sound_starts` that of the first sound, in seconds."""
     options = {"movflags": "faststart"} if index_first else {}
-    return _write(path, frames, codec, sound, "aac", rate, options, key_every, times)
+    return _write(path, frames, codec, sound, "aac", rate, options, key_every, times, sound_starts)
 
 
 def write_flv(path: Path, frames: np.ndarray | None, sound: np.ndarray | None = None, *, rate: int = 22_050) -> Path:
@@ -76,6 +77,7 @@ def _write(
     options: dict[str, str],
     key_every: int | None = None,
     times: list[float] | None = None,
+    sound_starts: float = 0.0,
 ) -> Path:
     with av.open(str(path), "w", options=options) as container:
         video = audio = None
@@ -101,7 +103,7 @@ def _write(
             frame = av.AudioFrame.from_ndarray(
                 np.ascontiguousarray(channels.T, np.float32), format="fltp", layout=audio.layout.name
             )
-            frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+            frame.sample_rate, frame.pts, frame.time_base = rate, round(sound_starts * rate), Fraction(1, rate)
             container.mux(audio.encode(frame))
             container.mux(audio.encode())
     return path

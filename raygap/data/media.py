@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import soundfile
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import Interpolation, VideoReformatter
@@ -143,10 +144,7 @@ def _groups_from(container: InputContainer, stream: VideoStream, time: float) ->
     while True:
         sought = int(time - margin / stream.time_base)
         if sought <= beginning:
-            try:  # a second before, where that is allowed: some formats land behind what is sought
-                container.seek(int(beginning - 1 / stream.time_base), stream=stream)
-            except PermissionError:
-                container.seek(beginning, stream=stream)
+            _rewind(container, stream)
             return _groups(container, stream)
         container.seek(sought, stream=stream)
         groups = _groups(container, stream)
@@ -154,6 +152,14 @@ def _groups_from(container: InputContainer, stream: VideoStream, time: float) ->
         if group and _time(group[0]) <= time:
             return itertools.chain([group], groups)
         margin *= 4  # a file without an index: the place was a guess
+
+
+def _rewind(container: InputContainer, stream: VideoStream | AudioStream) -> None:
+    beginning = stream.start_time or 0
+    try:  # a second before, where that is allowed: some formats land behind what is sought
+        container.seek(int(beginning - 1 / stream.time_base), stream=stream)
+    except PermissionError:
+        container.seek(beginning, stream=stream)
 
 
 def _groups(container: InputContainer, stream: VideoStream) -> Iterator[list[av.Packet]]:
@@ -242,13 +248,10 @@ def decode_audio(container: InputContainer, start: float | None, end: float | No
     if stream.duration and stream.duration * stream.time_base < SHORTEST_SOUND:  # decoded, it is filled up to a block
         raise BadClip(f"too short: {float(stream.duration * stream.time_base):.2f} s of sound")
     zero = (container.start_time or 0) / av.time_base
-    if start > SEEK_BEYOND:
-        # A second early: the first frames after a seek are not exact in every codec.
-        container.seek(int((start - 1 + zero) / stream.time_base), stream=stream)
     # To floats only; FFmpeg's own mixing to mono would make stereo sound louder than mono.
     to_float = av.AudioResampler(format="fltp")
     first, parts = None, []
-    for frame in container.decode(stream):
+    for frame in _sound_from(container, stream, start + zero):
         time = (frame.time or 0.0) - zero
         if end is not None and time >= end:
             break
@@ -263,7 +266,25 @@ def decode_audio(container: InputContainer, start: float | None, end: float | No
     sound = np.concatenate(parts, axis=1)
     sound = sound[0] if len(sound) == 1 else sound.mean(axis=0)
     last = None if end is None else round((end - first) * rate)
-    return _usable(sound[max(round((start - first) * rate), 0) : last], rate, sample_rate)
+    sound = _usable(sound[max(round((start - first) * rate), 0) : last], rate, sample_rate)
+    # Sound that begins later than the clip does: until then it is silent.
+    return np.pad(sound, (max(round((first - start) * sample_rate), 0), 0))
+
+
+def _sound_from(container: InputContainer, stream: AudioStream, time: float) -> Iterator[av.AudioFrame]:
+    """The frames from about this time on, in the file's own count, or from the first."""
+    # A second early at the least: the first frames after a seek are not exact in every codec.
+    margin = 1
+    while time > SEEK_BEYOND and margin < time:
+        container.seek(int((time - margin) / stream.time_base), stream=stream)
+        frames = container.decode(stream)
+        frame = next(frames, None)
+        if frame and (frame.time or 0.0) <= time:
+            return itertools.chain([frame], frames)
+        margin *= 4  # a file without an index: the place was a guess
+    if margin > 1:
+        _rewind(container, stream)
+    return container.decode(stream)
 
 
 def decode_audio_file(path: Path, start: float | None, end: float | None, sample_rate: int) -> np.ndarray:

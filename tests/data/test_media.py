@@ -137,7 +137,7 @@ def test_sound_keeps_its_pitch_and_loudness_at_another_rate(tmp_path, kind):
     assert abs(np.abs(heard[4_000:12_000]).max() - loudness) < 0.05
 
 
-@pytest.mark.parametrize("kind", ["mp4", "wav"])
+@pytest.mark.parametrize("kind", ["mp4", "ts", "wav"])
 @pytest.mark.parametrize("seek_beyond", [0.5, 100])
 def test_sound_between_start_and_end(tmp_path, monkeypatch, kind, seek_beyond):
     monkeypatch.setattr(media, "SEEK_BEYOND", seek_beyond)
@@ -151,6 +151,19 @@ def test_sound_between_start_and_end(tmp_path, monkeypatch, kind, seek_beyond):
         # All of it is this tone, to the edges: nothing of the neighbours has slipped in.
         for edge in (heard[400:2_400], heard[29_000:31_000]):
             assert abs(pitch(edge, 16_000) - frequency) < 16
+
+
+@pytest.mark.parametrize("kind", ["mp4", "ts"])
+@pytest.mark.parametrize("seek_beyond", [0.5, 100])
+def test_sound_that_begins_late_is_silent_until_then(tmp_path, monkeypatch, kind, seek_beyond):
+    monkeypatch.setattr(media, "SEEK_BEYOND", seek_beyond)
+    path = write_mp4(tmp_path / f"clip.{kind}", solid(RED, seconds=6), tone(440, seconds=3), sound_starts=3.0)
+    for start, end, silent, heard in ((None, None, 3.0, 3.0), (1.0, 4.0, 2.0, 1.0), (2.5, 6.0, 0.5, 3.0)):
+        sound = read_sound(path, start, end, 16_000)
+        assert abs(len(sound) - 16_000 * (silent + heard)) < 2_200
+        begins = round(silent * 16_000)
+        assert np.abs(sound[: begins - 1_200]).max() < 0.01
+        assert abs(pitch(sound[begins + 1_200 : begins + 12_000], 16_000) - 440) < 4
 
 
 def test_an_end_beyond_the_sound_is_no_fault(tmp_path):
