@@ -197,7 +197,7 @@ def _plain(label: str) -> str:
 
 def _video(entry: Entry) -> str:
     """The YouTube id, whatever times follow it."""
-    match = _NAME.fullmatch(entry.id)
+    match = _NAME.fullmatch(entry.id.removesuffix("@train"))
     return match["video"] if match else entry.id
 
 

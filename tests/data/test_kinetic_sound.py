@@ -126,6 +126,18 @@ def test_kinetics_own_csv_files(root, folder):
         read(root)
 
 
+def test_an_overlap_that_is_kept_finds_its_video(root):
+    both = next(iter(TRAIN))
+    (root / "train.csv").write_text(kinetics_csv(TRAIN, "train"))
+    (root / "validate.csv").write_text(kinetics_csv({both: TRAIN[both]} | dict(list(TEST.items())[:3]), "validate"))
+    (root / "test.csv").write_text(kinetics_csv(dict(list(TEST.items())[3:]), "test"))
+    assert counts(read(root)) == {"train": 39, "val": 4, "test": 3}
+    kept = read(root, keep_overlap=True)
+    assert counts(kept) == {"train": 40, "val": 4, "test": 3}
+    assert len({clip.video for clip in kept.clips if clip.id.startswith("train-000-a")}) == 1
+    assert not any("without a file" in note for note in kept.notes)
+
+
 def test_folders_named_after_classes(tmp_path):
     for label in ("playing_organ", "tap dancing", "abseiling"):
         touch(tmp_path / "train" / label, [f"{label[:3]}{i:08d}" for i in range(18)])
