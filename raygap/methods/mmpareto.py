@@ -45,12 +45,13 @@ class MMPareto(UnimodalLosses):
         both = [_joined([gradients[p] for p in encoder.parameters()]) for gradients in (fused, alone)]
         product = both[0] @ both[1]
         smallest = ((both[1] - both[0]) @ both[1] / (both[0] - both[1]).square().sum().clamp_min(TINY)).clamp(0, 1)
-        weight = torch.where(product > 0, 0.5, smallest)
+        # Orthogonal gradients, one of them perhaps zero, are in no conflict.
+        weight = torch.where(product >= 0, 0.5, smallest)
         for parameter in encoder.parameters():
             direction = 2 * weight * fused[parameter] + 2 * (1 - weight) * alone[parameter]
             longer = parameter.grad.norm() / direction.norm().clamp_min(TINY)
             parameter.grad = self.config.mmpareto.gamma * longer.clamp_min(1) * direction
-        self.note(f"mmpareto_conflicts_{name}", (product <= 0).float())
+        self.note(f"mmpareto_conflicts_{name}", (product < 0).float())
 
 
 def _joined(gradients: tuple[Tensor, ...] | list[Tensor]) -> Tensor:

@@ -58,3 +58,15 @@ def test_conflicts_are_counted() -> None:
     method.end_epoch(0, metrics)
     assert set(metrics) == {"mmpareto_conflicts_audio", "mmpareto_conflicts_visual"}
     assert all(value in (0, 0.25, 0.5, 0.75, 1) for value in metrics.values())
+
+
+def test_a_unimodal_loss_without_gradient_leaves_the_fused_one_as_it_is() -> None:
+    method, network = method_and_network("mmpareto", mmpareto__gamma=1.0, loss__unimodal_weight=0.0)
+    batch = step()
+    cross_entropy(network(batch.audio, batch.visual).fused, batch.labels).backward()
+    fused = gradients(network)
+    network.zero_grad()
+    method.train_step(network, torch.optim.SGD(network.parameters(), 0.0), batch, nullcontext)
+    for name, parameter in network.named_parameters():
+        if "encoder" in name:
+            torch.testing.assert_close(parameter.grad, fused[name])
