@@ -25,8 +25,13 @@ class HoldsOut(Method):
 
     @classmethod
     def check(cls, config: TrialConfig) -> None:
-        """It must keep its held-out clips from the start."""
+        """It must keep its held-out clips from the start, and to the end."""
         super().check(config)
+        if config.purify.epochs:
+            raise UserError(
+                f"{config.method} cannot tell balanced clips, as those that it holds out have no scores; "
+                "set purify.epochs=0"
+            )
         if config.warmup.epochs:
             raise UserError(
                 f"{config.method} needs warmup.epochs = 0, not {config.warmup.epochs}: "

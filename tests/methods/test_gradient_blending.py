@@ -75,3 +75,9 @@ def test_a_warmup_is_refused() -> None:
     method, _ = method_and_network("gradient_blending", warmup__epochs=1)
     with pytest.raises(UserError, match=r"gradient_blending needs warmup\.epochs = 0, not 1"):
         method.check(method.config)
+
+
+def test_purification_is_refused() -> None:
+    method, _ = method_and_network("gradient_blending", warmup__epochs=0, purify__epochs=1)
+    with pytest.raises(UserError, match=r"no scores; set purify\.epochs=0"):
+        method.check(method.config)
