@@ -14,7 +14,7 @@ class Ledger:
 
     `audio`, `visual`: the latest scores. `audio_average`, `visual_average`: their debiased exponential averages.
     `balanced`, `good_audio`, `good_visual`: probabilities that the methods write in place (`ledger.balanced[:] = ...`).
-    `records`: (N,) int64, how often each clip was recorded.
+    `records`: (N,) int64, how many scores of each clip are averaged.
 
     >>> ledger = Ledger(clips=3, beta=0.8)
     >>> ledger.record(np.array([2, 0]), audio=np.array([0.75, 0.5]), visual=np.array([0.25, 0.5]))
@@ -41,8 +41,10 @@ class Ledger:
         """(N,) latest gap, p_audio - p_visual, in [-1, 1]; NaN for clips not seen yet."""
         return modality_gap(self.audio, self.visual)
 
-    def record(self, index: np.ndarray, audio: np.ndarray, visual: np.ndarray) -> None:
+    def record(self, index: np.ndarray, audio: np.ndarray, visual: np.ndarray, average: bool = True) -> None:
         """Write the scores of the clips `index`, all three (B,); no other row changes.
+
+        `average`: they are of a training pass, and enter the averages.
 
         Raises ValueError if a clip comes twice, lies outside the ledger, or the lengths differ.
         """
@@ -57,9 +59,11 @@ class Ledger:
             raise ValueError(f"clip index outside 0 to {len(self) - 1}")
         if len(np.unique(index)) != index.size:
             raise ValueError("a clip comes twice in one record; drop the sampler's padding first")
-        self.records[index] += 1
         self.audio[index] = audio
         self.visual[index] = visual
+        if not average:
+            return
+        self.records[index] += 1
         # Debiased exponential average (Adam, Kingma and Ba 2015, section 3), written as a running mean whose
         # step is (1 - beta) / (1 - beta^n), n the clip's own count: equal to m_n / (1 - beta^n), with no second
         # column. The first step is 1 and must not read the NaN that stands there.

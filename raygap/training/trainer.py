@@ -97,7 +97,7 @@ class Trainer:
         if self.config.gap.source == "fresh":
             logits, labels = self._predict(self.rows), torch.from_numpy(self.labels)
             scores = [true_class_score(logits[name], labels).numpy() for name in ("audio", "visual")]
-            self.ledger.record(np.arange(len(self.rows)), *scores)
+            self.ledger.record(np.arange(len(self.rows)), *scores, average=False)
         score = self.config.gap.score
         counts = gap_counts(mixture_values(self.ledger.audio, self.ledger.visual, score), score)
         metrics = self._refit() | {"gap_counts": counts}

@@ -112,3 +112,12 @@ def test_a_state_of_other_clips_or_another_beta_is_refused(other: Ledger) -> Non
 def test_beta_outside_its_range_is_refused(beta: float) -> None:
     with pytest.raises(ValueError, match="beta"):
         Ledger(3, beta)
+
+
+def test_scores_that_are_not_of_a_training_pass_leave_the_averages_alone() -> None:
+    ledger = filled()
+    before = ledger.columns()
+    ledger.record(np.array([1, 3]), np.array([0.15, 0.25]), np.array([0.35, 0.45]), average=False)
+    assert ledger.audio[[1, 3]].tolist() == pytest.approx([0.15, 0.25])
+    for name in ("audio_average", "visual_average", "records"):
+        np.testing.assert_array_equal(ledger.columns()[name], before[name])
