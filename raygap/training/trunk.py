@@ -8,11 +8,12 @@ import fcntl
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from raygap.config import SCHEMA_VERSION, TrialConfig, flatten, shapes_warmup, to_mapping
 from raygap.methods.base import Method
@@ -23,6 +24,8 @@ from raygap.training.trainer import Metrics, Trainer
 TRUNK_VERSION = 4
 """Part of the key: raise it whenever training or the saved state changes, and old warm-ups are trained anew."""
 DIGEST_BYTES = 32
+TURN = 1200.0
+"""Seconds to wait for a turn. Workers that train together wait for the first of them for half an hour, no longer."""
 
 
 def warmup_key(config: TrialConfig, store_key: str, method: type[Method]) -> str:
@@ -84,7 +87,7 @@ class Trunk:
         with ExitStack() as turn:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                fcntl.flock(turn.enter_context((self.folder / ".lock").open("w")), fcntl.LOCK_EX)
+                _take_turn(turn.enter_context((self.folder / ".lock").open("w")))
             except OSError as error:  # two trials may then train the same epoch, nothing worse
                 _log().warning("no turn at the warm-up: %s", error)
             yield
@@ -158,6 +161,18 @@ class Trunk:
                 break
             _remove(file)
             excess -= size
+
+
+def _take_turn(file: IO[str]) -> None:
+    """Raises TimeoutError, which is an OSError, where another keeps it: it may be stopped, or very slow."""
+    end = time.monotonic() + TURN
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise TimeoutError(f"{file.name} was held for {TURN:.0f} s") from None
+            time.sleep(0.05)
 
 
 def _remove(file: Path) -> None:

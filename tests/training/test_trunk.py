@@ -1,3 +1,4 @@
+import fcntl
 import os
 import signal
 import subprocess
@@ -81,13 +82,18 @@ def warm_up(small_store: Store) -> Any:
     return of
 
 
+@pytest.fixture(scope="module")
+def plain_warm_up(warm_up: Any) -> tuple[str, str]:
+    return warm_up({})
+
+
 @pytest.mark.parametrize("path", ALTERED)
-def test_each_field_changes_the_key_or_nothing_before_the_fork(path: str, warm_up: Any) -> None:
+def test_each_field_changes_the_key_or_nothing_before_the_fork(path: str, warm_up: Any, plain_warm_up: Any) -> None:
     plain, altered = from_mapping(BASE), from_mapping(BASE | {path: ALTERED[path]})
     keys = [warmup_key(config, "store", find_method(config.method)) for config in (plain, altered)]
     if keys[0] == keys[1]:
         assert not shapes_warmup(path) or path == "method"
-        assert warm_up({}) == warm_up({path: ALTERED[path]})
+        assert warm_up({path: ALTERED[path]}) == plain_warm_up
     else:
         assert shapes_warmup(path)
 
@@ -186,3 +192,16 @@ def test_a_trunk_that_cannot_be_used_at_all_costs_it_neither(small_store: Store,
     run(small_store, tmp_path / "run", tmp_path / "trunk")
     run(small_store, tmp_path / "cold", None)
     assert_same_but_for_reuse(tmp_path / "cold", tmp_path / "run")
+
+
+def test_who_waits_too_long_for_a_turn_trains_without_it(
+    small_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = run(small_store, tmp_path / "first", tmp_path / "trunk")
+    monkeypatch.setattr("raygap.training.trunk.TURN", 0.2)
+    lock = next((tmp_path / "trunk").glob("*/.lock"))
+    with lock.open() as file:  # of a process that is stopped
+        fcntl.flock(file, fcntl.LOCK_EX)
+        again = run(small_store, tmp_path / "second", tmp_path / "trunk")
+    assert [row["val_loss"] for row in again] == [row["val_loss"] for row in rows]
+    assert "was held for" in caplog.text
