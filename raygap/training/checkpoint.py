@@ -17,12 +17,15 @@ def save(state: Any, path: Path) -> None:
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Any:
-    """Read what save wrote. Raises UserError for a file that is not a checkpoint."""
+    """Read what save wrote. Raises UserError if there is none, or it is damaged; OSError if it cannot be read."""
     try:
         return loads(path.read_bytes(), device)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except Exception as error:
+        passing = isinstance(error, OSError) and not isinstance(error, PermissionError | IsADirectoryError)
+        if passing or isinstance(error, torch.OutOfMemoryError):  # says nothing of the file
+            raise
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a readable checkpoint ({reason}); delete it to train again") from None
 

@@ -56,7 +56,7 @@ def train(
     if workers.first:
         patiently(lambda: folder.mkdir(parents=True, exist_ok=True))
         if (folder / "checkpoint.pt").exists():
-            saved = checkpoint.load(folder / "checkpoint.pt", trainer.device)
+            saved = patiently(lambda: checkpoint.load(folder / "checkpoint.pt", trainer.device))
     if saved := workers.broadcast(saved):
         if saved["identity"] != identity:
             raise UserError(f"{folder}: holds a run of another configuration or data; choose another folder")
@@ -105,7 +105,7 @@ def load_network(path: Path, classes: int) -> tuple[TrialConfig, Network]:
 
 def test(folder: Path, store: Store) -> Metrics:
     """Read the test split once, with the weights of the selected epoch."""
-    config, network = load_network(folder / "best.pt", len(store.class_names))
+    config, network = patiently(lambda: load_network(folder / "best.pt", len(store.class_names)))
     device = pick_device()
     return evaluate(network.to(device), store, "test", config, device)
 

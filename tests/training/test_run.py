@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,7 @@ from raygap.errors import TrainingDiverged, UserError
 from raygap.methods.base import Terms
 from raygap.methods.unimodal_losses import UnimodalLosses
 from raygap.tracking.figures import gap_values
+from raygap.training import checkpoint
 from raygap.training.run import test as read_test
 from raygap.training.run import train
 
@@ -48,26 +50,34 @@ def test_same_configuration_and_seed_give_the_same_run(method: str, small_store:
     assert run(small_store, tmp_path / "c", method=method, seed=1) != first
 
 
-@pytest.mark.parametrize("stop_after", range(1, 6))
-@pytest.mark.parametrize(
-    "fields",
-    [
+@pytest.fixture(
+    scope="module",
+    params=[
         {"method": "gmm_scores"},
         {"method": "gmm_adaptive", "gap__source": "fresh", "mixture__refit_every": 2, "loss__shift_weight": 0.5},
         {"method": "unimodal_losses", "optimizer__name": "adamw", "optimizer__schedule": "cosine"},
     ],
     ids=lambda fields: fields["method"],
 )
+def whole(
+    request: pytest.FixtureRequest, small_store: Store, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], Path, list[dict[str, Any]]]:
+    """Fields, and the folder and rows of a run that nobody stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    return request.param, folder, run(small_store, folder, **request.param)
+
+
+@pytest.mark.parametrize("stop_after", range(1, 6))
 def test_resumed_equals_uninterrupted(
-    fields: dict[str, Any], stop_after: int, small_store: Store, tmp_path: Path
+    stop_after: int, whole: tuple[dict[str, Any], Path, list[dict[str, Any]]], small_store: Store, tmp_path: Path
 ) -> None:
-    whole = run(small_store, tmp_path / "whole", **fields)
+    fields, folder, rows = whole
     config = from_mapping(SMALL | {k.replace("__", "."): v for k, v in fields.items()})
     begun = train(config, small_store, tmp_path / "parts")
     list(itertools.islice(begun, stop_after))
     begun.close()
-    assert list(train(config, small_store, tmp_path / "parts")) == whole
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert list(train(config, small_store, tmp_path / "parts")) == rows
+    assert_same_run(folder, tmp_path / "parts")
 
 
 CHILD = """
@@ -203,3 +213,13 @@ def test_a_damaged_checkpoint_is_named(small_store: Store, tmp_path: Path) -> No
 def test_bf16_trains_to_about_the_same(small_store: Store, tmp_path: Path) -> None:
     rows = run(small_store, tmp_path, epochs=12, compute__precision="bf16")
     assert rows[-1]["best_val_accuracy"] > 0.7
+
+
+def test_a_file_system_that_refuses_says_nothing_of_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save({}, tmp_path / "checkpoint.pt")
+    for error, raised in ((OSError(5, "away"), OSError), (PermissionError(13, "not yours"), UserError)):
+        monkeypatch.setattr(Path, "read_bytes", mock.Mock(side_effect=error))
+        with pytest.raises(raised):
+            checkpoint.load(tmp_path / "checkpoint.pt")
