@@ -18,6 +18,8 @@ from raygap.training.precision import autocast
 from raygap.workers import Workers
 
 EVALUATION_BATCH = 256
+EVALUATION_PICTURES = 1024
+"""In a batch: clips of many frames come fewer at a time."""
 
 
 @torch.no_grad()
@@ -40,9 +42,8 @@ def predict(
     order = np.arange(workers.rank, len(rows), workers.size)
     names = [field.name for field in fields(Outputs)]
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
-    for batch in batches(
-        store, rows, batch_size=EVALUATION_BATCH, order=order, device=device, augment=None, seed=0, epoch=0
-    ):
+    batch_size = min(EVALUATION_BATCH, max(EVALUATION_PICTURES // config.prepare.frames, 1))
+    for batch in batches(store, rows, batch_size=batch_size, order=order, device=device, augment=None, seed=0, epoch=0):
         with autocast(config, device):
             outputs = method.predict(network, batch.audio, batch.visual)
         for name in names:
