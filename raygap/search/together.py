@@ -5,7 +5,6 @@ This module is imported by two processes a trial that do no work: what trains is
 
 import math
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import ray.train
 from ray import tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -24,7 +24,7 @@ from raygap.config import TrialConfig
 from raygap.errors import TrialFailed
 from raygap.search.cluster import Placement, remove_orphans
 from raygap.search.study import METRIC, TRIAL_NUMBER, suggested_config
-from raygap.storage import Copies
+from raygap.storage import Copies, machine_folder
 from raygap.tracking.run_folder import trial_folder
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def _train(training: Training, placement: Placement) -> None:
     """
     # Seconds between two looks at the workers; each look passes on one epoch at most.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # One more process: it asks for a checkpoint when a machine is about to go, and there is one after every epoch.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     gpus = placement.each.get("GPU", 0)
     folder = training.folder
     trainer = _Trainer(
@@ -93,7 +95,7 @@ def _train(training: Training, placement: Placement) -> None:
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus >= 1 else "gloo"),
         run_config=RunConfig(
             name=f"{folder.parent.parent.name}-{folder.name}",
-            storage_path=str(Path(tempfile.gettempdir(), "raygap-train")),  # gets nothing but a marker
+            storage_path=str(machine_folder() / "train"),  # gets nothing but a marker
             callbacks=[TuneReportCallback()],
             failure_config=FailureConfig(max_failures=0),
         ),
@@ -117,9 +119,11 @@ def _reported_to_tune() -> Iterator[None]:
 
 class _Trainer(TorchTrainer):
     def _create_default_callbacks(self) -> list:
-        # Ray's cleaner of placement groups is one more process a trial, learns of a group only when its workers run,
-        # and needs a State API that answers, which it does not where two clusters share a machine. See remove_orphans.
-        return [c for c in super()._create_default_callbacks() if not isinstance(c, PlacementGroupCleanerCallback)]
+        # Each is one more process a trial, which imports Ray before the workers may begin. Ray's cleaner of placement
+        # groups learns of a group only when its workers run, and needs a State API that answers, which it does not
+        # where two clusters share a machine: see remove_orphans. The other hands out Ray Datasets, which we have not.
+        needless = (PlacementGroupCleanerCallback, DatasetsCallback)
+        return [c for c in super()._create_default_callbacks() if not isinstance(c, needless)]
 
 
 class GiveBack(tune.Callback):
