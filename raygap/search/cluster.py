@@ -53,10 +53,22 @@ def nodes() -> list[dict[str, float]]:
     return [{"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}]
 
 
-def default_concurrency(threads: int) -> int:
-    """Trials at a time: one a GPU, or, without GPUs, one for each `threads` CPUs of a machine."""
-    gpus = sum(int(node.get("GPU", 0)) for node in nodes())
-    return gpus or max(sum(int(node.get("CPU", 0)) // threads for node in nodes()), 1)
+def default_share(threads: int) -> tuple[int, dict[str, float]]:
+    """Trials at a time, and what each asks for: a GPU and the CPUs that go with it, or, without GPUs, `threads` CPUs.
+
+    So machines of any size are all used, and no two trials share a GPU while another is idle.
+    """
+    if with_gpu := [node for node in nodes() if node.get("GPU")]:
+        cpus = min(node.get("CPU", 0) / node["GPU"] for node in with_gpu)
+        return sum(int(node["GPU"]) for node in with_gpu), {"CPU": max(_floor(cpus), 0.001), "GPU": 1}
+    if places := _cpu_places(threads):
+        return places, {"CPU": threads}
+    return 1, trial_resources(1)
+
+
+def _cpu_places(threads: int) -> int:
+    """Processes of so many CPUs that find room on the machines."""
+    return sum(int(node.get("CPU", 0)) // threads for node in nodes())
 
 
 def trial_resources(concurrency: int) -> dict[str, float]:
@@ -68,12 +80,17 @@ def trial_resources(concurrency: int) -> dict[str, float]:
     with_gpu = [node for node in nodes() if node.get("GPU")]
     pool = with_gpu or [node for node in nodes() if node.get("CPU")]
     slots = math.ceil(concurrency / len(pool))
-    share = {"CPU": max(math.floor(min(node.get("CPU", 0) for node in pool) / slots * 1000) / 1000, 0.001)}
+    share = {"CPU": max(_floor(min(node.get("CPU", 0) for node in pool) / slots), 0.001)}
     if with_gpu:
         gpus = min(node["GPU"] for node in pool)
         # Ray gives out whole GPUs, or a fraction of one.
-        share["GPU"] = gpus // slots if gpus >= slots else math.floor(gpus / slots * 1000) / 1000
+        share["GPU"] = gpus // slots if gpus >= slots else _floor(gpus / slots)
     return share
+
+
+def _floor(amount: float) -> float:
+    """To 3 decimals, which Ray can tell apart."""
+    return math.floor(amount * 1000) / 1000
 
 
 @dataclass(frozen=True)
@@ -91,17 +108,18 @@ def place(
 ) -> Placement:
     """As many trials at a time as fit, or `concurrency` of them; `cpus` and `gpus` are those of one worker.
 
-    A trial of one worker that asks for nothing special gets an equal share of a machine (trial_resources). Otherwise a
-    worker gets compute.threads CPUs and, where there are GPUs, one of them; workers of a trial may sit on several
-    machines. All workers ask for the same, so trials that are let in can never wait for each other's places.
+    A trial of one worker that asks for nothing special gets a place of default_share, or, with `concurrency`, an equal
+    share of a machine (trial_resources). Otherwise a worker gets compute.threads CPUs and, where there are GPUs, one of
+    them; workers of a trial may sit on several machines. All workers ask for the same, so trials that are let in can
+    never wait for each other's places.
 
     Raises UserError if not one trial fits, if `concurrency` of them do not, or for model.norm=sync_batch without GPUs.
     """
     workers, threads = config.compute.workers, config.compute.threads
     needs_gpus([config.model.norm])
     if workers == 1 and cpus is None and gpus is None:
-        at_once = concurrency or default_concurrency(threads)
-        return Placement(at_once, 1, trial_resources(at_once))
+        at_once, share = (concurrency, trial_resources(concurrency)) if concurrency else default_share(threads)
+        return Placement(at_once, 1, share)
     with_gpu = any(node.get("GPU") for node in nodes())
     each = {"CPU": threads if cpus is None else cpus, "GPU": float(with_gpu) if gpus is None else gpus}
     each = {name: amount for name, amount in each.items() if amount}
@@ -141,7 +159,8 @@ def in_words(placement: Placement, threads: int, concurrency: int | None = None)
     if busy > cpus:
         lines.append(f"{busy} threads on {_count(cpus, 'CPU')} slow each other down; run fewer trials at a time")
     elif not gpu and cpus - busy >= 1:
-        more = int(cpus / busy * threads)
+        processes = placement.at_once * placement.workers
+        more = max((t for t in range(threads, int(cpus) + 1) if _cpu_places(t) >= processes), default=threads)
         use = f"; compute.threads={more} would use more" if more > threads else ""
         lines.append(f"{cpus - busy:g} of {_count(cpus, 'CPU')} idle{use}")
     elif not gpu:

@@ -4,7 +4,7 @@ import pytest
 
 from raygap.config import from_mapping
 from raygap.errors import UserError
-from raygap.search.cluster import Placement, place
+from raygap.search.cluster import Placement, in_words, place
 
 HEAD, CPUS, GPUS = {"memory": 1.0}, {"CPU": 5.0}, {"CPU": 16.0, "GPU": 3.0}
 
@@ -38,6 +38,32 @@ def test_as_many_trials_as_find_places(
     else:
         with pytest.raises(UserError, match=r"--gpus-per-worker"):
             place(config, **asked)
+
+
+@pytest.mark.parametrize(
+    ("machines", "threads", "expected"),
+    [
+        ([{"CPU": 32.0, "GPU": 4.0}, {"CPU": 5.0, "GPU": 1.0}], 1, Placement(5, 1, {"CPU": 5.0, "GPU": 1})),
+        ([{"CPU": 32.0, "GPU": 3.0}, CPUS], 1, Placement(3, 1, {"CPU": 10.666, "GPU": 1})),
+        ([{"CPU": 16.0}, {"CPU": 2.0}], 1, Placement(18, 1, {"CPU": 1})),
+        ([{"CPU": 16.0}, {"CPU": 2.0}], 4, Placement(4, 1, {"CPU": 4})),
+        ([{"CPU": 2.0}], 4, Placement(1, 1, {"CPU": 2.0})),  # nothing fits, and yet something has to run
+    ],
+)
+def test_unequal_machines_are_all_used_and_no_gpu_is_shared_while_another_is_idle(
+    machines: list, threads: int, expected: Placement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raygap.search.cluster.nodes", lambda: machines)
+    assert place(from_mapping({"compute.threads": threads})) == expected
+
+
+def test_more_threads_are_only_advised_where_as_many_trials_still_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(machines: list[dict[str, float]], threads: int) -> str:
+        monkeypatch.setattr("raygap.search.cluster.nodes", lambda: machines)
+        return in_words(place(from_mapping({"compute.threads": threads})), threads)[2]
+
+    assert told([{"CPU": 6.0}, {"CPU": 2.0}], 4) == "4 of 8 CPUs idle; compute.threads=6 would use more"
+    assert told([{"CPU": 4.0}, {"CPU": 2.0}], 4) == "2 of 6 CPUs idle"
 
 
 def test_synchronised_batch_normalisation_needs_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
