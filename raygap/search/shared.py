@@ -85,7 +85,8 @@ def find_shared(swept: list[Swept], folder: Path, concurrency: int | None) -> tu
             copies = search.plan.copies(search.store)
             copies = copies and copies.at("..", run)
             waiting[number, name] = Training(config, search.store, (folder / run).resolve(), copies=copies)
-    for (number, name), found in _validate(waiting, concurrency).items():
+    plans = {search.plan.dataset: search.plan for search in swept}
+    for (number, name), found in _validate(waiting, plans, concurrency).items():
         if isinstance(found, str):  # one that cannot be trained there ends no search
             candidates[number].failed[name] = found
         else:
@@ -108,13 +109,19 @@ def print_shared(title: str, chosen: Candidate, best: dict[str, float]) -> None:
             print(f"  {name}: {chosen.failed[name]}")
 
 
-def _validate(waiting: dict[Any, Training], concurrency: int | None) -> dict[Any, float | str]:
-    """Validation accuracy of the selected epoch of each training, or why it has none."""
-    found: dict[Any, float | str] = {}
-    for workers in sorted({training.config.compute.workers for training in waiting.values()}):
-        alike = {key: training for key, training in waiting.items() if training.config.compute.workers == workers}
-        placement = place(next(iter(alike.values())).config, concurrency)
-        rows, failed = run_trainings(alike, placement)
+def _validate(
+    waiting: dict[tuple[int, str], Training], plans: dict[str, Plan], concurrency: int | None
+) -> dict[tuple[int, str], float | str]:
+    """Validation accuracy of the selected epoch of each training, or why it has none; `plans` by data set."""
+    alike: dict[Any, dict[tuple[int, str], Training]] = {}
+    for key, training in waiting.items():
+        plan = plans[key[1]]
+        asked = (training.config.compute.workers, plan.cpus_per_worker, plan.gpus_per_worker)
+        alike.setdefault(asked, {})[key] = training
+    found: dict[tuple[int, str], float | str] = {}
+    for (_, cpus, gpus), trainings in alike.items():
+        placement = place(next(iter(trainings.values())).config, concurrency, cpus, gpus)
+        rows, failed = run_trainings(trainings, placement)
         found |= {key: row[METRIC] for key, row in rows.items()} | failed
     return found
 

@@ -1,10 +1,15 @@
 """How trials share a cluster: computed from its machines, no Ray needed."""
 
+from pathlib import Path
+
 import pytest
 
 from raygap.config import from_mapping
 from raygap.errors import UserError
 from raygap.search.cluster import Placement, in_words, place
+from raygap.search.plan import Plan
+from raygap.search.shared import _validate
+from raygap.search.together import Training
 
 HEAD, CPUS, GPUS = {"memory": 1.0}, {"CPU": 5.0}, {"CPU": 16.0, "GPU": 3.0}
 
@@ -64,6 +69,27 @@ def test_more_threads_are_only_advised_where_as_many_trials_still_fit(monkeypatc
 
     assert told([{"CPU": 6.0}, {"CPU": 2.0}], 4) == "4 of 8 CPUs idle; compute.threads=6 would use more"
     assert told([{"CPU": 4.0}, {"CPU": 2.0}], 4) == "2 of 6 CPUs idle"
+
+
+def test_what_the_searches_asked_for_places_their_shared_candidates_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: dict[str, Placement] = {}
+
+    def run(trainings: dict, placement: Placement) -> tuple[dict, dict]:
+        ran.update({name: placement for _, name in trainings})
+        return {}, dict.fromkeys(trainings, "not run")
+
+    monkeypatch.setattr("raygap.search.shared.run_trainings", run)
+    monkeypatch.setattr("raygap.search.cluster.nodes", lambda: [{"CPU": 4.0, "GPU": 1.0}])
+    config = from_mapping({"compute.workers": 2})
+    waiting = {(0, name): Training(config, tmp_path, tmp_path) for name in ("ave", "cremad")}
+    plans = {
+        name: Plan(name, None, 1, {}, {}, "", cpus_per_worker=cpus, gpus_per_worker=0.5)
+        for name, cpus in {"ave": None, "cremad": 2.0}.items()
+    }
+    assert _validate(waiting, plans, None).keys() == waiting.keys()
+    assert ran == {"ave": Placement(1, 2, {"CPU": 1, "GPU": 0.5}), "cremad": Placement(1, 2, {"CPU": 2.0, "GPU": 0.5})}
 
 
 def test_synchronised_batch_normalisation_needs_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
