@@ -1,6 +1,7 @@
 """Folders in an object store (s3://, gs://), for clusters whose machines share no file system."""
 
 import hashlib
+import os
 import posixpath
 import shutil
 import tempfile
@@ -8,13 +9,20 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 
 from raygap.errors import UserError
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs")
+OPTIONS = {
+    *("region", "scheme", "endpoint_override", "allow_bucket_creation", "retry_limit_seconds"),
+    *("force_virtual_addressing", "tls_ca_file_path", "project_id", "enable_tls", "blob_storage_authority"),
+    *("dfs_storage_authority", "tenant_id", "client_id", "credential_kind", "background_writes", "user"),
+    *("replication", "buffer_size", "default_block_size"),
+}
+"""Of pyarrow's file systems, without those that hold secrets: the URI is written to run folders and shown."""
 """Kinds of storage that pyarrow opens."""
 
 
@@ -34,7 +42,7 @@ class Storage:
 
     def scratch(self) -> Path:
         """Where a machine works on what is kept here."""
-        return Path(tempfile.gettempdir(), "raygap", hashlib.sha256(self.uri.encode()).hexdigest()[:16])
+        return machine_folder() / hashlib.sha256(self.uri.encode()).hexdigest()[:16]
 
     def files(self) -> dict[str, FileInfo]:
         """All files, by their path below this folder."""
@@ -89,6 +97,11 @@ class Copies:
         return Copies(self.store, self.folder.at(*parts))
 
 
+def machine_folder() -> Path:
+    """For what need not outlive this machine; each user has one."""
+    return Path(tempfile.gettempdir(), f"raygap-{os.getuid()}")
+
+
 def split_storage(given: str | None) -> tuple[Path | None, Storage | None]:
     """What --storage names: a folder that all machines share, or an object store.
 
@@ -102,8 +115,12 @@ def split_storage(given: str | None) -> tuple[Path | None, Storage | None]:
         return Path(given).expanduser(), None
     if url.scheme == "file":
         return Path(url.path), None
-    if url.password:
-        raise UserError(f"--storage {url.scheme}://...: holds a secret; give it in the environment (AWS_ACCESS_KEY_ID)")
+    unknown = parse_qs(url.query).keys() - OPTIONS
+    if url.password or unknown:
+        what = "holds a secret" if url.password else f"{min(unknown)}= is no option that may stand there"
+        raise UserError(
+            f"--storage {url.scheme}://...: {what}; secrets belong into the environment (AWS_SECRET_ACCESS_KEY)"
+        )
     if url.scheme not in SCHEMES or not url.netloc:
         raise UserError(f"--storage {given}: not understood; give a folder, or {'://, '.join(SCHEMES)}://")
     return None, Storage(given)

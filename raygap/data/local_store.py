@@ -10,7 +10,7 @@ from pathlib import Path
 from raygap.data.store import written_once
 from raygap.errors import UserError
 from raygap.patience import patiently
-from raygap.storage import Storage
+from raygap.storage import Storage, machine_folder
 
 DIGESTS = "sha256.json"
 """Beside a store's files in an object store, written last."""
@@ -46,7 +46,7 @@ def local_store(store: Path, storage: Storage | None = None) -> Path:
     folder = os.environ.get("RAYGAP_LOCAL")
     there = store.is_dir()
     if storage and not there:
-        folder = folder or str(Path(tempfile.gettempdir(), "raygap", "stores"))
+        folder = folder or str(machine_folder() / "stores")
     elif not folder:
         return store
     copy = Path(folder) / store.name

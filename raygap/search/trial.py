@@ -1,10 +1,11 @@
 """Where trials train: in a Tune actor, which serves one after another, or in the workers of a Ray TorchTrainer."""
 
+import fcntl
 import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,12 +100,28 @@ def _at_work(folder: Path, storage: Storage | None) -> Iterator[Path]:
         yield folder
         return
     scratch = storage.scratch()
-    shutil.rmtree(scratch, ignore_errors=True)  # left by a process that was killed; what counts is in the storage
-    patiently(lambda: storage.pull_all(scratch))
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    lock = scratch.with_suffix(".lock")
+    patiently(lambda: scratch.parent.mkdir(parents=True, exist_ok=True))
+    _remove_leftovers(scratch.parent)
+    with lock.open("w") as file:
+        with suppress(OSError):  # one that was given up may still be at work here
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(scratch, ignore_errors=True)  # what counts is in the storage
+        patiently(lambda: storage.pull_all(scratch))
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Of processes that were killed, as those of stopped trials of several workers are; others hold their lock."""
+    for lock in folder.glob("*.lock"):
+        with suppress(OSError), lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink()
 
 
 def _note_config(folder: Path, config: TrialConfig, storage: Storage | None) -> None:
