@@ -87,7 +87,9 @@ class Comparison:
             for name, value in values.items():
                 if value != values[first]:
                     raise UserError(f"{what} differ between {first} and {name}; fix them for all with --set")
-        return plans
+        # Early stopping judges every method from the same epoch on, or one without warm-up would get the fewest epochs.
+        longest = max(config.warmup.epochs for config in configs.values())
+        return {name: replace(plan, judged_after=longest) for name, plan in plans.items()}
 
     def budget_in_words(self) -> str:
         """For the table."""

@@ -27,7 +27,8 @@ STORES = ".stores"
 class Plan:
     """`fixed` and `space` by dotted path, as in a search space's file.
 
-    No trial starts once the ended ones took `trial_seconds` together. `storage` is the URI of the run folder's copy in
+    No trial starts once the ended ones took `trial_seconds` together. Early stopping judges no trial before its longest
+    warm-up is over, nor in the first `judged_after` epochs. `storage` is the URI of the run folder's copy in
     an object store, beside which the stores are kept.
     """
 
@@ -41,6 +42,7 @@ class Plan:
     max_quarantine: float = 0.05
     trunk_gb: float = 20.0
     trial_seconds: float | None = None
+    judged_after: int = 0
     cpus_per_worker: float | None = None
     gpus_per_worker: float | None = None
     wandb: Mode | None = None

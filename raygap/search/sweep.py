@@ -1,10 +1,12 @@
 """The trials of a sweep, on Ray Tune."""
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 from ray import tune
 
 from raygap.config import TrialConfig
@@ -25,8 +27,9 @@ from raygap.search.study import (
 )
 from raygap.search.together import DRIVER, GiveBack, run_trial
 from raygap.search.trial import SweepTrial
+from raygap.storage import Storage
 from raygap.tracking.progress import ProgressLine
-from raygap.tracking.run_folder import JOURNAL, write_trials
+from raygap.tracking.run_folder import JOURNAL, clean_trial, write_trials
 from raygap.tracking.wandb_callback import SweepLog, WandbCallback
 from raygap.training.trunk import SharedWarmups
 
@@ -63,7 +66,7 @@ def run_trials(
     search = StudySearch(space.domains(), open_storage(folder / JOURNAL), config.seed, config.epochs)
     check_store(search.study, Store.open(store).header["key"])
     search.trial_seconds = plan.trial_seconds
-    search.scheduler = make_scheduler(search.study, config.epochs, config.warmup.epochs)
+    search.scheduler = make_scheduler(search.study, config.epochs, max(config.warmup.epochs, plan.judged_after))
     copies = plan.copies(store)
     if copies:
         keep_store(store, copies.store)
@@ -108,8 +111,17 @@ def run_trials(
             ),
         )
         fit(tuner)
+        if several:
+            _clean_again(search.study, folder, copies and copies.folder)
     patiently(lambda: write_trials(search.study, folder))
     return search.study
+
+
+def _clean_again(study: optuna.Study, folder: Path, storage: Storage | None) -> None:
+    # Until its places were given back, a stopped trial's workers may have written an epoch more.
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)):
+        with suppress(OSError):
+            clean_trial(folder, trial.number, best=False, storage=storage)
 
 
 def _describe(fixed: dict[str, Any], suggested: dict[str, Any]) -> tuple[int, TrialConfig]:
