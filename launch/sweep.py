@@ -290,7 +290,7 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, outcome: Outcome)
     print("".join(f"{line}\n" for line in outcome.failures()), end="")
     print("\n".join([outcome.about_epochs(), *outcome.about_gaps]))
     if outcome.test and outcome.test.rows:
-        console.print("\ntest split, chosen configuration, fresh seeds:")
+        console.print(f"\n{outcome.test.title}, chosen configuration, fresh seeds:")
         console.print(seeds_table(outcome.test))
     print(f"best configuration: {folder / BEST}")
     if (folder / REPORT).exists():

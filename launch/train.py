@@ -89,7 +89,7 @@ def main(
     moments = gap_values(first, trial.gap.score)
     draw_gap(moments, trial.gap.score, trial.seed, folder / "figures" / "gap.png")
     draw_curves(first, folder / "figures" / "curves.png")
-    console.print("test split:")
+    console.print(f"{results.title}:")
     console.print(seeds_table(results))
     print(f"results: {folder / TEST}\nfigures: {folder / 'figures'}")
     sys.exit(1 if results.failed else 0)

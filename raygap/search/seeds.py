@@ -45,7 +45,7 @@ def train_seeds(
         patiently(lambda: copies.folder.pull_all(folder, without=("checkpoint.pt",)))
     tested = {seed: rows[seed] for seed in seeds if seed in rows}
     columns = ("best_epoch", "best_val_accuracy", *TEST_METRICS)
-    table = [[seed, *(row[name] for name in columns)] for seed, row in tested.items()]
-    write_csv(folder / TEST, ["seed", *columns], table)
+    table = [[seed, *(row[name] for name in columns), config.protocol] for seed, row in tested.items()]
+    write_csv(folder / TEST, ["seed", *columns, "protocol"], table)
     write_csv(folder / FAILED, ["seed", "reason"], [list(item) for item in failed.items()])
-    return SeedResults(tested, failed)
+    return SeedResults(tested, failed, config.protocol)

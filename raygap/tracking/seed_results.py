@@ -38,10 +38,16 @@ class Interval:
 
 @dataclass(frozen=True)
 class SeedResults:
-    """`rows`: test metrics by seed; `failed`: the reason by seed that did not end."""
+    """`rows`: test metrics by seed; `failed`: the reason by seed that did not end; `protocol`: the configuration's."""
 
     rows: dict[int, dict[str, Any]]
     failed: dict[int, str]
+    protocol: str = "validation"
+
+    @property
+    def title(self) -> str:
+        """What these numbers are, to stand wherever they do."""
+        return "test split" if self.protocol == "validation" else "test split, PAPER PROTOCOL: epochs chosen on TEST"
 
     def interval(self, metric: str) -> Interval:
         """Over the seeds that ended."""

@@ -211,8 +211,11 @@ def test_numbers_chosen_on_test_are_labelled(run: Path) -> None:
     plan = yaml.safe_load((run / "sweep.yaml").read_text())
     plan["fixed"]["protocol"] = "paper"
     (run / "sweep.yaml").write_text(yaml.safe_dump(plan))
+    tested = next(run.glob("seeds/*/test.csv"))
+    tested.write_text(tested.read_text().replace(",validation", ",paper"))
     text = text_of(write_report(run))
     assert "TEST accuracy (paper protocol)" in text
+    assert text.count("PAPER PROTOCOL: epochs chosen on TEST") == 2  # beside the mean, and above the table
     assert "validation accuracy" not in text.lower()
 
 

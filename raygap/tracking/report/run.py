@@ -126,7 +126,9 @@ class Run:
         failed = {int(row["seed"]): row["reason"] for row in _rows(folder / FAILED)}
         if not rows and not failed:
             raise Absent("The test split has not been read: that comes last, when the search is over.")
-        return SeedResults({int(row.pop("seed")): {k: float(v) for k, v in row.items()} for row in rows}, failed)
+        protocol = {row.pop("protocol", "validation") for row in rows}
+        numbers = {int(row.pop("seed")): {name: float(value) for name, value in row.items()} for row in rows}
+        return SeedResults(numbers, failed, "paper" if "paper" in protocol else "validation")
 
     @property
     def comparison(self) -> list[list[str]]:

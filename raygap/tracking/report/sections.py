@@ -83,10 +83,11 @@ def _test_tile(run: Run) -> tuple[str, str]:
     if not results.rows:
         return "–", "Every seed has failed."
     interval = results.interval("test_accuracy")
+    chosen = "" if results.protocol == "validation" else ", PAPER PROTOCOL: epochs chosen on TEST"
     if len(results.rows) == 1:
-        return _percent(interval.mean), "one fresh seed: no interval"
+        return _percent(interval.mean), f"one fresh seed: no interval{chosen}"
     value = f"{100 * interval.mean:.1f} ± {100 * interval.half_width:.1f} %"
-    return value, f"mean of {len(results.rows)} fresh seeds, 95 % interval"
+    return value, f"mean of {len(results.rows)} fresh seeds, 95 % interval{chosen}"
 
 
 def _value_tile(run: Run) -> tuple[str, str]:
@@ -152,7 +153,8 @@ def test(run: Run) -> Blocks:
     if not results.rows:
         raise Absent("Every seed has failed; the reasons are below.")
     rows = [[f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in results.table()]
-    return [chart(lambda: plots.seeds(results)), Table(rows, summary=len(rows) - 1 - len(results.rows))]
+    doubt = [Note(f"{results.title[0].upper()}{results.title[1:]}.", "doubt")] if results.protocol == "paper" else []
+    return [*doubt, chart(lambda: plots.seeds(results)), Table(rows, summary=len(rows) - 1 - len(results.rows))]
 
 
 def search(run: Run) -> Blocks:
