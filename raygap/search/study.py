@@ -2,8 +2,10 @@
 
 import math
 import os
+import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +29,8 @@ TRIAL_NUMBER = "trial_number"
 STUDY = "sweep"
 """Name of the study in its journal; not the folder's, which may be renamed."""
 _NOT_RESUMED = "interrupted, and not gone on with: no longer in the plan, or in the search space"
+_DEAD_IN_A_ROW = 10
+"""Trials in a row that died without a result, after which a search gives up: no other would fare better."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -95,6 +99,24 @@ def remember(scheduler: ASHAScheduler, trial_id: str, values: dict[int, float]) 
         scheduler._brackets[0].on_result(SimpleNamespace(trial_id=trial_id), epoch, value)
 
 
+@dataclass
+class _Spent:
+    """Seconds that a trial took so far, in all its processes, also in those before the sweep was resumed."""
+
+    seconds: float
+    since: float
+    """When it was last heard of, by time.monotonic()."""
+    told: float | None = None
+    """time_total_s of the last result: Tune tells some twice."""
+
+    def hear(self, result: dict[str, Any]) -> None:
+        """Add a result's seconds. Its time_total_s would not do: it counts anew in each process."""
+        if result.get("time_total_s") != self.told:
+            self.told = result["time_total_s"]
+            self.seconds += result["time_this_iter_s"]
+        self.since = time.monotonic()
+
+
 class StudySearch(OptunaSearch):
     """Ray's OptunaSearch with a memory: it first hands out the trials that a killed sweep left running, under their
     old numbers, tells Optuna pruned and failed trials as such, and keeps what the summary needs in the study.
@@ -113,6 +135,8 @@ class StudySearch(OptunaSearch):
         self.study.sampler = optuna.samplers.TPESampler(seed=seed + len(self.study.trials))
         self.scheduler: ASHAScheduler | None = None
         self.trial_seconds: float | None = None
+        self._spent: dict[str, _Spent] = {}
+        self._dead_in_a_row = 0
         self._interrupted = deque(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
     @property
@@ -137,7 +161,15 @@ class StudySearch(OptunaSearch):
             self._interrupted.remove(trial)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The next configuration by dotted path, and the trial's number in the study."""
+        """The next configuration by dotted path, and the trial's number in the study.
+
+        Raises UserError if trials only die.
+        """
+        if self._dead_in_a_row >= _DEAD_IN_A_ROW:
+            raise UserError(
+                f"the last {_DEAD_IN_A_ROW} trials died without a result, so processes cannot start or work here; see "
+                "error.txt in their folders under tune/, mend that, and go on with --resume"
+            )
         if self.trial_seconds is not None and seconds_spent(self.study) >= self.trial_seconds:
             return self.FINISHED
         if self._interrupted and trial_id not in self._ot_trials:
@@ -148,24 +180,38 @@ class StudySearch(OptunaSearch):
             if self.scheduler:  # rungs that the trial has passed are not put to it again
                 remember(self.scheduler, trial_id, trial.study.trials[trial.number].intermediate_values)
         params = super().suggest(trial_id)
-        return None if params is None else {**params, TRIAL_NUMBER: self._ot_trials[trial_id].number}
+        if params is None:
+            return None
+        trial = self._ot_trials[trial_id]
+        self._spent[trial_id] = _Spent(trial.user_attrs.get("seconds", 0.0), time.monotonic())
+        return {**params, TRIAL_NUMBER: trial.number}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Note an epoch's value, once, though a resumed trial reports its first epochs again."""
-        self._report(self._ot_trials[trial_id], result)
+        """Note an epoch's value, once, though a resumed trial reports its first epochs again; and its seconds."""
+        trial, spent = self._ot_trials[trial_id], self._spent[trial_id]
+        self._dead_in_a_row = 0
+        self._report(trial, result)
+        spent.hear(result)
+        trial.set_user_attr("seconds", round(spent.seconds, 1))  # for a sweep that goes on with it
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study: failed if the trial says so or died, pruned if it was stopped early, else complete."""
         if trial_id in self._completed_trials:
             return
         self._completed_trials.add(trial_id)
-        trial, result = self._ot_trials[trial_id], result or {}
+        trial, spent, result = self._ot_trials[trial_id], self._spent[trial_id], result or {}
+        if result:
+            self._dead_in_a_row = 0
+            spent.hear(result)
+        elif error:
+            self._dead_in_a_row += spent.told is None
+            spent.seconds += time.monotonic() - spent.since
         reason = result.get("error") or (f"{DIED}; see error.txt under tune/" if error else None)
         if not reason:
             self._report(trial, result)
         trial.set_user_attr("epochs", result.get("epoch", 0))
         trial.set_user_attr("epochs_reused", result.get("epochs_reused", 0))
-        trial.set_user_attr("seconds", round(result.get("time_total_s", 0.0), 1))
+        trial.set_user_attr("seconds", round(spent.seconds, 1))
         if reason or METRIC not in result:
             trial.set_user_attr("error", reason or "the trial ended without a result")
             self.study.tell(trial, state=TrialState.FAIL)

@@ -2,12 +2,14 @@ import resource
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 from ray import tune
 
+from raygap.errors import UserError
 from raygap.search.scheduler import make_scheduler
 from raygap.search.study import METRIC, TRIAL_NUMBER, StudySearch, finished_trials, open_storage
 
@@ -20,11 +22,16 @@ def search(journal: Path, seed: int = 0) -> StudySearch:
 
 def report(searcher: StudySearch, trial_id: str, epochs: range, value: float = 0.5) -> None:
     for epoch in epochs:
-        searcher.on_trial_result(trial_id, {"epoch": epoch, METRIC: value + epoch / 100})
+        searcher.on_trial_result(trial_id, result(epoch, value + epoch / 100, epoch - epochs.start + 1.0))
 
 
 def end(searcher: StudySearch, trial_id: str, epoch: int, value: float = 0.5) -> None:
-    searcher.on_trial_complete(trial_id, {"epoch": epoch, METRIC: value, "time_total_s": 1.0})
+    searcher.on_trial_complete(trial_id, result(epoch, value, 100.0))
+
+
+def result(epoch: int, value: float, total: float, seconds: float = 1.0) -> dict[str, Any]:
+    """As Tune tells it: `total` counts from the start of the process."""
+    return {"epoch": epoch, METRIC: value, "time_total_s": total, "time_this_iter_s": seconds}
 
 
 def test_how_a_trial_ended_is_told_as_it_was(tmp_path: Path) -> None:
@@ -34,7 +41,8 @@ def test_how_a_trial_ended_is_told_as_it_was(tmp_path: Path) -> None:
         report(searcher, trial_id, range(1, 3))
     end(searcher, "a", 4, 0.8)
     end(searcher, "b", 3, 0.6)
-    searcher.on_trial_complete("c", {"epoch": 2, METRIC: float("nan"), "error": "the loss became nan in epoch 3"})
+    failed = result(2, float("nan"), 100.0) | {"error": "the loss became nan in epoch 3"}
+    searcher.on_trial_complete("c", failed)
     searcher.on_trial_complete("d", error=True)
     a, b, c, d = searcher.study.trials
     assert [t.state for t in (a, b, c, d)] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
@@ -63,6 +71,44 @@ def test_a_resumed_sweep_goes_on_with_the_trials_that_were_running(tmp_path: Pat
     assert len(finished_trials(again.study)) == 3
     assert len(trials) == 4
     assert trials[1].intermediate_values == {1: 0.51, 2: 0.52, 3: 0.93, 4: 0.5}
+
+
+def test_seconds_of_all_processes_and_sweeps_of_a_trial_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("raygap.search.study.time.monotonic", lambda: now)
+    first = search(tmp_path / "journal")
+    first.suggest("a")
+    report(first, "a", range(1, 4))
+    report(first, "a", range(3, 5))  # another process, whose total begins anew
+    again = search(tmp_path / "journal")
+    again.suggest("x")
+    last = result(4, 0.5, 2.5, seconds=2.5)
+    again.on_trial_result("x", last)
+    again.on_trial_complete("x", last)  # told twice, as where Tune stops a trial
+    again.suggest("y")
+    report(again, "y", range(1, 2))
+    now += 60
+    again.on_trial_complete("y", error=True)
+    assert [trial.user_attrs["seconds"] for trial in again.study.trials] == [5 + 2.5, 1 + 60]
+    again.trial_seconds = 68.5
+    assert again.suggest("z") == StudySearch.FINISHED
+
+
+def test_a_search_whose_trials_only_die_ends_in_one_line(tmp_path: Path) -> None:
+    searcher = search(tmp_path / "journal")
+    for number in range(19):
+        trial_id = str(number)
+        searcher.suggest(trial_id)
+        if number == 9:  # one that works is a reason to go on
+            end(searcher, trial_id, 4)
+        else:
+            searcher.on_trial_complete(trial_id, error=True)
+    searcher.suggest("20")
+    searcher.on_trial_complete("20", error=True)
+    with pytest.raises(UserError, match=r"the last 10 trials died without a result.*--resume") as error:
+        searcher.suggest("21")
+    assert "\n" not in str(error.value)
+    assert search(tmp_path / "journal").suggest("x")[TRIAL_NUMBER] == 20
 
 
 def test_a_study_cut_off_in_mid_line_and_left_locked_opens_at_once(tmp_path: Path) -> None:
