@@ -120,6 +120,8 @@ def main(
     """Search a method's configuration on a data set."""
     console = Console()
     names = list(dict.fromkeys(dataset.split(",")))
+    if shared and len(names) == 1:
+        raise UserError("--shared: one data set has nobody to share with; name several with --dataset, or leave it out")
     if time_budget is not None and not math.isfinite(time_budget):
         raise UserError(f"--time-budget {time_budget}: expected a number of seconds; leave it out for no limit")
     kept_in, kept_at = split_storage(storage)
