@@ -25,6 +25,7 @@ from raygap.methods import METHODS
 from raygap.search.comparison import COMPARISON, Comparison, compare, read_comparison, write_comparison
 from raygap.search.plan import locked, make_folder
 from raygap.search.shared import Swept, find_shared, print_shared
+from raygap.search.sweep import plan_placement
 from raygap.tracking.comparison_table import narrow, table
 from raygap.tracking.seed_results import seeds_bar
 from raygap.tracking.wandb_callback import check_login
@@ -146,6 +147,8 @@ def _compare_all(
     jobs = []
     for place, comparison in comparisons.items():
         plans = comparison.plans()
+        for plan in plans.values():
+            plan_placement(plan, concurrency)  # raises if the trials do not fit
         clip_list = read_clips(
             comparison.dataset, Path(comparison.root) if comparison.root else None, comparison.reader
         )
