@@ -16,7 +16,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from raygap.cli import Cache, MaxQuarantine, preparation_bar, roots_by_dataset, user_errors
+from raygap.cli import Cache, preparation_bar, roots_by_dataset, user_errors
 from raygap.config import parse_assignments
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
@@ -66,8 +66,12 @@ def main(
         typer.Option(help="Go on with the comparison in this folder; --trials, --seeds and --methods may add to it."),
     ] = None,
     cache: Cache = None,
-    max_quarantine: MaxQuarantine = 0.05,
-    trunk_gb: Annotated[float, typer.Option(min=0, help="Limit of saved warm-ups; 0 trains each anew.")] = 20.0,
+    max_quarantine: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of clips that may be unusable.", show_default="0.05")
+    ] = None,
+    trunk_gb: Annotated[
+        float | None, typer.Option(min=0, help="Limit of saved warm-ups; 0 trains each anew.", show_default="20")
+    ] = None,
     wandb: Annotated[
         Mode | None, typer.Option(help="Log to Weights & Biases.", show_default="online with a key, else offline")
     ] = None,
@@ -77,6 +81,8 @@ def main(
     if trials and budget:
         raise UserError("--trials and --budget contradict each other; leave one out")
     chosen = _names(methods)
+    settings = {"wandb": wandb, "max_quarantine": max_quarantine, "trunk_gb": trunk_gb}
+    settings = {name: value for name, value in settings.items() if value is not None}
     if resume:
         kept = {"--dataset": dataset, "--root": root, "--budget": budget, "--epochs": epochs, "--set": assignments}
         kept |= {"--out": out, "--cache": cache, "--protocol": protocol if protocol == "paper" else None}
@@ -118,14 +124,11 @@ def main(
                 protocol == "paper",
                 fixed,
                 str((cache or default_cache()).resolve()),
-                max_quarantine,
-                trunk_gb,
             )
             for name in names
         }
     check_login(wandb)
-    if wandb:
-        comparisons = {place: replace(comparison, wandb=wandb) for place, comparison in comparisons.items()}
+    comparisons = {place: replace(comparison, **settings) for place, comparison in comparisons.items()}
     try:
         complete = _compare_all(console, comparisons, folder, shared, concurrency)
     except KeyboardInterrupt:
