@@ -127,6 +127,8 @@ def main(
             )
             for name in names
         }
+    if shared and len(comparisons) == 1:
+        raise UserError("--shared: one data set has nobody to share with; name several with --dataset, or leave it out")
     check_login(wandb)
     comparisons = {place: replace(comparison, **settings) for place, comparison in comparisons.items()}
     try:
@@ -186,7 +188,7 @@ def _compare_all(
             print("".join(f"{result.method}: {note}\n" for note in result.notes), end="")
         print("".join(f"{kind:10}{place / f'comparison.{kind}'}\n" for kind in ("md", "tex", "csv", "json")), end="")
         complete &= all(result.validation is not None and (result.seeds or not comparison.seeds) for result in results)
-    for method, searches in swept.items() if shared and len(jobs) > 1 else ():
+    for method, searches in swept.items() if shared else ():
         try:
             print_shared(f"{method}, ", *find_shared(searches, folder / f"shared-{method}", concurrency))
         except UserError as error:  # the other methods' are still to come
