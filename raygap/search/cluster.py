@@ -75,10 +75,12 @@ def trial_resources(concurrency: int) -> dict[str, float]:
     """What each of `concurrency` trials asks for: an equal share of one machine.
 
     Only machines with GPUs count where there are any. So a trial always fits somewhere, and on a single machine no
-    more than `concurrency` run at once.
+    more than `concurrency` run at once. Raises UserError if there is no place at all.
     """
     with_gpu = [node for node in nodes() if node.get("GPU")]
     pool = with_gpu or [node for node in nodes() if node.get("CPU")]
+    if not pool:
+        raise UserError("the cluster has neither CPUs nor GPUs; wait until its machines are there, and start again")
     slots = math.ceil(concurrency / len(pool))
     share = {"CPU": max(_floor(min(node.get("CPU", 0) for node in pool) / slots), 0.001)}
     if with_gpu:

@@ -62,6 +62,15 @@ def test_unequal_machines_are_all_used_and_no_gpu_is_shared_while_another_is_idl
     assert place(from_mapping({"compute.threads": threads})) == expected
 
 
+@pytest.mark.parametrize("concurrency", [None, 2])
+def test_a_cluster_whose_workers_are_not_there_yet_is_named(
+    concurrency: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raygap.search.cluster.nodes", lambda: [HEAD])
+    with pytest.raises(UserError, match="wait until its machines are there"):
+        place(from_mapping({}), concurrency)
+
+
 def test_more_threads_are_only_advised_where_as_many_trials_still_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     def told(machines: list[dict[str, float]], threads: int) -> str:
         monkeypatch.setattr("raygap.search.cluster.nodes", lambda: machines)
