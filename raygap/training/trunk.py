@@ -87,7 +87,10 @@ class Trunk:
         with ExitStack() as turn:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                _take_turn(turn.enter_context((self.folder / ".lock").open("w")))
+                file = turn.enter_context((self.folder / ".lock").open("w"))
+                _take_turn(file)
+                # Closing it is not enough: a process that was forked meanwhile, to load clips, holds it open.
+                turn.callback(fcntl.flock, file, fcntl.LOCK_UN)
             except OSError as error:  # two trials may then train the same epoch, nothing worse
                 _log().warning("no turn at the warm-up: %s", error)
             yield

@@ -1,4 +1,5 @@
 import fcntl
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from raygap.data.store import Store
 from raygap.methods import METHODS, find_method
 from raygap.training.run import train
 from raygap.training.trainer import Trainer
-from raygap.training.trunk import SharedWarmups, warmup_key
+from raygap.training.trunk import SharedWarmups, Trunk, warmup_key
 
 BASE = SMALL | {"epochs": 7, "warmup.epochs": 3}
 
@@ -205,3 +206,14 @@ def test_who_waits_too_long_for_a_turn_trains_without_it(
         again = run(small_store, tmp_path / "second", tmp_path / "trunk")
     assert [row["val_loss"] for row in again] == [row["val_loss"] for row in rows]
     assert "was held for" in caplog.text
+
+
+def test_a_process_that_was_forked_meanwhile_does_not_keep_the_turn(tmp_path: Path) -> None:
+    turns = Trunk(SharedWarmups(tmp_path, 1e9), "key")
+    with turns._turn():
+        loader = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        loader.start()
+    with (tmp_path / "key" / ".lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    loader.kill()
+    loader.join()
