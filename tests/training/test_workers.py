@@ -14,7 +14,9 @@ from stores import SMALL
 from raygap.config import from_mapping
 from raygap.data.store import Store
 from raygap.errors import UserError
-from raygap.training.run import train
+from raygap.training.evaluation import evaluate
+from raygap.training.precision import pick_device
+from raygap.training.run import load_network, train
 from raygap.workers import Workers
 
 # 48 training clips: batches of 14 leave a rest of 6, of 47 a lone clip, of 5 three: parts of 0, 1 and 2 clips occur.
@@ -39,29 +41,38 @@ from raygap.training.run import train
 from raygap.training.trunk import SharedWarmups
 rank, size, folder, store = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Store.open(Path(sys.argv[4]))
 dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=size)
+everything = []
 for run, fields, epochs in json.loads(sys.argv[5]):
-    rows = []
+    everything.append(rows := [])
     config = from_mapping(fields | {"compute.workers": size})
-    for row in train(config, store, folder / run, trunk=SharedWarmups(folder / "trunk", 1e9)):
+    for row in train(config, store, folder / run, trunk=SharedWarmups((folder / run).parent / "trunk", 1e9)):
         rows.append(row)
         if row["epoch"] == epochs:
             break
-    print(json.dumps(rows), flush=True)
 dist.destroy_process_group()
+print(json.dumps(everything))  # not before: one that waits for its reader would keep the others waiting
 """
 
 
-def together(size: int, store: Store, folder: Path, runs: list[tuple[str, dict, int]]) -> list[list[dict]]:
-    """Rows of each run (its folder, fields and last epoch), one after the other; all workers agree on them."""
+Rows = dict[tuple[str, int], list[dict]]
+"""Of each run, by its folder and the epoch after which it is stopped."""
+END = 99
+
+
+def together(size: int, store: Store, folder: Path, runs: list[tuple[str, dict, int]]) -> Rows:
+    """Train each run (its folder, fields and last epoch), one after the other; all workers agree on the rows.
+
+    Runs in the same folder share warm-ups.
+    """
     arguments = [str(size), str(folder), str(store.path), json.dumps(runs)]
     workers = [
         subprocess.Popen([sys.executable, "-c", WORKER, str(rank), *arguments], stdout=subprocess.PIPE)
         for rank in range(size)
     ]
-    outputs = [worker.communicate(timeout=300)[0] for worker in workers]
+    outputs = [worker.communicate(timeout=600)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0] * size
     assert outputs == outputs[:1] * size
-    return [json.loads(line) for line in outputs[0].splitlines()]
+    return {(run, epochs): rows for (run, _, epochs), rows in zip(runs, json.loads(outputs[0]), strict=True)}
 
 
 def close(rows: list[dict], others: list[dict]) -> None:
@@ -92,39 +103,79 @@ METHODS = {
 }
 """Methods with statistics of the whole batch, gradients, random draws or steps of their own, and fields for them."""
 
+SHORT = {name: FIELDS | {"epochs": 3, "purify.epochs": 0, "method": name} | own for name, own in METHODS.items()}
+BATCHES = {run: FIELDS | {"optimizer.batch_size": clips} for run, clips in {"rest": 14, "lone": 47, "small": 5}.items()}
+BATCHES["other"] = BATCHES["rest"] | {"loss.focus": 1.0}
+BATCHES["guided"] = BATCHES["rest"] | {"method": "gmm_adaptive", "gap.source": "fresh"}
+PARTS = [("whole", END), ("stopped", 2), ("stopped", END)]
+STOPPED = {norm: FIELDS | {"model.norm": norm} for norm in ("group", "batch")}
 
-def test_every_methods_workers_together_equal_one(small_store: Store, tmp_path: Path) -> None:
-    short = FIELDS | {"epochs": 3, "purify.epochs": 0}
-    fields = {name: short | {"method": name} | own for name, own in METHODS.items()}
-    rows = together(2, small_store, tmp_path, [(name, fields[name], 99) for name in fields])
-    for name, together_rows in zip(fields, rows, strict=True):
-        alone = list(train(from_mapping(fields[name]), small_store, tmp_path / "alone" / name))
-        close([row | {"epochs_reused": 0} for row in together_rows], alone)
+
+@pytest.fixture(scope="module")
+def pair(small_store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Rows]:
+    """The folder and the rows of all that two workers train here: to start them takes longer than a run."""
+    folder = tmp_path_factory.mktemp("pair")
+    runs = [(f"methods/{name}", fields, END) for name, fields in SHORT.items()]
+    runs += [(f"batches/{run}", fields, END) for run, fields in BATCHES.items()]
+    for norm, fields in STOPPED.items():
+        runs += [(f"{norm}/{run}", fields, end) for run, end in PARTS]
+    return folder, together(2, small_store, folder, runs)
+
+
+@pytest.fixture(scope="module")
+def alone(small_store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[dict]]]:
+    """The runs with different batches, each by one process: its folder and rows."""
+    folder = tmp_path_factory.mktemp("alone")
+    fields = {run: BATCHES[run] for run in ("rest", "lone", "small", "guided")}
+    return {run: (folder / run, list(train(from_mapping(fields[run]), small_store, folder / run))) for run in fields}
+
+
+def test_every_methods_workers_together_equal_one(pair: tuple[Path, Rows], small_store: Store, tmp_path: Path) -> None:
+    for name, fields in SHORT.items():
+        expected = list(train(from_mapping(fields), small_store, tmp_path / name))
+        close([row | {"epochs_reused": 0} for row in pair[1][f"methods/{name}", END]], expected)
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_workers_together_equal_one(small_store: Store, tmp_path: Path, size: int) -> None:
-    batches = {"rest": 14, "lone": 47, "small": 5}
-    fields = {run: FIELDS | {"optimizer.batch_size": clips} for run, clips in batches.items()}
-    fields["other"] = fields["rest"] | {"loss.focus": 1.0}
-    fields["guided"] = fields["rest"] | {"method": "gmm_adaptive", "gap.source": "fresh"}
-    rows = together(size, small_store, tmp_path, [(run, fields[run], 99) for run in fields])
-    by_run = dict(zip(fields, rows, strict=True))
+def test_workers_together_equal_one(
+    size: int,
+    alone: dict[str, tuple[Path, list[dict]]],
+    small_store: Store,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    if size == 2:
+        folder, rows = request.getfixturevalue("pair")
+    else:
+        folder = tmp_path
+        rows = together(size, small_store, folder, [(f"batches/{run}", BATCHES[run], END) for run in BATCHES])
     # A warm-up is shared among trials of as many workers.
-    assert by_run["other"][0] == by_run["rest"][0] | {"epochs_reused": 1}
-    for run in ("rest", "lone", "small", "guided"):
-        alone = list(train(from_mapping(fields[run]), small_store, tmp_path / "alone" / run))
-        close([row | {"epochs_reused": 0} for row in by_run[run]], alone)
-        ledgers = [pq.read_table(tmp_path / folder / "ledger.parquet") for folder in (run, Path("alone") / run)]
+    assert rows["batches/other", END][0] == rows["batches/rest", END][0] | {"epochs_reused": 1}
+    for run, (place, expected) in alone.items():
+        close([row | {"epochs_reused": 0} for row in rows[f"batches/{run}", END]], expected)
+        ledgers = [pq.read_table(files / "ledger.parquet") for files in (folder / "batches" / run, place)]
         assert ledgers[0]["records"].equals(ledgers[1]["records"])  # each clip once an epoch
         np.testing.assert_allclose(ledgers[0]["audio_average"], ledgers[1]["audio_average"], atol=1e-4)
 
 
-def test_workers_go_on_from_a_checkpoint_as_if_never_stopped(small_store: Store, tmp_path: Path) -> None:
-    runs = [("whole", FIELDS, 99), ("stopped", FIELDS, 2), ("stopped", FIELDS, 99)]
-    whole, first, again = together(2, small_store, tmp_path, runs)
+@pytest.mark.parametrize("norm", STOPPED)
+def test_workers_go_on_from_a_checkpoint_as_if_never_stopped(norm: str, pair: tuple[Path, Rows]) -> None:
+    whole, first, again = (pair[1][f"{norm}/{run}", end] for run, end in PARTS)
     assert [row | {"epochs_reused": 0} for row in first] == whole[:2]
     assert [row | {"epochs_reused": 0} for row in again] == whole
+    kept = [load_network(pair[0] / norm / run / "best.pt", 3)[1].state_dict() for run in ("whole", "stopped")]
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
+
+
+def test_what_workers_keep_is_what_they_validated(pair: tuple[Path, Rows], small_store: Store) -> None:
+    # The running statistics of batch normalisation come of each worker's own clips; best.pt holds the mean of them.
+    folder, rows = pair
+    config, network = load_network(folder / "batch" / "whole" / "best.pt", len(small_store.class_names))
+    metrics = evaluate(network.to(pick_device()), small_store, "val", config, pick_device())
+    *_, last = rows["batch/whole", END]
+    told = rows["batch/whole", END][last["best_epoch"] - 1]
+    assert metrics["val_accuracy"] == told["val_accuracy"] == last["best_val_accuracy"]
+    assert metrics["val_loss"] == pytest.approx(told["val_loss"], rel=1e-5)
 
 
 def test_parts_cover_a_batch_once_whatever_the_rest() -> None:
