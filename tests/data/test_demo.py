@@ -43,6 +43,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def clips(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Picture and sound of every clip that lies there, by the name of its file."""
+    return {path.name: (picture_of(path), sound_of(path)) for path in folder.glob("clips/*")}
+
+
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Let ensure_demo write 8 clips; the list receives the folder of each generation."""
@@ -57,7 +63,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return generations
 
 
-def test_every_clip_decodes_to_two_seconds_of_picture_and_sound(folder: Path) -> None:
+def test_every_clip_decodes_to_two_seconds_of_picture_and_sound(
+    folder: Path, clips: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> None:
     rows = rows_of(folder)
     assert list(rows[0]) == ["video", "label", "split", "planted"]
     assert len(rows) == len(demo.LABELS) * sum(COUNTS)
@@ -68,30 +76,34 @@ def test_every_clip_decodes_to_two_seconds_of_picture_and_sound(folder: Path) ->
         with av.open(folder / row["video"]) as container:
             assert [stream.codec_context.name for stream in container.streams] == ["h264", "aac"]
             assert container.duration == pytest.approx(2e6, abs=0.05e6)  # in microseconds
-        assert picture_of(folder / row["video"]).shape == (20, 64, 64, 3)
-        sound = sound_of(folder / row["video"])
+        picture, sound = clips[Path(row["video"]).name]
+        assert picture.shape == (20, 64, 64, 3)
         assert 32_000 <= sound.size < 32_000 + 2 * 1024  # AAC comes in blocks of 1024 samples
         assert sound[:32_000].reshape(20, -1).std(axis=1).mean() > 1e-5  # nowhere digital silence
 
 
-def test_the_result_depends_on_the_seed_and_not_on_the_workers(folder: Path, tmp_path: Path) -> None:
+def test_the_result_depends_on_the_seed_and_not_on_the_workers(
+    folder: Path, clips: dict[str, tuple[np.ndarray, np.ndarray]], tmp_path: Path
+) -> None:
     demo.generate_demo(tmp_path / "again", clips_per_class=COUNTS, workers=1)
     assert (tmp_path / "again/manifest.csv").read_bytes() == (folder / "manifest.csv").read_bytes()
     for row in rows_of(folder)[:40]:
-        first, again = folder / row["video"], tmp_path / "again" / row["video"]
-        np.testing.assert_array_equal(picture_of(first), picture_of(again))
-        np.testing.assert_array_equal(sound_of(first), sound_of(again))
+        again, (picture, sound) = tmp_path / "again" / row["video"], clips[Path(row["video"]).name]
+        np.testing.assert_array_equal(picture, picture_of(again))
+        np.testing.assert_array_equal(sound, sound_of(again))
     demo.generate_demo(tmp_path / "other", clips_per_class=(1, 0, 0), seed=1, workers=1)
-    assert not np.array_equal(picture_of(folder / "clips/00000.mp4"), picture_of(tmp_path / "other/clips/00000.mp4"))
+    assert not np.array_equal(clips["00000.mp4"][0], picture_of(tmp_path / "other/clips/00000.mp4"))
 
 
-def test_splits_are_stratified_and_clips_all_differ(folder: Path) -> None:
+def test_splits_are_stratified_and_clips_all_differ(
+    folder: Path, clips: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> None:
     counts = Counter((row["label"], row["split"]) for row in rows_of(folder))
     expected = dict(zip(demo.SPLITS, COUNTS, strict=True))
     assert counts == {(label, split): n for label in demo.LABELS for split, n in expected.items()}
     # Disjoint: not only the names, the contents too.
-    assert len({picture_of(path).tobytes() for path in folder.glob("clips/*")}) == sum(counts.values())
-    assert len({sound_of(path).tobytes() for path in folder.glob("clips/*")}) == sum(counts.values())
+    assert len({picture.tobytes() for picture, _ in clips.values()}) == sum(counts.values())
+    assert len({sound.tobytes() for _, sound in clips.values()}) == sum(counts.values())
 
 
 def test_damage_is_planted_in_training_clips_alone_and_in_every_class_alike(folder: Path) -> None:

@@ -189,17 +189,24 @@ def test_a_cache_that_cannot_be_made(clip_list, tmp_path):
         prepare(clip_list, SETTINGS, tmp_path / "file" / "cache")
 
 
-@pytest.fixture
-def killed(data_set, tmp_path):
-    """The cache of a preparation that was killed after its fifth clip."""
-    process = start_preparation(tmp_path / "script.py", data_set, tmp_path / "cache", pause=0.2)
+@pytest.fixture(scope="module")
+def killed_once(data_set, tmp_path_factory):
+    """The cache of a preparation that was killed after its fifth clip; to be copied before it is changed."""
+    folder = tmp_path_factory.mktemp("killed")
+    process = start_preparation(folder / "script.py", data_set, folder / "cache", pause=0.2)
     for _ in range(5):
         assert process.stdout.readline() == "decoded\n"
     process.kill()
     process.wait()
     process.stderr.close()
     process.stdout.close()
-    return tmp_path / "cache"
+    return folder / "cache"
+
+
+@pytest.fixture
+def killed(killed_once, tmp_path):
+    """A copy of it."""
+    return Path(shutil.copytree(killed_once, tmp_path / "cache"))
 
 
 def same_files(path, other):

@@ -108,6 +108,28 @@ def test_sweep_refuses_bad_manifests_and_folders(here: Path, data_set: Path) -> 
     assert no_trial_started(here)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "dmeo"], "error: --dataset dmeo: unknown data set; did you mean demo?"),
+        (["--dataset", "demo", "--set", "loss.focus=1"], "error: --set loss.focus: preparation takes only prepare.*"),
+        (["--dataset", "demo", "--set", "prepare.frames=0"], "error: --set: prepare.frames = 0: "),
+    ],
+)
+def test_prepare_refuses_bad_options_in_one_line(arguments: list[str], message: str, here: Path) -> None:
+    assert refusal(call("prepare", *arguments)).startswith(message)
+    assert not list(here.iterdir())
+
+
+def test_prepare_names_a_cluster_that_does_not_answer(
+    here: Path, data_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "")  # the command sets it; taken back after the test
+    line = refusal(call("prepare", "--dataset", "manifest", "--root", data_set, "--address", "127.0.0.1:1"))
+    assert line.startswith("error: --address 127.0.0.1:1: no Ray cluster answers")
+    assert not list(here.iterdir())
+
+
 def test_too_many_bad_clips_stop_before_any_trial_and_few_are_named(here: Path) -> None:
     (here / "media").mkdir()
     folder = write_data_set(here / "media", train=6, val=2, test=2)
@@ -174,10 +196,3 @@ def test_train_refuses_bad_configurations(here: Path) -> None:
     (here / "c.yaml").write_text("loss: {focus: -1}")
     assert "loss.focus = -1" in refusal(call("train", "--dataset", "demo", "--config", "c.yaml"))
     assert "did you mean" in refusal(call("train", "--dataset", "demo", "--set", "method=jont"))
-
-
-@pytest.mark.parametrize("name", ["sweep", "train", "prepare", "best", "report"])
-def test_help_is_there(name: str) -> None:
-    result = call(name, "--help")
-    assert result.exit_code == 0
-    assert "Traceback" not in result.output
