@@ -1,12 +1,14 @@
 """compare.py as its users call it: what it refuses, and a comparison that is added to."""
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from test_commands import TINY, call, refusal
 
+from raygap.config import load_yaml
 from raygap.search.comparison import Comparison, read_comparison, write_comparison
 
 ASKED = Comparison("manifest", None, ("joint",), 2, None, 1, False, {}, "")
@@ -37,10 +39,12 @@ def test_what_it_refuses(
     assert {path.name for path in tmp_path.iterdir()} == {"earlier", "timed"}
 
 
-def test_a_comparison_is_gone_on_with_and_added_to(data_set: Path, tmp_path: Path, ray_cluster: None) -> None:
+def test_methods_get_the_same_and_a_comparison_is_gone_on_with_and_added_to(
+    data_set: Path, tmp_path: Path, ray_cluster: None
+) -> None:
     out = tmp_path / "c"
     short = (*TINY, "--epochs", "2", "--set", "model.norm=group", "--cache", tmp_path / "cache")
-    asked = ("--dataset", "manifest", "--root", data_set, "--trials", "1", "--seeds", "1", "--out", out)
+    asked = ("--dataset", "manifest", "--root", data_set, "--trials", "2", "--seeds", "1", "--out", out)
     first = call("compare", *asked, "--methods", "joint,joint", *short)
     assert first.exit_code == 0, first.output
     added = call("compare", "--resume", out, "--methods", "audio_only", "--seeds", "2")
@@ -48,6 +52,25 @@ def test_a_comparison_is_gone_on_with_and_added_to(data_set: Path, tmp_path: Pat
     assert read_comparison(out).methods == ("joint", "audio_only")
     rows = list(csv.DictReader((out / "comparison.csv").open()))
     assert [(row["method"], row["seed"], row["trials"]) for row in rows] == [
-        (method, seed, "1") for method in ("joint", "audio_only") for seed in ("1", "2")
+        (method, seed, "2") for method in ("joint", "audio_only") for seed in ("1", "2")
     ]
     assert "audio_only" in added.output
+    results = json.loads((out / "comparison.json").read_text())
+    assert [result["method"] for result in results] == ["joint", "audio_only"]
+    for result in results:
+        assert sorted(result["seeds"]) == ["1", "2"]
+        assert result["cost"]["trials"] == 2
+        assert result["cost"]["epochs"] <= 4
+        plan = load_yaml(out / result["method"] / "sweep.yaml")
+        assert {"optimizer.lr", "optimizer.weight_decay"} <= set(plan["space"])
+        assert "optimizer.lr" not in plan["fixed"]
+
+    # Once more: nothing is searched or trained again, and the numbers are the same.
+    def written() -> dict[Path, float]:
+        return {file: file.stat().st_mtime for file in out.rglob("metrics.parquet")}
+
+    before = written()
+    assert len(before) == 2 * (2 + 2)
+    assert call("compare", "--resume", out).exit_code == 0
+    assert json.loads((out / "comparison.json").read_text()) == results
+    assert written() == before

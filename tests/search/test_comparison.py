@@ -1,5 +1,5 @@
-import csv
-import json
+"""How methods are compared; tests/launch/test_compare.py has a whole comparison."""
+
 from pathlib import Path
 
 import pytest
@@ -27,29 +27,10 @@ def comparison(**changes: object) -> Comparison:
     return Comparison(**fields | changes)
 
 
-def test_methods_get_the_same_budget_data_seeds_and_shared_fields(
-    small_store: Store, tmp_path: Path, ray_cluster: None
-) -> None:
-    asked = comparison()
+def test_what_is_compared_is_read_back(tmp_path: Path) -> None:
+    asked = comparison(budget=4.0, paper=True)
     write_comparison(asked, tmp_path)
     assert read_comparison(tmp_path) == asked
-    results = compare(asked, tmp_path, small_store.path, 1, lambda seed, metrics: None, lambda line: None)
-    assert [result.method for result in results] == ["joint", "cml"]
-    for result in results:
-        assert sorted(result.seeds) == [1, 2]
-        assert result.cost["trials"] == 2
-        assert result.cost["epochs"] <= 8
-        plan = load_yaml(tmp_path / result.method / "sweep.yaml")
-        assert {"optimizer.lr", "optimizer.weight_decay"} <= set(plan["space"])
-        assert "optimizer.lr" not in plan["fixed"]
-    read = list(csv.DictReader((tmp_path / "comparison.csv").open()))
-    assert [(row["method"], row["seed"]) for row in read] == [(m, s) for m in asked.methods for s in ("1", "2")]
-    kept = json.loads((tmp_path / "comparison.json").read_text())
-    # Once more: nothing is searched or trained again, and the numbers are the same.
-    files = {file: file.stat().st_mtime for file in tmp_path.glob("*/trials/*/metrics.parquet")}
-    compare(asked, tmp_path, small_store.path, 1, lambda seed, metrics: None, lambda line: None)
-    assert json.loads((tmp_path / "comparison.json").read_text()) == kept
-    assert {file: file.stat().st_mtime for file in tmp_path.glob("*/trials/*/metrics.parquet")} == files
 
 
 def test_a_budget_of_seconds_ends_every_search_and_is_not_spent_twice_and_the_papers_protocol_is_labelled(
@@ -70,6 +51,13 @@ def test_a_budget_of_seconds_ends_every_search_and_is_not_spent_twice_and_the_pa
     assert 4.0 <= cost["seconds"] < 60
     assert again[0].cost == cost
     assert sorted(again[0].seeds) == [1]
+
+
+def test_early_stopping_judges_all_methods_from_the_same_epoch_on() -> None:
+    plans = comparison(methods=("joint", "gmm_scores"), paper=True, fixed={}).plans()
+    longest = {name: plan.check().warmup.epochs for name, plan in plans.items()}
+    assert longest["joint"] < longest["gmm_scores"]
+    assert {plan.judged_after for plan in plans.values()} == {longest["gmm_scores"]}
 
 
 def test_what_cannot_be_compared_is_refused_before_anything_runs() -> None:

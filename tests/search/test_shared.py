@@ -1,39 +1,57 @@
 import csv
 from pathlib import Path
 
+import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
 from stores import SMALL, write_store
 
 from raygap.config import from_mapping, load_yaml
 from raygap.data.store import Store
 from raygap.errors import UserError
-from raygap.search.plan import Plan, make_folder
+from raygap.search.plan import Plan
 from raygap.search.shared import Candidate, Swept, find_shared
-from raygap.search.sweep import run_trials
+from raygap.search.study import STUDY, open_storage
+from raygap.tracking.run_folder import JOURNAL
 from raygap.training.run import train
 
 SPACE = {"optimizer.lr": {"loguniform": [0.001, 0.2]}, "warmup.epochs": {"randint": [1, 4]}}
+DISTRIBUTIONS = {"optimizer.lr": FloatDistribution(0.001, 0.2, log=True), "warmup.epochs": IntDistribution(1, 3)}
 
 
 def plan(dataset: str, **fixed: object) -> Plan:
     return Plan(dataset, None, trials=2, fixed=SMALL | fixed, space=SPACE, cache="", test_seeds=0)
 
 
+def search(own: Plan, store: Store, folder: Path, *points: tuple[float, int]) -> Swept:
+    """As a sweep leaves it: these learning rates and warm-ups are complete, and a trial was stopped early."""
+    folder.mkdir()
+    study = optuna.create_study(storage=open_storage(folder / JOURNAL), study_name=STUDY, direction="maximize")
+    for number, point in enumerate(points):
+        params = dict(zip(DISTRIBUTIONS, point, strict=True))
+        *_, last = train(from_mapping(own.fixed | params), store, folder / str(number))
+        value = last["best_val_accuracy"]
+        study.add_trial(create_trial(value=value, params=params, distributions=DISTRIBUTIONS))
+    params = {"optimizer.lr": 0.1, "warmup.epochs": 1}
+    study.add_trial(create_trial(value=1.0, state=TrialState.PRUNED, params=params, distributions=DISTRIBUTIONS))
+    return Swept(own, folder, store.path)
+
+
 def test_the_shared_configuration_is_the_best_on_average_of_all_data_sets(
     small_store: Store, tmp_path: Path, ray_cluster: None
 ) -> None:
     other = write_store(tmp_path / "store", seed=5)
-    swept = []
-    for name, store in (("first", small_store), ("second", other)):
-        make_folder(tmp_path / name, new=True)
-        # On the second, the longest warm-up of the first leaves no room.
-        own = plan(name) if name == "first" else plan(name, epochs=4, **{"purify.epochs": 1})
-        study = run_trials(own, tmp_path / name, store.path, concurrency=1)
-        assert any(trial.state == TrialState.COMPLETE for trial in study.trials)
-        swept.append(Swept(own, tmp_path / name, store.path))
+    # On the second, the longest warm-up of the first leaves no room.
+    shorter = plan("second", epochs=4, **{"purify.epochs": 2})
+    swept = [
+        search(plan("first"), small_store, tmp_path / "first", (0.05, 2), (0.02, 3)),
+        search(shorter, other, tmp_path / "second", (0.05, 1), (0.005, 2)),
+    ]
     chosen, best = find_shared(swept, tmp_path, 1)
     rows = list(csv.DictReader((tmp_path / "shared.csv").open()))
+    assert [(row["source"], row["trial"]) for row in rows if row["failed"]] == [("first", "1")]
+    assert sorted((row["source"], row["trial"]) for row in rows) == [(n, t) for n in best for t in ("0", "1")]
     scores = [float(row["mean_normalised_score"]) for row in rows]
     assert scores == sorted(scores, reverse=True)
     assert chosen.score(best) == scores[0]
@@ -42,10 +60,10 @@ def test_the_shared_configuration_is_the_best_on_average_of_all_data_sets(
         assert float(row["mean_normalised_score"]) == pytest.approx(sum(values) / 2)
         assert row["failed"] or all(values)
     # What is written trains to what is claimed.
-    for search in swept:
-        config = from_mapping(load_yaml(search.folder / "shared.yaml"))
-        *_, last = train(config, Store.open(search.store), tmp_path / "again" / search.plan.dataset)
-        assert last["best_val_accuracy"] == chosen.accuracy[search.plan.dataset]
+    for found in swept:
+        config = from_mapping(load_yaml(found.folder / "shared.yaml"))
+        *_, last = train(config, Store.open(found.store), tmp_path / "again" / found.plan.dataset)
+        assert last["best_val_accuracy"] == chosen.accuracy[found.plan.dataset]
 
 
 def test_a_data_set_on_which_it_fails_counts_nothing() -> None:
