@@ -4,15 +4,20 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from media import write_data_set
 from moto.server import ThreadedMotoServer
 from pyarrow.fs import FileSystem
-from stores import write_store
+from stores import SMALL, write_store
+from wandb_server import WandbServer, give_account, wandb_server
 
-from raygap.data.store import Store
+from raygap.data.store import Store, store_folder
 from raygap.storage import Storage
+
+if TYPE_CHECKING:
+    from raygap.search.job import Outcome
 
 # Ray reads it when a test module imports it: under `uv run` workers use this environment.
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
@@ -66,3 +71,45 @@ def ray_cluster() -> Iterator[None]:
     ray.init("local", num_cpus=2, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def logged_server() -> Iterator[WandbServer]:
+    """The server that has the finished sweep; not to be spoiled for good."""
+    with wandb_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def finished_sweep(
+    tmp_path_factory: pytest.TempPathFactory, small_store: Store, ray_cluster: None, logged_server: WandbServer
+) -> tuple[Path, "Outcome"]:
+    """A sweep of five trials with two test seeds, by gmm_adaptive, logged; its folder is not to be changed."""
+    from raygap.search.job import run_sweep
+    from raygap.search.plan import Plan, make_folder, write_plan
+
+    cache = tmp_path_factory.mktemp("cache")
+    store_folder(cache, "small", small_store.header["key"]).symlink_to(small_store.path)
+    plan = Plan(
+        dataset="small",
+        root=None,
+        trials=5,
+        fixed=SMALL | {"method": "gmm_adaptive"},
+        space={"loss.focus": {"uniform": [0, 5]}, "warmup.epochs": {"randint": [1, 3]}},
+        cache=str(cache),
+        test_seeds=2,
+    )
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    make_folder(folder, new=True)
+    write_plan(plan, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        give_account(patch, logged_server, tmp_path_factory.mktemp("home"))
+        outcome = run_sweep(plan, folder, small_store.path, 1, None, lambda seed, metrics: None)
+    assert not any("could not be" in line for line in outcome.about_gaps)
+    return folder, outcome
+
+
+@pytest.fixture(scope="session")
+def finished_run(finished_sweep: tuple[Path, "Outcome"]) -> Path:
+    """The finished sweep's folder; to be copied before it is changed."""
+    return finished_sweep[0]

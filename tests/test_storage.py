@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-import tempfile
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from raygap.errors import UserError
 from raygap.search.job import Outcome, run_sweep
 from raygap.search.kept import check_storage, drop_unknown_trials, fetch_run
 from raygap.search.plan import Plan, make_folder, read_plan, write_plan
-from raygap.search.trial import train_seed, train_trial
-from raygap.storage import Storage, split_storage
+from raygap.search.trial import _at_work, train_seed, train_trial
+from raygap.storage import Storage, machine_folder, split_storage
 from raygap.training.run import train
 from raygap.training.trainer import Trainer
 from raygap.training.trunk import SharedWarmups
@@ -28,7 +28,7 @@ CONFIG = from_mapping(SMALL)
 
 def new_machine() -> None:
     """Nothing of raygap's is left in the folder for temporary files."""
-    shutil.rmtree(Path(tempfile.gettempdir(), "raygap"), ignore_errors=True)
+    shutil.rmtree(machine_folder(), ignore_errors=True)
 
 
 def assert_equal(one: Path, other: Path) -> None:
@@ -125,23 +125,19 @@ def test_a_store_is_fetched_whole_or_not_at_all(storage: Storage, small_store: S
         local_store(tmp_path / "store", storage)
 
 
-def sweep(folder: Path, store: Store, storage: Storage | None, trials: int = 3) -> Outcome:
-    space = {"loss.focus": {"uniform": [0, 5]}, "warmup.epochs": {"randint": [1, 3]}}
-    plan = Plan("small", None, trials, SMALL, space, "", test_seeds=1, storage=storage and storage.uri)
-    if (folder / "sweep.yaml").exists():
-        plan = read_plan(folder)
-    else:
-        make_folder(folder, new=True)
-        write_plan(plan, folder)
-    return run_sweep(plan, folder, store.path, 1, None, lambda seed, metrics: None)
-
-
 def test_a_sweep_is_the_same_and_goes_on_where_its_folder_is_not(
-    storage: Storage, small_store: Store, tmp_path: Path, ray_cluster: None
+    finished_sweep: tuple[Path, Outcome], storage: Storage, small_store: Store, tmp_path: Path
 ) -> None:
+    def sweep(plan: Plan) -> Outcome:
+        return run_sweep(plan, tmp_path / "kept", small_store.path, 1, None, lambda seed, metrics: None)
+
     run = storage.at("runs", "kept")
     check_storage(run, new=True)
-    plain, kept = sweep(tmp_path / "plain", small_store, None), sweep(tmp_path / "kept", small_store, run)
+    folder, plain = finished_sweep
+    plan = replace(read_plan(folder), storage=run.uri)
+    make_folder(tmp_path / "kept", new=True)
+    write_plan(plan, tmp_path / "kept")
+    kept = sweep(plan)
     assert [trial.values for trial in kept.study.trials] == [trial.values for trial in plain.study.trials]
     assert kept.test.rows.keys() == plain.test.rows.keys()
     for seed, row in plain.test.rows.items():
@@ -152,18 +148,18 @@ def test_a_sweep_is_the_same_and_goes_on_where_its_folder_is_not(
     best = f"trials/{kept.best.number:04d}"
     assert {name for name in there if name.endswith("best.pt") and name.startswith("trials")} == {f"{best}/best.pt"}
     assert not [name for name in there if name.endswith("checkpoint.pt")]
-    assert_equal(tmp_path / "kept" / best, tmp_path / "plain" / best)
+    assert_equal(tmp_path / "kept" / best, folder / best)
     with pytest.raises(UserError, match=r"kept\?.*: holds a sweep already"):
         check_storage(run, new=True)
 
     # Another head: the folder is gone, and a trial had begun of which the study knows nothing yet.
     (tmp_path / "kept").rename(tmp_path / "gone")
-    run.at("trials", "0003").push(tmp_path / "gone", ["sweep.yaml"])
+    run.at("trials", "0005").push(tmp_path / "gone", ["sweep.yaml"])
     fetch_run(run, tmp_path / "kept")
-    again = sweep(tmp_path / "kept", small_store, run)
+    again = sweep(read_plan(tmp_path / "kept"))
     assert [t.datetime_start for t in again.study.trials] == [t.datetime_start for t in kept.study.trials]
     assert (tmp_path / "kept" / best / "best.pt").exists()
-    assert not run.at("trials", "0003").files()
+    assert not run.at("trials", "0005").files()
 
 
 def test_unknown_trials_go_and_known_ones_stay(storage: Storage, tmp_path: Path) -> None:
@@ -199,7 +195,8 @@ def test_a_refusing_store_is_waited_for(
     [
         ("s4://bucket/path", "--storage s4://bucket/path: not understood; give a folder, or s3://, gs://"),
         ("s3:/bucket/path", "--storage s3:/bucket/path: not understood; give a folder, or s3://, gs://"),
-        ("s3://key:secret@bucket/path", "--storage s3://...: holds a secret; give it in the environment"),
+        ("s3://key:secret@bucket/path", "--storage s3://...: holds a secret; secrets belong into the environment"),
+        ("abfs://box@a.example/p?client_secret=secret@", "--storage abfs://...: client_secret= is no option that may"),
     ],
 )
 def test_what_cannot_be_a_storage(given: str, message: str) -> None:
@@ -218,3 +215,15 @@ def test_a_folder_may_be_a_storage(tmp_path: Path) -> None:
     assert split_storage(str(tmp_path)) == (tmp_path, None)
     assert split_storage(f"file://{tmp_path}") == (tmp_path, None)
     assert split_storage(None) == (None, None)
+
+
+def test_what_killed_processes_left_is_removed_and_what_is_in_use_is_not(storage: Storage) -> None:
+    with _at_work(Path("unused"), storage.at("living")) as living:
+        left = storage.at("dead").scratch()
+        for folder in (left, living):
+            folder.mkdir(parents=True, exist_ok=True)
+        left.with_suffix(".lock").touch()
+        with _at_work(Path("unused"), storage.at("next")):
+            assert living.exists()
+            assert not left.exists()
+    assert not list(machine_folder().iterdir())

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import socket
 import struct
@@ -10,7 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 ENTITY = "team"
@@ -239,3 +243,13 @@ def wandb_server() -> Iterator[WandbServer]:
         server.open.set()
         server.shutdown()
         server.server_close()
+
+
+def give_account(patch: pytest.MonkeyPatch, server: WandbServer, home: Path) -> None:
+    """A user with a key for the server, and nothing else of W&B's."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        patch.delenv(name)
+    settings = {"BASE_URL": server.url, "API_KEY": KEY, "SILENT": "true", "ERROR_REPORTING": "false"}
+    for name, value in settings.items():
+        patch.setenv(f"WANDB_{name}", value)
+    patch.setenv("HOME", str(home))

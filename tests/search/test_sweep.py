@@ -1,10 +1,12 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,8 @@ from raygap.config import from_mapping, load_yaml
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.search.cluster import in_words, place, trial_resources
-from raygap.search.job import run_sweep
-from raygap.search.plan import Plan, make_folder, write_plan
+from raygap.search.job import Outcome
+from raygap.search.plan import Plan, make_folder, read_plan, write_plan
 from raygap.search.study import finished_trials
 from raygap.search.sweep import run_trials
 from raygap.training.run import train
@@ -45,13 +47,12 @@ def plan(trials: int, **changes: Any) -> Plan:
     )
 
 
-def test_a_sweep_leaves_what_its_users_read(small_store: Store, tmp_path: Path, ray_cluster: None) -> None:
-    folder = tmp_path / "run"
-    make_folder(folder, new=True)
-    write_plan(plan(4), folder)
-    outcome = run_sweep(plan(4), folder, small_store.path, None, None, lambda seed, metrics: None)
+def test_a_sweep_leaves_what_its_users_read(
+    finished_sweep: tuple[Path, Outcome], small_store: Store, tmp_path: Path
+) -> None:
+    folder, outcome = finished_sweep
     states = [trial.state for trial in outcome.study.trials]
-    assert len(states) == 4
+    assert len(states) == 5
     assert set(states) <= {TrialState.COMPLETE, TrialState.PRUNED}
     best = from_mapping(load_yaml(folder / "best.yaml"))
     assert best == outcome.config
@@ -60,7 +61,7 @@ def test_a_sweep_leaves_what_its_users_read(small_store: Store, tmp_path: Path, 
     assert sorted(outcome.test.rows) == [1, 2]  # fresh seeds: the search used 0
     assert 0 <= outcome.test.interval("test_accuracy").mean <= 1
     rows = (folder / "trials.csv").read_text().splitlines()
-    assert len(rows) == 5
+    assert len(rows) == 6
     files = folder / "trials" / f"{outcome.best.number:04d}"
     assert {p.name for p in files.iterdir()} == {"best.pt", "config.yaml", "ledger.parquet", "metrics.parquet"}
     assert len(list(folder.glob("trials/*/best.pt"))) == 1  # only the winner's weights are kept
@@ -75,7 +76,7 @@ def test_a_sweep_leaves_what_its_users_read(small_store: Store, tmp_path: Path, 
     assert alone[-1]["best_val_accuracy"] == outcome.best.value
     tables = [pq.read_table(run / "metrics.parquet").drop(["epochs_reused"]) for run in (tmp_path / "alone", files)]
     assert tables[0].equals(tables[1])
-    # Four trials with warm-ups of one or two epochs: two epochs are trained, the others shared.
+    # Five trials with warm-ups of one or two epochs: two epochs are trained, the others shared.
     warmups = [from_mapping(load_yaml(f)).warmup.epochs for f in folder.glob("trials/*/config.yaml")]
     assert sum(t.user_attrs["epochs_reused"] for t in outcome.study.trials) == sum(warmups) - max(warmups)
     assert f"{sum(warmups) - max(warmups)} of them shared warm-up" in outcome.about_epochs()
@@ -100,21 +101,20 @@ def test_a_failed_trial_is_told_as_failed_and_its_actor_lives_on(
 
 
 def test_a_renamed_folder_goes_on_and_other_data_are_refused(
-    small_store: Store, tmp_path: Path, ray_cluster: None
+    finished_sweep: tuple[Path, Outcome], small_store: Store, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "run"
-    make_folder(folder, new=True)
+    folder, outcome = finished_sweep
+    moved = Path(shutil.copytree(folder, tmp_path / "moved"))
+    values = [trial.value for trial in outcome.study.trials]
+    more = replace(read_plan(moved), trials=6)
     before = signal.getsignal(signal.SIGINT)
-    first = run_trials(plan(2), folder, small_store.path, concurrency=1)
+    study = run_trials(more, moved, small_store.path, concurrency=1)
     assert signal.getsignal(signal.SIGINT) is before  # or the next Ctrl-C would be lost
-    values = [trial.value for trial in first.trials]
-    moved = folder.rename(tmp_path / "moved")
-    study = run_trials(plan(3), moved, small_store.path, concurrency=1)
-    assert [trial.value for trial in study.trials][:2] == values
-    assert len(study.trials) == 3
+    assert [trial.value for trial in study.trials][:5] == values
+    assert len(study.trials) == 6
     other = write_store(tmp_path / "store", seed=1)
     with pytest.raises(UserError, match="the data or their preparation have changed"):
-        run_trials(plan(4), moved, other.path)
+        run_trials(replace(more, trials=7), moved, other.path)
 
 
 def test_a_trial_always_fits_on_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +181,7 @@ def wait_for(condition: Any, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.cluster
 def test_a_sweep_killed_at_a_random_moment_is_completed_by_another(tmp_path: Path, ray_cluster: None) -> None:
     store = write_store(tmp_path / "store", clips=240)
     folder = tmp_path / "run"
