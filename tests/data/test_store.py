@@ -71,7 +71,8 @@ def test_a_store_is_not_opened_if_it_is_not_right(tmp_path, clip_list):
         with (folder / "frames.npy").open("r+b") as file:
             file.truncate(1000)
 
-    assert f"store version 99, this raygap reads {STORE_VERSION}; delete the folder and run launch/prepare.py" in spoil(set_version)
+    mend = f"this raygap reads {STORE_VERSION}; delete the folder and run launch/prepare.py"
+    assert f"store version 99, {mend}" in spoil(set_version)
     assert "frames.npy has 1000 bytes instead of 4736; delete" in spoil(cut)
     assert "spectrograms.npy is missing; delete" in spoil(lambda folder: (folder / "spectrograms.npy").unlink())
     assert "no store here; make one with launch/prepare.py" in spoil(lambda folder: (folder / "header.json").unlink())

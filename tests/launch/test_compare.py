@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import test_commands
 from test_commands import TINY, call, refusal
 
 from raygap.config import load_yaml
@@ -23,6 +24,8 @@ ASKED = Comparison("manifest", None, ("joint",), 2, None, 1, False, {}, "")
         (("--dataset", "nope", "--methods", "joint"), "unknown data set"),
         (("--dataset", "demo", "--methods", "joint", "--trials", "2", "--budget", "9"), "contradict each other"),
         (("--dataset", "demo", "--methods", "joint", "--set", "method=ogm"), "--methods names them"),
+        (("--dataset", "demo", "--methods", "joint", "--shared"), "--shared: one data set has nobody to share with"),
+        (("--dataset", "demo", "--methods", "joint", "--set", "compute.workers=900"), "the cluster has places for"),
         (("--resume", "nowhere"), "holds no comparison"),
         (("--resume", "earlier", "--epochs", "3"), "--epochs: a resumed comparison keeps it"),
         (("--resume", "earlier", "--protocol", "paper"), "--protocol: a resumed comparison keeps it"),
@@ -37,6 +40,17 @@ def test_what_it_refuses(
     write_comparison(replace(ASKED, budget=60.0), tmp_path / "timed")
     assert message in refusal(call("compare", *arguments))
     assert {path.name for path in tmp_path.iterdir()} == {"earlier", "timed"}
+
+
+def test_what_a_resumed_comparison_takes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_comparison(ASKED, tmp_path)
+    compare = test_commands.load("compare")
+    monkeypatch.setattr(test_commands, "load", lambda name: compare)
+    seen: dict[Path, Comparison] = {}
+    monkeypatch.setattr(compare, "_compare_all", lambda console, comparisons, *others: seen.update(comparisons) or True)
+    result = call("compare", "--resume", tmp_path, "--trunk-gb", "0", "--max-quarantine", "0.2")
+    assert result.exit_code == 0, result.output
+    assert seen == {tmp_path: replace(ASKED, trunk_gb=0.0, max_quarantine=0.2)}
 
 
 def test_methods_get_the_same_and_a_comparison_is_gone_on_with_and_added_to(
