@@ -244,7 +244,8 @@ def test_a_lost_head_and_its_folder_cost_no_result(
     for trial in finished_trials(before):
         assert after.trials[trial.number].values == trial.values
         assert len(epochs(folder, trial.number)) == trial.user_attrs["epochs"]
-    assert equals_an_undisturbed_run(folder, finished_trials(before)[0].number, store, tmp_path / "again")
+    complete = next(trial for trial in after.trials if trial.state == TrialState.COMPLETE)
+    assert equals_an_undisturbed_run(folder, complete.number, store, tmp_path / "again")
 
 
 def test_tries_count_from_the_last_epoch_and_who_has_none_left_is_named(
