@@ -228,20 +228,22 @@ def test_a_lost_head_and_its_folder_cost_no_result(
 ) -> None:
     folder = new_sweep(tmp_path / "run", 4, epochs=20, storage=storage.uri)
     driver = machines.sweep(folder, store, WHOLE_SWEEP)
-    wait_for((folder / JOURNAL).exists, driver)
-    wait_for(lambda: len(read_study(folder).trials) > 2, driver)  # so that one has ended
+    study = folder / JOURNAL
+    wait_for(lambda: study.exists() and '"op_code":6' in study.read_text(), driver)  # a trial has ended
+    wait_for(lambda: len(read_study(folder).trials) > 2, driver)  # and it was kept: another has begun
     driver.kill()
     driver.wait()
-    before = read_study(folder)
+    before = finished_trials(read_study(folder))  # now: a study reads its file when it is asked
     shutil.rmtree(folder)
 
     fetch_run(storage, folder)
     kept = {trial.number: trial for trial in read_study(folder).trials}
-    assert [kept[trial.number] for trial in finished_trials(before)][:-1] == finished_trials(before)[:-1]
+    ended = [trial for trial in before if trial == kept.get(trial.number)]
+    assert len(ended) >= max(len(before) - 1, 1)  # one may end just when the head dies
     assert machines.sweep(folder, store, WHOLE_SWEEP).wait(300) == 0, (tmp_path / "run.log").read_text()
     after = read_study(folder)
     assert len(after.trials) == len(finished_trials(after)) == 4
-    for trial in finished_trials(before):
+    for trial in ended:
         assert after.trials[trial.number].values == trial.values
         assert len(epochs(folder, trial.number)) == trial.user_attrs["epochs"]
     complete = next(trial for trial in after.trials if trial.state == TrialState.COMPLETE)
