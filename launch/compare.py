@@ -16,7 +16,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from raygap.cli import Cache, preparation_bar, roots_by_dataset, user_errors
+from raygap.cli import Cache, check_shared, preparation_bar, roots_by_dataset, user_errors
 from raygap.config import parse_assignments
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
@@ -127,8 +127,7 @@ def main(
             )
             for name in names
         }
-    if shared and len(comparisons) == 1:
-        raise UserError("--shared: one data set has nobody to share with; name several with --dataset, or leave it out")
+    check_shared(shared, len(comparisons))
     check_login(wandb)
     comparisons = {place: replace(comparison, **settings) for place, comparison in comparisons.items()}
     try:

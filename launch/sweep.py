@@ -25,6 +25,7 @@ from raygap.cli import (
     Splits,
     Val,
     Workers,
+    check_shared,
     preparation_bar,
     reader_options,
     roots_by_dataset,
@@ -120,8 +121,7 @@ def main(
     """Search a method's configuration on a data set."""
     console = Console()
     names = list(dict.fromkeys(dataset.split(",")))
-    if shared and len(names) == 1:
-        raise UserError("--shared: one data set has nobody to share with; name several with --dataset, or leave it out")
+    check_shared(shared, len(names))
     if time_budget is not None and not math.isfinite(time_budget):
         raise UserError(f"--time-budget {time_budget}: expected a number of seconds; leave it out for no limit")
     kept_in, kept_at = split_storage(storage)

@@ -50,6 +50,12 @@ def reader_options(splits: Path | None, val: str | None, keep_overlap: bool) -> 
     return ReaderOptions(str(splits.resolve()) if splits else None, val, keep_overlap)
 
 
+def check_shared(shared: bool, datasets: int) -> None:
+    """Raise UserError for --shared with a single data set."""
+    if shared and datasets == 1:
+        raise UserError("--shared: one data set has nobody to share with; name several with --dataset, or leave it out")
+
+
 def roots_by_dataset(datasets: list[str], given: list[str] | None) -> dict[str, str | None]:
     """--root FOLDER of one data set, or --root NAME=FOLDER of each of several; None where it is not given."""
     given = given or []

@@ -45,9 +45,14 @@ class SeedResults:
     protocol: str = "validation"
 
     @property
+    def doubt(self) -> str:
+        """What must stand wherever these numbers do; empty for honest ones."""
+        return "" if self.protocol == "validation" else "PAPER PROTOCOL: epochs chosen on TEST"
+
+    @property
     def title(self) -> str:
-        """What these numbers are, to stand wherever they do."""
-        return "test split" if self.protocol == "validation" else "test split, PAPER PROTOCOL: epochs chosen on TEST"
+        """What these numbers are."""
+        return f"Test split, {self.doubt}" if self.doubt else "Test split"
 
     def interval(self, metric: str) -> Interval:
         """Over the seeds that ended."""

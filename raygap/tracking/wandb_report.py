@@ -161,7 +161,7 @@ def _test(run: Run) -> str:
         return str(absent)
     rows = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
     failed = [f"Seed {seed} failed: {why}" for seed, why in run.test.failed.items()]
-    return "\n".join([f"{run.test.title[0].upper()}{run.test.title[1:]}.\n", markdown([header, *rows]), *failed])
+    return "\n".join([f"{run.test.title}.\n", markdown([header, *rows]), *failed])
 
 
 def _searched(run: Run) -> str:

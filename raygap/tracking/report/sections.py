@@ -83,7 +83,7 @@ def _test_tile(run: Run) -> tuple[str, str]:
     if not results.rows:
         return "–", "Every seed has failed."
     interval = results.interval("test_accuracy")
-    chosen = "" if results.protocol == "validation" else ", PAPER PROTOCOL: epochs chosen on TEST"
+    chosen = f", {results.doubt}" if results.doubt else ""
     if len(results.rows) == 1:
         return _percent(interval.mean), f"one fresh seed: no interval{chosen}"
     value = f"{100 * interval.mean:.1f} ± {100 * interval.half_width:.1f} %"
@@ -153,7 +153,7 @@ def test(run: Run) -> Blocks:
     if not results.rows:
         raise Absent("Every seed has failed; the reasons are below.")
     rows = [[f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in results.table()]
-    doubt = [Note(f"{results.title[0].upper()}{results.title[1:]}.", "doubt")] if results.protocol == "paper" else []
+    doubt = [Note(f"{results.title}.", "doubt")] if results.doubt else []
     return [*doubt, chart(lambda: plots.seeds(results)), Table(rows, summary=len(rows) - 1 - len(results.rows))]
 
 
