@@ -7,15 +7,17 @@ from typing import Any
 from raygap.search.study import TRIAL_NUMBER
 from raygap.search.trial import SweepTrial
 
-HOPELESS, UNLUCKY = 0, 1
+HOPELESS, UNLUCKY, FAULTY = range(3)
 
 
 class DyingTrial(SweepTrial):
-    """Trial 0 dies before each result; trial 1 after its first, its second and its third epoch."""
+    """Trial 0 dies before each result; trial 1 after its first, its second and its third epoch; trial 2 does not start."""
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """As SweepTrial."""
         self.number = new_config[TRIAL_NUMBER]
+        if self.number == FAULTY:
+            raise ValueError("no such device\nand more about it")
         return super().reset_config(new_config)
 
     def step(self) -> dict[str, Any]:

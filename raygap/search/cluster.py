@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 RETRIES = 2
 """Times in a row that a trial whose processes died is started again; it goes on from its last epoch."""
-DIED = f"its processes died {RETRIES + 1} times without finishing an epoch in between"
 
 
 def start_ray() -> None:
@@ -201,6 +200,21 @@ class CountTriesAnew(Callback):
         if result["epoch"] > self.reached.get(trial.trial_id, 0):
             self.reached[trial.trial_id] = result["epoch"]
             trial.run_metadata.num_failures = 0
+
+
+def why_given_up(trial: "Trial") -> str:
+    """What ended the last try of a trial of Tune's, in a line, and where all of it stands."""
+    error = trial.get_pickled_error()
+    cause = getattr(error, "cause", None)
+    causes = list(getattr(cause, "worker_failures", {0: cause}).values())
+    if getattr(error, "actor_init_failed", False):  # Ray keeps no more than the text of the traceback
+        last = str(error).rpartition("\n  File ")[2].splitlines()
+        said = next((line for line in last[1:] if not line.startswith(" ")), last[0])
+    elif any(cause is None or type(cause).__module__.startswith("ray.") for cause in causes):
+        said = f"its processes died {RETRIES + 1} times without finishing an epoch in between"
+    else:
+        said = f"{type(causes[0]).__name__}: {first_line(causes[0])}"
+    return f"{said}; see {trial.path}/error.txt"
 
 
 def fit(tuner: "Tuner") -> None:

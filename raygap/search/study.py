@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages import JournalStorage
@@ -21,7 +21,9 @@ from ray.tune.search.sample import Domain
 from raygap.config import TrialConfig, from_mapping
 from raygap.errors import UserError
 from raygap.patience import patiently
-from raygap.search.cluster import DIED
+
+if TYPE_CHECKING:
+    from raygap.search.scheduler import PatientASHA
 
 METRIC = "best_val_accuracy"
 """What is maximised: validation accuracy of the selected epoch so far."""
@@ -133,10 +135,10 @@ class StudySearch(OptunaSearch):
         self._epochs = epochs
         # Another seed after each restart: the same one would suggest the same points again.
         self.study.sampler = optuna.samplers.TPESampler(seed=seed + len(self.study.trials))
-        self.scheduler: ASHAScheduler | None = None
+        self.scheduler: PatientASHA | None = None
         self.trial_seconds: float | None = None
         self._spent: dict[str, _Spent] = {}
-        self._dead_in_a_row = 0
+        self._dead_in_a_row, self._cause = 0, ""
         self._interrupted = deque(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
     @property
@@ -167,8 +169,8 @@ class StudySearch(OptunaSearch):
         """
         if self._dead_in_a_row >= _DEAD_IN_A_ROW:
             raise UserError(
-                f"the last {_DEAD_IN_A_ROW} trials died without a result, so processes cannot start or work here; see "
-                "error.txt in their folders under tune/, mend that, and go on with --resume"
+                f"the last {_DEAD_IN_A_ROW} trials died without a result, so processes cannot start or work here; mend "
+                f"that, and go on with --resume. The last one: {self._cause}"
             )
         if self.trial_seconds is not None and seconds_spent(self.study) >= self.trial_seconds:
             return self.FINISHED
@@ -205,8 +207,9 @@ class StudySearch(OptunaSearch):
             spent.hear(result)
         elif error:
             self._dead_in_a_row += spent.told is None
+            self._cause = self.scheduler.given_up[trial_id] if self.scheduler else "it died"
             spent.seconds += time.monotonic() - spent.since
-        reason = result.get("error") or (f"{DIED}; see error.txt under tune/" if error else None)
+        reason = result.get("error") or (self._cause if error else None)
         if not reason:
             self._report(trial, result)
         trial.set_user_attr("epochs", result.get("epoch", 0))

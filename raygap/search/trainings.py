@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from ray import tune
 from ray.tune.experiment import Trial
 
-from raygap.search.cluster import DIED, RETRIES, CountTriesAnew, Placement, fit
+from raygap.search.cluster import RETRIES, CountTriesAnew, Placement, fit, why_given_up
 from raygap.search.together import DRIVER, GiveBack, Training, run_training
 from raygap.tracking.wandb_callback import TUNES_OWN
 from raygap.training.trainer import Metrics
@@ -72,6 +72,4 @@ class _Watch(tune.Callback):
         """A training was given up."""
         key = self.keys[trial.config["training"]]
         self.ended.add(key)
-        cause = getattr(trial.get_pickled_error(), "cause", None)
-        said = f"{type(cause).__name__}: {cause}".splitlines()[0] if cause else DIED
-        self.failed[key] = f"{said}; see {trial.local_path}/error.txt"
+        self.failed[key] = why_given_up(trial)

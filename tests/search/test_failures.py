@@ -16,7 +16,7 @@ import optuna
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from dying import HOPELESS, UNLUCKY, DyingTrial
+from dying import FAULTY, HOPELESS, UNLUCKY, DyingTrial
 from optuna.trial import TrialState
 from ray._common.utils import reset_ray_address
 from ray.cluster_utils import Cluster
@@ -253,18 +253,21 @@ def test_a_lost_head_and_its_folder_cost_no_result(
 def test_tries_count_from_the_last_epoch_and_who_has_none_left_is_named(
     small_store: Store, tmp_path: Path, ray_cluster: None
 ) -> None:
-    folder = new_sweep(tmp_path / "run", 2)
-    plan = Plan("small", None, 2, SMALL, SPACE, "", test_seeds=0)
+    folder = new_sweep(tmp_path / "run", 3)
+    plan = Plan("small", None, 3, SMALL, SPACE, "", test_seeds=0)
     with mock.patch.object(sweep, "SweepTrial", DyingTrial):
         study = sweep.run_trials(plan, folder, small_store.path)
-    hopeless, unlucky = study.trials[HOPELESS], study.trials[UNLUCKY]
+    hopeless, unlucky, faulty = (study.trials[number] for number in (HOPELESS, UNLUCKY, FAULTY))
     assert hopeless.state == TrialState.FAIL
     assert len((trial_folder(folder, HOPELESS) / "deaths").read_bytes()) == 3
     assert unlucky.state == TrialState.COMPLETE
     assert len((trial_folder(folder, UNLUCKY) / "deaths").read_bytes()) == 3
     assert equals_an_undisturbed_run(folder, UNLUCKY, small_store, tmp_path / "again")
-    [line] = Outcome(study, False, None, None, None).failures()
-    assert line.startswith("Trial 0 failed: its processes died 3 times without finishing an epoch in between")
+    assert faulty.state == TrialState.FAIL
+    died, raised = Outcome(study, False, None, None, None).failures()
+    assert died.startswith("Trial 0 failed: its processes died 3 times without finishing an epoch in between; see /")
+    assert raised.startswith("Trial 2 failed: ValueError: no such device")
+    assert all(Path(line.rpartition(" see ")[2]).exists() for line in (died, raised))
 
 
 def test_a_folder_that_refuses_for_too_long_is_named_in_one_line(ray_cluster: None) -> None:
