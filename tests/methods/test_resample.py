@@ -34,6 +34,8 @@ def answering(network: Network, says: dict[str, np.ndarray]) -> Any:
 
     return look
 
+
+def test_contributions_and_copies_of_all_answers() -> None:
     both, audio, visual = CASES
     found = contributions(both, audio, visual).numpy()
     for clip in range(8):
