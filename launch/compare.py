@@ -16,17 +16,27 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from raygap.cli import Cache, check_shared, preparation_bar, roots_by_dataset, user_errors
+from raygap.cli import (
+    Cache,
+    KeepOverlap,
+    Splits,
+    Val,
+    check_shared,
+    preparation_bar,
+    reader_options,
+    roots_by_dataset,
+    user_errors,
+)
 from raygap.config import parse_assignments
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.errors import UserError
-from raygap.methods import METHODS
 from raygap.search.comparison import COMPARISON, Comparison, compare, read_comparison, write_comparison
 from raygap.search.plan import locked, make_folder
 from raygap.search.shared import Swept, find_shared, print_shared
+from raygap.search.space import SEARCHABLE
 from raygap.search.sweep import plan_placement
-from raygap.tracking.comparison_table import narrow, table
+from raygap.tracking.comparison_table import legend, narrow, table
 from raygap.tracking.seed_results import seeds_bar
 from raygap.tracking.wandb_callback import check_login
 from raygap.tracking.wandb_layout import Mode
@@ -35,10 +45,13 @@ from raygap.tracking.wandb_layout import Mode
 @user_errors()
 def main(
     dataset: Annotated[str | None, typer.Option(help=f"One or several, by comma, of: {', '.join(READERS)}.")] = None,
-    methods: Annotated[str | None, typer.Option(help=f"By comma, of: {', '.join(METHODS)}.")] = None,
+    methods: Annotated[str | None, typer.Option(help=f"By comma, of: {', '.join(SEARCHABLE)}.")] = None,
     root: Annotated[
         list[str] | None, typer.Option(help="Folder of the data set; NAME=FOLDER for each of several.")
     ] = None,
+    splits: Splits = None,
+    val: Val = None,
+    keep_overlap: KeepOverlap = False,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials a method.", show_default="20")] = None,
     budget: Annotated[
         float | None, typer.Option(min=1, help="Seconds that a method's trials take together, in place of --trials.")
@@ -85,6 +98,7 @@ def main(
     settings = {name: value for name, value in settings.items() if value is not None}
     if resume:
         kept = {"--dataset": dataset, "--root": root, "--budget": budget, "--epochs": epochs, "--set": assignments}
+        kept |= {"--splits": splits, "--val": val, "--keep-overlap": keep_overlap or None}
         kept |= {"--out": out, "--cache": cache, "--protocol": protocol if protocol == "paper" else None}
         for option, value in kept.items():
             if value is not None:
@@ -124,6 +138,7 @@ def main(
                 protocol == "paper",
                 fixed,
                 str((cache or default_cache()).resolve()),
+                reader=reader_options(splits, val, keep_overlap),
             )
             for name in names
         }
@@ -183,6 +198,7 @@ def _compare_all(
         for row in rows:
             shown.add_row(*row)
         console.print(shown)
+        print(legend(comparison.budget_in_words(), comparison.seeds))
         for result in results:
             print("".join(f"{result.method}: {note}\n" for note in result.notes), end="")
         print("".join(f"{kind:10}{place / f'comparison.{kind}'}\n" for kind in ("md", "tex", "csv", "json")), end="")

@@ -36,12 +36,12 @@ from raygap.data.clips import ClipList
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.errors import UserError
-from raygap.methods import METHODS
 from raygap.search.cluster import in_words
 from raygap.search.job import Outcome, judged_on, run_sweep
 from raygap.search.kept import check_storage, fetch_run
 from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
 from raygap.search.shared import SHARED, Swept, find_shared, print_shared
+from raygap.search.space import SEARCHABLE
 from raygap.search.sweep import plan_placement
 from raygap.storage import Storage, split_storage
 from raygap.tracking.run_folder import BEST, REPORT, TRIALS
@@ -64,7 +64,7 @@ def main(
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
-    method: Annotated[str | None, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = None,
+    method: Annotated[str | None, typer.Option(help=f"One of: {', '.join(SEARCHABLE)}.")] = None,
     space: Annotated[Path | None, typer.Option(help="A search space in place of search_spaces/.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials in all, also with --resume.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs a trial, all stages together.")] = None,
@@ -182,6 +182,8 @@ def main(
         plans = {place: made[dataset_name] for dataset_name, place in _places(folder, names).items()}
     if kept_at:
         plans = {place: replace(plan, storage=_copy_of(place, folder, kept_at).uri) for place, plan in plans.items()}
+    if shared and any(plan.fixed.get("protocol") == "paper" for plan in plans.values()):
+        raise UserError("--shared: what suits all is found on validation; leave protocol=paper out")
     for place, plan in plans.items():
         plan.check()
         if dry_run:

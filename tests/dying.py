@@ -11,7 +11,7 @@ HOPELESS, UNLUCKY, FAULTY = range(3)
 
 
 class DyingTrial(SweepTrial):
-    """Trial 0 dies before each result; trial 1 after its first, its second and its third epoch; trial 2 does not start."""
+    """Trial 0 dies before each result; trial 1 after its first, its second and its third epoch; 2 does not start."""
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """As SweepTrial."""

@@ -1,11 +1,13 @@
 """Methods at equal budget: a sweep a method, on the same data, seeds and shared fields; then one table.
 
 A comparison's folder holds comparison.yaml, a run folder a method (as launch/sweep.py leaves it, with `-paper` behind
-the name for the search that chooses on test), and comparison.{md,tex,csv,json}.
+the name for the search that chooses on test), and comparison.{md,tex,csv,json}, with single seeds in seeds.csv.
 """
 
 import json
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,21 @@ from optuna.trial import TrialState
 from raygap.config import load_yaml
 from raygap.data.clips import ReaderOptions
 from raygap.errors import UserError
-from raygap.methods import find_method
 from raygap.search.job import Outcome, run_sweep
 from raygap.search.plan import Plan, make_folder, make_plan, write_plan
-from raygap.search.space import FOLDER, read_space
+from raygap.search.space import FOLDER, SEARCHABLE, check_method, read_space
 from raygap.search.study import finished_trials
-from raygap.tracking.comparison_table import MethodResult, latex, legend, long_rows, markdown, table
+from raygap.search.sweep import trunk_folder
+from raygap.tracking.comparison_table import (
+    MethodResult,
+    latex,
+    legend,
+    long_rows,
+    markdown,
+    shared_seeds,
+    summary_rows,
+    table,
+)
 from raygap.tracking.report import write_report
 from raygap.tracking.run_folder import write_csv, write_text
 from raygap.tracking.seed_results import Reporter
@@ -57,7 +68,7 @@ class Comparison:
         shared = {path: entry for path, entry in shared.items() if path not in self.fixed}
         plans = {}
         for method in self.methods:
-            find_method(method)
+            check_method(method)
             plan = make_plan(
                 self.dataset,
                 method,
@@ -69,6 +80,7 @@ class Comparison:
                 test_seeds=self.seeds,
                 max_quarantine=self.max_quarantine,
                 trunk_gb=self.trunk_gb,
+                own_trunk=True,  # or a method would have for nothing what others before it have trained
                 trial_seconds=self.budget,
                 wandb=self.wandb,
                 reader=self.reader,
@@ -87,9 +99,19 @@ class Comparison:
             for name, value in values.items():
                 if value != values[first]:
                     raise UserError(f"{what} differ between {first} and {name}; fix them for all with --set")
-        # Early stopping judges every method from the same epoch on, or one without warm-up would get the fewest epochs.
-        longest = max(config.warmup.epochs for config in configs.values())
+        longest = self._longest_warmup()
         return {name: replace(plan, judged_after=longest) for name, plan in plans.items()}
+
+    def _longest_warmup(self) -> int:
+        """Early stopping judges every method from the same epoch on, or one without warm-up would get the fewest
+        epochs; also those that are added later, so that it does not depend on who takes part.
+        """
+        longest = 0
+        for method in SEARCHABLE:
+            with suppress(UserError):  # what is fixed may not suit a method that takes no part
+                plan = make_plan(self.dataset, method, None, self.fixed, root=None, cache="")
+                longest = max(longest, plan.check().warmup.epochs)
+        return longest
 
     def budget_in_words(self) -> str:
         """For the table."""
@@ -136,6 +158,7 @@ def compare(
         outcome = run_sweep(plan, run, store, concurrency, None, report)
         if outcome.interrupted:
             raise KeyboardInterrupt
+        shutil.rmtree(trunk_folder(plan, run), ignore_errors=True)  # nobody else has a use for it
         method = name.removesuffix(PAPER)
         if name == method:
             results[method] = _result(method, outcome)
@@ -154,14 +177,17 @@ def compare(
 
 
 def write_tables(comparison: Comparison, results: list[MethodResult], folder: Path) -> None:
-    """comparison.md, .tex, .csv (a row a method and seed) and .json."""
+    """comparison.md, .tex, .csv (a row a method) and .json, and seeds.csv (a row a method and seed)."""
     rows = table(results)
     about = legend(comparison.budget_in_words(), comparison.seeds)
     about += " Numbers under the paper protocol were chosen on test and flatter." if comparison.paper else ""
     notes = "".join(f"* {result.method}: {note}\n" for result in results for note in result.notes)
+    if 0 < len(shared := shared_seeds(results)) < comparison.seeds:
+        notes += f"* Ranks are averaged over the {len(shared)} seeds that all methods have.\n"
     write_text(folder / "comparison.md", f"{about}\n\n{markdown(rows)}" + (f"\n{notes}" if notes else ""))
     write_text(folder / "comparison.tex", f"% {about}\n{latex(rows)}")
-    write_csv(folder / "comparison.csv", *long_rows(results))
+    write_csv(folder / "comparison.csv", *summary_rows(results))
+    write_csv(folder / "seeds.csv", *long_rows(results))
     write_text(folder / "comparison.json", json.dumps([asdict(result) for result in results], indent=1))
 
 

@@ -13,8 +13,7 @@ from raygap.config import TrialConfig, from_mapping, load_yaml, to_mapping
 from raygap.data.clips import ReaderOptions
 from raygap.data.readers import find_reader
 from raygap.errors import UserError
-from raygap.methods import find_method
-from raygap.search.space import SearchSpace, check_space, load_space
+from raygap.search.space import SearchSpace, check_method, check_space, load_space
 from raygap.storage import Copies, Storage
 from raygap.tracking.run_folder import PLAN, write_text
 from raygap.tracking.wandb_layout import Mode
@@ -27,9 +26,10 @@ STORES = ".stores"
 class Plan:
     """`fixed` and `space` by dotted path, as in a search space's file.
 
-    No trial starts once the ended ones took `trial_seconds` together. Early stopping judges no trial before its longest
-    warm-up is over, nor in the first `judged_after` epochs. `storage` is the URI of the run folder's copy in
-    an object store, beside which the stores are kept.
+    The search ends, and stops what still runs, once its trials took `trial_seconds` together. Early stopping judges no
+    trial before its longest warm-up is over, nor in the first `judged_after` epochs. `own_trunk` keeps its warm-ups
+    from other sweeps. `storage` is the URI of the run folder's copy in an object store, beside which the stores are
+    kept.
     """
 
     dataset: str
@@ -43,6 +43,7 @@ class Plan:
     trunk_gb: float = 20.0
     trial_seconds: float | None = None
     judged_after: int = 0
+    own_trunk: bool = False
     cpus_per_worker: float | None = None
     gpus_per_worker: float | None = None
     wandb: Mode | None = None
@@ -76,7 +77,7 @@ def make_plan(
     """
     find_reader(dataset)
     if method:
-        find_method(method)
+        check_method(method)
     if method and fixed.get("method", method) != method:
         raise UserError(f"--method {method} and --set method={fixed['method']} contradict each other; leave one out")
     space = load_space(dataset, fixed.get("method") or method, space_file)

@@ -21,10 +21,13 @@ from ray.tune.search.sample import Categorical, Domain, Float
 
 from raygap.config import TrialConfig, check_path, flatten, from_mapping, load_yaml
 from raygap.errors import UserError
-from raygap.methods import find_method
+from raygap.methods import METHODS, find_method
 
 FOLDER = Path(__file__).resolve().parents[2] / "search_spaces"
 DEFAULT_TRIALS = 50
+PRESETS = ("dus_heuristic", "dus_ppo")
+"""Names for a method with some of its fields fixed, by a file in FOLDER: searched and compared as methods are."""
+SEARCHABLE = (*METHODS, *PRESETS)
 # Ray's other distributions have no counterpart in Optuna.
 DISTRIBUTIONS = ("uniform", "quniform", "loguniform", "randint", "qrandint", "lograndint", "choice")
 
@@ -42,8 +45,14 @@ class SearchSpace:
         return {path: _domain(path, entry, "space") for path, entry in self.space.items()}
 
 
+def check_method(name: str) -> None:
+    """Raise UserError unless a method, or a preset of one, has this name."""
+    if name not in PRESETS:
+        find_method(name)
+
+
 def load_space(dataset: str, method: str | None, file: Path | None) -> SearchSpace:
-    """The space of a data set, with that of the method laid over it where it has its own; or that of `file` alone.
+    """The space of a data set, with that of the method or preset laid over it where it has one; or of `file` alone.
 
     `method` None takes the method that the data set's file fixes. Raises UserError.
     """
@@ -57,7 +66,7 @@ def load_space(dataset: str, method: str | None, file: Path | None) -> SearchSpa
     by_method = FOLDER / f"{method}.yaml"
     if by_method.exists():
         own = read_space(by_method)
-        base = SearchSpace(base.fixed | own.fixed, own.space, base.trials)
+        return SearchSpace(base.fixed | {"method": method} | own.fixed, own.space, base.trials)
     return SearchSpace(base.fixed | {"method": method}, base.space, base.trials)
 
 

@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,9 +77,10 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=FINISHED)
 
 
-def seconds_spent(study: optuna.Study) -> float:
-    """By all trials that ended, together."""
-    return sum(trial.user_attrs.get("seconds", 0.0) for trial in finished_trials(study))
+def seconds_spent(study: optuna.Study, running: Iterable[float] = ()) -> float:
+    """By all trials that ended, together, and by those that run, whose seconds are given; to a tenth."""
+    ended = sum(trial.user_attrs.get("seconds", 0.0) for trial in finished_trials(study))
+    return round(ended + sum(round(seconds, 1) for seconds in running), 1)
 
 
 def check_store(study: optuna.Study, key: str) -> None:
@@ -172,7 +173,7 @@ class StudySearch(OptunaSearch):
                 f"the last {_DEAD_IN_A_ROW} trials died without a result, so processes cannot start or work here; mend "
                 f"that, and go on with --resume. The last one: {self._cause}"
             )
-        if self.trial_seconds is not None and seconds_spent(self.study) >= self.trial_seconds:
+        if self._budget_is_spent():
             return self.FINISHED
         if self._interrupted and trial_id not in self._ot_trials:
             trial = optuna.trial.Trial(self.study, self._interrupted.popleft()._trial_id)
@@ -187,6 +188,27 @@ class StudySearch(OptunaSearch):
         trial = self._ot_trials[trial_id]
         self._spent[trial_id] = _Spent(trial.user_attrs.get("seconds", 0.0), time.monotonic())
         return {**params, TRIAL_NUMBER: trial.number}
+
+    def _budget_is_spent(self) -> bool:
+        running = [spent.seconds for trial_id, spent in self._spent.items() if trial_id not in self._completed_trials]
+        return self.trial_seconds is not None and seconds_spent(self.study, running) >= self.trial_seconds
+
+    def out_of_budget(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Tune stops a trial for which this is true: all trials once the budget of seconds is spent.
+
+        Long trials would else get as much again as many of them run at a time. One whole training is granted: the one
+        furthest along goes on while none is complete.
+        """
+        if not self._budget_is_spent():
+            return False
+        if self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            return True
+        running = [key for key in self._spent if key not in self._completed_trials]
+        return trial_id != max(running, key=lambda key: self._epochs_of(key))
+
+    def _epochs_of(self, trial_id: str) -> int:
+        known = self.study._storage.get_trial(self._ot_trials[trial_id]._trial_id).intermediate_values
+        return max(known, default=0)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Note an epoch's value, once, though a resumed trial reports its first epochs again; and its seconds."""

@@ -37,6 +37,11 @@ TRUNK = ".trunk"
 """Folder beside the run folders in which their sweeps share warm-ups."""
 
 
+def trunk_folder(plan: Plan, run: Path) -> Path:
+    """Where the trials of a run folder share warm-ups."""
+    return (run if plan.own_trunk else run.parent) / TRUNK
+
+
 def plan_placement(plan: Plan, concurrency: int | None) -> Placement:
     """How the plan's trials share the cluster, or this machine if there is none. Raises UserError as place does."""
     needs_gpus(plan.space.get("model.norm", {}).get("choice", []))
@@ -78,7 +83,7 @@ def run_trials(
             store=store,
             fixed=plan.fixed,
             folder=run,
-            trunk=SharedWarmups(run.parent / TRUNK, plan.trunk_gb * 1e9, copies and copies.folder.at("..", TRUNK))
+            trunk=SharedWarmups(trunk_folder(plan, run), plan.trunk_gb * 1e9, copies and copies.folder.at("..", TRUNK))
             if plan.trunk_gb
             else None,
             copies=copies,
@@ -99,6 +104,7 @@ def run_trials(
                 name="tune",
                 storage_path=str(run),
                 verbose=0,
+                stop=search.out_of_budget,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the trials keep their own
                 callbacks=[
                     CountTriesAnew(),

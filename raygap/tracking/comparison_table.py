@@ -11,7 +11,7 @@ from raygap.tracking.seed_results import TEST_METRICS, Interval
 BASELINES = ("joint", "unimodal_losses")
 """Every method is compared with these, where they take part."""
 ACCURACY = "test_accuracy"
-SHOWN = (*TEST_METRICS, "test_gap_absolute_mean")
+SHOWN = (*TEST_METRICS, "test_gap_mean", "test_gap_absolute_mean")
 PAPER = "chosen on test (paper protocol)"
 
 
@@ -40,7 +40,7 @@ class Difference:
     wins: int
     seeds: int
     t_test: float
-    """p of the paired t-test, corrected after Holm over the methods; NaN for fewer than two seeds or equal results."""
+    """p of the paired t-test, corrected after Holm over the methods; NaN for fewer than two seeds."""
     wilcoxon: float
     """p of Wilcoxon's signed-rank test, corrected likewise; with five seeds it cannot fall below 0.0625."""
 
@@ -65,8 +65,12 @@ def differences(results: list[MethodResult], baseline: str, metric: str = ACCURA
 
 
 def _p_values(gains: np.ndarray) -> tuple[float, float]:
-    if len(gains) < 2 or np.allclose(gains, gains[0]):
+    if len(gains) < 2:
         return float("nan"), float("nan")
+    if not gains.any():
+        return 1.0, 1.0
+    if np.ptp(gains) < 1e-12:  # t is infinite; Wilcoxon's test has no trouble
+        return 0.0, float(scipy.stats.wilcoxon(gains).pvalue)
     return float(scipy.stats.ttest_1samp(gains, 0).pvalue), float(scipy.stats.wilcoxon(gains).pvalue)
 
 
@@ -81,13 +85,18 @@ def holm(p_values: list[float]) -> list[float]:
     return corrected.tolist()
 
 
+def shared_seeds(results: list[MethodResult]) -> list[int]:
+    """Those that all methods with a result have."""
+    tested = [set(result.seeds) for result in results if result.seeds]
+    return sorted(set.intersection(*tested)) if tested else []
+
+
 def mean_ranks(results: list[MethodResult], metric: str = ACCURACY) -> dict[str, float]:
-    """Rank of each method (1 is best, ties share), averaged over the seeds that all methods with a result have."""
-    tested = [result for result in results if result.seeds]
-    shared = set.intersection(*(set(result.seeds) for result in tested)) if tested else set()
+    """Rank of each method (1 is best, ties share), averaged over the shared seeds."""
+    tested, shared = [result for result in results if result.seeds], shared_seeds(results)
     if not shared:
         return {}
-    values = np.array([[result.seeds[seed][metric] for seed in sorted(shared)] for result in tested])
+    values = np.array([[result.seeds[seed][metric] for seed in shared] for result in tested])
     ranks = scipy.stats.rankdata(-values, axis=0).mean(axis=1)
     return {result.method: float(rank) for result, rank in zip(tested, ranks, strict=True)}
 
@@ -98,7 +107,7 @@ def table(results: list[MethodResult]) -> list[list[str]]:
     against = {baseline: differences(results, baseline) for baseline in BASELINES}
     against = {baseline: found for baseline, found in against.items() if found}
     papers = any(result.paper is not None for result in results)
-    names = ["fused", "fused F1", "audio", "audio F1", "visual", "visual F1", "mean abs. gap"]
+    names = ["fused", "fused F1", "audio", "audio F1", "visual", "visual F1", "mean gap", "mean abs. gap"]
     header = ["method", *names, *(f"to {baseline}" for baseline in against), "rank", "validation"]
     header += [*([PAPER] if papers else []), "trials", "epochs", "minutes"]
     rows = []
@@ -142,8 +151,9 @@ def _difference(difference: Difference | None) -> str:
     text = f"{100 * interval.mean:+.2f}"
     if difference.seeds > 1:
         text += f" ±{100 * interval.half_width:.2f}"
-    p = "" if np.isnan(difference.t_test) else f", p {max(difference.t_test, 0.001):.3f}"
-    return f"{text}, {difference.wins} of {difference.seeds}{p}".replace("p 0.001", "p ≤0.001")
+    p = difference.t_test
+    text += f", {difference.wins} of {difference.seeds}"
+    return text if np.isnan(p) else f"{text}, p <0.001" if p < 0.001 else f"{text}, p {p:.3f}"
 
 
 def _percent(value: float | None) -> str:
@@ -188,7 +198,35 @@ def latex(rows: list[list[str]]) -> str:
 def _latex_cell(text: str) -> str:
     for plain, escaped in (("\\", r"\textbackslash{}"), ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("#", r"\#")):
         text = text.replace(plain, escaped)
-    return text.replace("±", r"$\pm$").replace("≤", r"$\le$")
+    return text.replace("±", r"$\pm$").replace("<", r"$<$")
+
+
+def summary_rows(results: list[MethodResult]) -> tuple[list[str], list[list[Any]]]:
+    """For programs: header and a row a method, what the table shows, unrounded and with Wilcoxon's p too."""
+    ranks = mean_ranks(results)
+    against = {baseline: differences(results, baseline) for baseline in BASELINES}
+    header = ["method", "seeds"]
+    header += [f"{metric}_{what}" for metric in SHOWN for what in ("mean", "std", "half_width")]
+    of_difference = ("mean", "half_width", "wins", "seeds", "p_t_test", "p_wilcoxon")
+    header += [f"to_{baseline}_{what}" for baseline in BASELINES for what in of_difference]
+    header += ["rank", "val_accuracy", "paper_test_accuracy", "trials", "epochs", "seconds", "notes"]
+    rows = []
+    for result in results:
+        row: list[Any] = [result.method, len(result.seeds)]
+        for metric in SHOWN:
+            values = [metrics[metric] for metrics in result.seeds.values()]
+            interval = Interval.of(values) if values else None
+            row += [interval.mean, interval.std, interval.half_width] if interval else [None] * 3
+        for found in against.values():
+            if difference := found.get(result.method):
+                row += [difference.interval.mean, difference.interval.half_width, difference.wins, difference.seeds]
+                row += [difference.t_test, difference.wilcoxon]
+            else:
+                row += [None] * len(of_difference)
+        row += [ranks.get(result.method), result.validation, result.paper]
+        row += [*(result.cost.get(name) for name in ("trials", "epochs", "seconds")), " ".join(result.notes)]
+        rows.append(row)
+    return header, rows
 
 
 def long_rows(results: list[MethodResult]) -> tuple[list[str], list[list[Any]]]:

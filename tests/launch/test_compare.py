@@ -64,7 +64,7 @@ def test_methods_get_the_same_and_a_comparison_is_gone_on_with_and_added_to(
     added = call("compare", "--resume", out, "--methods", "audio_only", "--seeds", "2")
     assert added.exit_code == 0, added.output
     assert read_comparison(out).methods == ("joint", "audio_only")
-    rows = list(csv.DictReader((out / "comparison.csv").open()))
+    rows = list(csv.DictReader((out / "seeds.csv").open()))
     assert [(row["method"], row["seed"], row["trials"]) for row in rows] == [
         (method, seed, "2") for method in ("joint", "audio_only") for seed in ("1", "2")
     ]

@@ -9,6 +9,7 @@ from raygap.config import from_mapping, load_yaml
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.search.comparison import Comparison, compare, read_comparison, write_comparison
+from raygap.search.space import PRESETS
 from raygap.training.run import train
 
 
@@ -49,15 +50,28 @@ def test_a_budget_of_seconds_ends_every_search_and_is_not_spent_twice_and_the_pa
     assert "paper protocol" in (tmp_path / "comparison.md").read_text()
     cost = first[0].cost
     assert 4.0 <= cost["seconds"] < 60
+    assert not list(tmp_path.rglob(".trunk"))  # no method has for nothing what another has trained
     assert again[0].cost == cost
     assert sorted(again[0].seeds) == [1]
 
 
-def test_early_stopping_judges_all_methods_from_the_same_epoch_on() -> None:
-    plans = comparison(methods=("joint", "gmm_scores"), paper=True, fixed={}).plans()
+def test_early_stopping_judges_all_methods_from_the_same_epoch_on_also_those_that_come_later() -> None:
+    plans = comparison(methods=("joint", "gmm_scores", "umt"), paper=True, fixed={}).plans()
     longest = {name: plan.check().warmup.epochs for name, plan in plans.items()}
-    assert longest["joint"] < longest["gmm_scores"]
-    assert {plan.judged_after for plan in plans.values()} == {longest["gmm_scores"]}
+    assert longest["joint"] < longest["gmm_scores"] < longest["umt"]
+    assert {plan.judged_after for plan in plans.values()} == {longest["umt"]}
+    assert comparison(methods=("joint",), fixed={}).plans()["joint"].judged_after == longest["umt"]
+
+
+def test_presets_are_methods_with_some_fields_fixed() -> None:
+    plans = comparison(methods=PRESETS, fixed={}).plans()
+    assert {name: plan.check().dus.kind for name, plan in plans.items()} == {
+        "dus_heuristic": "heuristic",
+        "dus_ppo": "ppo",
+    }
+    assert {plan.check().method for plan in plans.values()} == {"unimodal_losses"}
+    with pytest.raises(UserError, match="unknown method 'dus'"):
+        comparison(methods=("dus",)).plans()
 
 
 def test_what_cannot_be_compared_is_refused_before_anything_runs() -> None:

@@ -94,6 +94,30 @@ def test_seconds_of_all_processes_and_sweeps_of_a_trial_count(tmp_path: Path, mo
     assert again.suggest("z") == StudySearch.FINISHED
 
 
+def test_a_spent_budget_stops_long_trials_too_but_lets_one_become_whole(tmp_path: Path) -> None:
+    searcher = search(tmp_path / "journal")
+    searcher.trial_seconds = 6.0
+    for trial_id in "ab":
+        searcher.suggest(trial_id)
+        report(searcher, trial_id, range(1, 3))
+    report(searcher, "b", range(3, 4))
+    assert not searcher.out_of_budget("a", {})
+    report(searcher, "a", range(3, 4))
+    assert searcher.suggest("c") == StudySearch.FINISHED
+    report(searcher, "b", range(4, 5))
+    assert searcher.out_of_budget("a", {})
+    assert not searcher.out_of_budget("b", {})  # none is complete, and it is the furthest
+    end(searcher, "a", 3)
+    end(searcher, "b", 4)
+    assert [trial.state for trial in searcher.study.trials] == [TrialState.PRUNED, TrialState.COMPLETE]
+    again = search(tmp_path / "journal")
+    again.trial_seconds = 11.0
+    again.suggest("x")
+    assert not again.out_of_budget("x", {})
+    report(again, "x", range(1, 4))
+    assert again.out_of_budget("x", {})
+
+
 def test_a_search_whose_trials_only_die_ends_in_one_line(tmp_path: Path) -> None:
     searcher = search(tmp_path / "journal")
     for number in range(19):

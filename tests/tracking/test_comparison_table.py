@@ -14,6 +14,7 @@ from raygap.tracking.comparison_table import (
     long_rows,
     markdown,
     mean_ranks,
+    summary_rows,
     table,
 )
 from raygap.tracking.run_folder import write_csv
@@ -42,8 +43,11 @@ def test_differences_are_paired_by_seed_and_corrected_after_holm() -> None:
     # A seed that only one of them has is left out.
     partial = MethodResult("pmr", seeds={seed: JOINT.seeds[seed] for seed in (1, 3)} | {9: JOINT.seeds[1]})
     same = differences([JOINT, partial], "joint")["pmr"]
-    assert (same.seeds, same.interval.mean) == (2, 0)
-    assert math.isnan(same.t_test)
+    assert (same.seeds, same.interval.mean, same.t_test, same.wilcoxon) == (2, 0, 1, 1)
+    alone = MethodResult("pmr", seeds={1: JOINT.seeds[1]})
+    assert math.isnan(differences([JOINT, alone], "joint")["pmr"].t_test)
+    always = differences([JOINT, result("cml", [0.51, 0.53, 0.55, 0.54])], "joint")["cml"]
+    assert (always.t_test, always.wilcoxon) == (0, 0.125)
     assert differences([BETTER], "joint") == {}
 
 
@@ -80,11 +84,27 @@ def test_tables_hold_every_method_even_without_a_result(tmp_path) -> None:
     assert r"ogm\_ge" in tex
     assert "%" not in tex.replace(r"\%", "")
     assert tex.count(r"\\") == 4
+    write_csv(tmp_path / "s.csv", *summary_rows([JOINT, BETTER, failed]))
+    of_joint, of_better, of_failed = csv.DictReader((tmp_path / "s.csv").open())
+    assert float(of_joint["test_accuracy_std"]) == pytest.approx(np.std([0.50, 0.52, 0.54, 0.53], ddof=1))
+    assert float(of_better["to_joint_mean"]) == pytest.approx(0.0425)
+    assert (of_better["to_joint_wins"], of_better["to_joint_p_wilcoxon"], of_better["rank"]) == ("4", "0.125", "1.0")
+    assert of_better["to_unimodal_losses_mean"] == of_joint["to_joint_mean"] == of_failed["rank"] == ""
     write_csv(tmp_path / "t.csv", *long_rows([JOINT, BETTER, failed]))
     read = list(csv.DictReader((tmp_path / "t.csv").open()))
     assert [row["method"] for row in read] == ["joint"] * 4 + ["ogm_ge"] * 4 + ["agm"]
     assert float(read[4]["test_accuracy"]) == 0.55
     assert read[-1]["notes"] == "no trial was complete"
+
+
+def test_p_is_printed_as_it_is() -> None:
+    for gains in ([0.0312, 0.0288, 0.0318, 0.0309], [0.03, 0.025, 0.04, 0.028], [0.0, 0.01, 0.0, -0.01]):
+        other = result("mla", [0.5 + gain for gain in gains])
+        base = result("joint", [0.5] * 4)
+        header, _, row = table([base, other])
+        p = stats.ttest_1samp(gains, 0).pvalue
+        shown = row[header.index("to joint")].rpartition(", ")[2]
+        assert shown == (f"p {p:.3f}" if p >= 0.001 else "p <0.001")
 
 
 def test_numbers_chosen_on_test_are_labelled() -> None:

@@ -137,7 +137,7 @@ class Run:
         if not file.exists():
             return []
         results = [MethodResult(**entry) for entry in json.loads(file.read_text())]
-        if self.folder.resolve().name not in [result.method for result in results]:
+        if self.folder.resolve().name.removesuffix("-paper") not in [result.method for result in results]:
             return []
         for result in results:
             result.seeds = {int(seed): metrics for seed, metrics in result.seeds.items()}
