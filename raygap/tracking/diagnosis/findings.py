@@ -221,6 +221,7 @@ def _gaps(predictions: Predictions, score: GapScore, seed: int) -> Gaps:
             check = check_two_groups(values, score, n_init=4, seed=seed)
         except DegenerateMixture as reason:  # of the subset that it looks at
             histogram = GapHistogram(histogram.edges, histogram.counts, None, str(reason))
+            balanced[:] = np.nan
     return Gaps(predictions, scores, modality_gap(scores["audio"], scores["visual"]), histogram, check, balanced)
 
 
