@@ -12,10 +12,9 @@ entries of a product with the Hessian. The authors' code also has the a that cam
 the remark that it was fitted: from 0.2 over a half, midway, to the end of its range, 0.95. That is what we take, over
 the adaptive stage instead of their 200 epochs. The paper's simpler, heuristic integration is not here: its schedule
 is in nothing that we found. The code has variants: this one, and an older one that aligns predictions in place of
-features. Its answer is the mean of two heads' logits, of which
-it takes CE(fused): ours, with model.fusion=sum as our space has it, is their sum, so logits are half as large at equal
-sharpness. Other fusions work too. With several workers each contrasts its own
-part of a batch, as batch normalisation does.
+features. Its CE(fused) is of the mean of two heads' logits; ours, with model.fusion=sum as in our space, of their sum,
+which is as sharp at half the weights. Other fusions work too. With several workers each contrasts its own part of a
+batch, as batch normalisation does.
 """
 
 from typing import Any

@@ -13,10 +13,9 @@ each epoch: (1 - momentum) * mean of the features of a share of the training cli
 
 alpha, momentum and the share are those of its code, whose rebalancing weights are 0 or 1, though: ours are the paper's.
 Where the paper is silent: prototypes come from a random share of each class's clips (one at least), without
-augmentation, before each epoch; H is a mean over the batch; its weight and epochs are
-BalanceBenchmark's, whose H is the sum over the batch, so that its term weighs as many times more as a batch has clips:
-`entropy_weight` goes up to 100. A class
-without training clips has no prototype. Any fusion will do; separate heads are probes.
+augmentation, before each epoch; weight and epochs of the entropy are BalanceBenchmark's, but H is a mean over the batch
+and not the sum, so that its weight means the same for any batch size. A class without training clips has no prototype.
+Any fusion will do; separate heads are probes.
 """
 
 import math
