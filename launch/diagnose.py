@@ -46,7 +46,7 @@ from raygap.tracking.diagnosis import Diagnosis, diagnose, write_diagnosis
 from raygap.tracking.diagnosis.findings import judged
 from raygap.tracking.diagnosis.page import BALANCED, PAGE
 from raygap.tracking.diagnosis.verdict import advice, verdict
-from raygap.tracking.report.run import Absent, Run
+from raygap.tracking.report.run import best_checkpoint
 from raygap.tracking.run_folder import PLAN
 from raygap.training.inference import store_predictions, trained_config, write_correction
 
@@ -86,7 +86,7 @@ def main(
     console = Console()
     store, method, metrics, seed = None, "", None, 0
     if source.is_dir() or source.suffix == ".pt":
-        best = _best_of(source) if source.is_dir() else source
+        best = best_checkpoint(source) if source.is_dir() else source
         config = trained_config(best)
         if correct and config.protocol == "paper":
             raise UserError(f"{best}: --correct needs clips held out of training; protocol paper trained on val too")
@@ -131,14 +131,6 @@ def main(
     print(f"page: {folder / PAGE}\nbalanced subset: {folder / BALANCED}")
     for name in saved:
         print(f"correction: {name}")
-
-
-def _best_of(run: Path) -> Path:
-    read_plan(run)
-    try:
-        return Run(run).files / "best.pt"
-    except Absent as absent:
-        raise UserError(f"{run}: {absent}") from None
 
 
 def _data_set(

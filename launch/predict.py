@@ -19,13 +19,14 @@ from rich.console import Console
 from raygap.cli import preparation_bar, user_errors
 from raygap.data.tables import table_writer
 from raygap.errors import UserError
+from raygap.tracking.report.run import best_checkpoint
 from raygap.training.inference import Classifier, answer_columns, answer_row, answers, read_correction, read_media
 
 
 @user_errors()
 def main(
     media: Annotated[list[Path], typer.Argument(help="Video and sound files, and .csv files that list clips.")],
-    checkpoint: Annotated[Path, typer.Option(help="best.pt of a training.")],
+    checkpoint: Annotated[Path, typer.Option(help="best.pt of a training, or a sweep's run folder.")],
     correction: Annotated[
         Path | None, typer.Option(help="A correction of the decision layer, by launch/diagnose.py --correct.")
     ] = None,
@@ -39,7 +40,7 @@ def main(
     """Class probabilities of clips by a trained network, fused and by modality."""
     if out and out.suffix not in (".csv", ".parquet"):
         raise UserError(f"--out {out}: unknown kind of file; end it in .csv or .parquet")
-    classifier = Classifier.load(checkpoint)
+    classifier = Classifier.load(best_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint)
     corrected = read_correction(correction, classifier.class_names) if correction else None
     clips = read_media(media)
     columns = answer_columns(classifier.class_names)

@@ -16,7 +16,7 @@ def save(state: Any, path: Path) -> None:
     write_whole(path, dumps(state))
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> Any:
+def load(path: Path, device: torch.device | str = "cpu", mend: str = "delete it to train again") -> Any:
     """Read what save wrote. Raises UserError if there is none, or it is damaged; OSError if it cannot be read."""
     try:
         return loads(path.read_bytes(), device)
@@ -27,7 +27,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Any:
         if passing or isinstance(error, torch.OutOfMemoryError):  # says nothing of the file
             raise
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a readable checkpoint ({reason}); delete it to train again") from None
+        raise UserError(f"{path}: not a readable checkpoint ({reason}); {mend}") from None
 
 
 def dumps(state: Any) -> bytes:

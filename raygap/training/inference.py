@@ -257,7 +257,7 @@ def trained_config(path: Path) -> TrialConfig:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    saved = checkpoint.load(path)
+    saved = checkpoint.load(path, mend="give the best.pt of a training, or its run folder")
     if not isinstance(saved, dict) or not {"config", "store", "network"} <= set(saved):
         raise UserError(f"{path}: not the best.pt of a training run")
     return saved

@@ -16,6 +16,7 @@ from raygap.config import from_mapping
 from raygap.data.manifest import read_manifest
 from raygap.data.prepare import prepare
 from raygap.data.store import Store
+from raygap.search.job import Outcome
 from raygap.training.run import train
 
 
@@ -110,6 +111,8 @@ def test_corrections_are_saved_and_used(best: Path, data_set: Path, tmp_path: Pa
         (("diagnose", "gone.pt", "--dataset", "demo"), "gone.pt: no such checkpoint"),
         (("diagnose", "."), ".: holds no sweep"),
         (("predict", "--checkpoint", "gone.pt", "a.mp4"), "gone.pt: no such checkpoint"),
+        (("predict", "--checkpoint", ".", "a.mp4"), ".: holds no sweep"),
+        (("predict", "--checkpoint", "other.pt", "a.mp4"), "give the best.pt of a training, or its run folder"),
         (("predict", "--checkpoint", "gone.pt", "a.mp4", "--out", "a.txt"), "--out a.txt: unknown kind of file"),
     ],
 )
@@ -117,7 +120,18 @@ def test_bad_calls_are_refused_in_one_line(
     arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.pt").write_bytes(b"another's")
     assert message in refusal(call(*arguments))
+
+
+def test_a_run_folder_stands_for_its_best_trial(finished_sweep: tuple[Path, Outcome], tmp_path: Path) -> None:
+    folder, outcome = finished_sweep
+    answered = [
+        call("predict", "--checkpoint", given, tmp_path / "gone.mp4")
+        for given in (folder, folder / "trials" / f"{outcome.best.number:04d}" / "best.pt")
+    ]
+    assert answered[0].stdout == answered[1].stdout
+    assert "no such file" in answered[0].stdout
 
 
 def test_when_nothing_could_be_used_the_exit_code_says_so(best: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raygap.config import TrialConfig, flatten, load_yaml
 from raygap.data.store import Store, store_folder
+from raygap.errors import UserError
 from raygap.tracking.comparison_table import MethodResult, table
 from raygap.tracking.run_folder import FAILED, JOURNAL, PLAN, TEST, best_trial, trial_folder
 from raygap.tracking.seed_results import SeedResults
@@ -24,6 +25,16 @@ COMPARISON = "comparison.json"
 
 class Absent(Exception):
     """A part of the run is not there, or not yet; the message is a sentence for the page."""
+
+
+def best_checkpoint(run: Path) -> Path:
+    """best.pt of the best trial in a run folder. Raises UserError if there is none."""
+    if not (run / PLAN).exists():
+        raise UserError(f"{run}: holds no sweep ({PLAN} is missing); give its folder, or a best.pt")
+    try:
+        return Run(run).files / "best.pt"
+    except Absent as absent:
+        raise UserError(f"{run}: {absent}") from None
 
 
 class Run:
