@@ -112,6 +112,28 @@ def test_with_one_modality_the_other_one_answers_and_says_so(mixed) -> None:
     assert of(mixed, "no sound file").reasons == {"audio": "no such file: gone.wav"}
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"method": "mla"},
+        {"method": "mmcosine"},
+        {"method": "audio_only"},
+        {"method": "joint", "model.fusion": "gated", "model.readout": "heads"},
+        {"method": "unimodal_losses", "model.fusion": "film", "model.readout": "heads"},
+        {"method": "reconboost", "model.fusion": "sum", "warmup.epochs": 1, "purify.epochs": 0},
+    ],
+    ids=lambda fields: fields["method"],
+)
+def test_one_modality_is_enough_whatever_the_method(fields: dict, trained: Trained, mixed, tmp_path: Path) -> None:
+    list(train(from_mapping(FIELDS | fields), trained.store, tmp_path))
+    files = [of(mixed, name).media for name in ("pair", "mute.mp4", "sound.WAV")]
+    pair, *halves = answers(Classifier.load(tmp_path / "best.pt"), files, workers=1)
+    for half, name in zip(halves, ("visual", "audio"), strict=True):
+        assert half.used == name
+        np.testing.assert_allclose(half.probabilities[name], pair.probabilities[name], atol=1e-5)
+        np.testing.assert_array_equal(half.probabilities["fused"], half.probabilities[name])
+
+
 @pytest.mark.parametrize("name", ["cut.mp4", "empty.mp4", "text.mp4", "gone.mp4"])
 def test_a_bad_file_costs_its_own_row(name: str, mixed) -> None:
     answer = of(mixed, name)
