@@ -8,36 +8,67 @@ import fcntl
 import hashlib
 import json
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from raygap.config import SCHEMA_VERSION, TrialConfig, flatten, shapes_warmup, to_mapping
+import torch
+
+from raygap.config import TrialConfig, flatten, shapes_warmup, to_mapping
 from raygap.methods.base import Method
 from raygap.storage import Storage
 from raygap.training.checkpoint import dumps, loads, write_whole
+from raygap.training.precision import pick_device
 from raygap.training.trainer import Metrics, Trainer
 
-TRUNK_VERSION = 4
-"""Part of the key: raise it whenever training or the saved state changes, and old warm-ups are trained anew."""
+PACKAGE = Path(__file__).parents[1]
+ABOVE = ("search/", "tracking/")
+"""Parts of raygap that training imports nothing from; all others may shape a warm-up."""
 DIGEST_BYTES = 32
 TURN = 1200.0
 """Seconds to wait for a turn. Workers that train together wait for the first of them for half an hour, no longer."""
 
 
 def warmup_key(config: TrialConfig, store_key: str, method: type[Method]) -> str:
-    """The same for two trials if, and only if, nothing that shapes the warm-up differs between them."""
+    """The same for two trials only if nothing that shapes the warm-up differs between them: settings, data, code,
+    kind of device and version of torch.
+    """
     fields = {
         path: value for path, value in flatten(to_mapping(config)).items() if shapes_warmup(path) and path != "method"
     }
     # What the warm-up and its validation see of the method (see Method).
     seen = [(hook.__module__, hook.__qualname__) for hook in (method.plain_terms, method.extend, method.predict)]
     loss = [*seen, method.probe_heads]
-    content = json.dumps([TRUNK_VERSION, SCHEMA_VERSION, store_key, loss, fields], sort_keys=True)
+    # A hook's name says nothing of what it does today, nor of what it calls.
+    code = [_sources(), *sorted(_digest(file) for file in _own_files(method))]
+    machine = [pick_device().type, torch.__version__]
+    content = json.dumps([code, machine, store_key, loss, fields], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:24]
+
+
+@cache
+def _sources() -> str:
+    """A digest of raygap's code below the search; once a process, which runs the code that it has loaded."""
+    files = {file.relative_to(PACKAGE).as_posix(): file for file in PACKAGE.rglob("*.py")}
+    content = [(name, _digest(file)) for name, file in sorted(files.items()) if not name.startswith(ABOVE)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _own_files(method: type[Method]) -> list[Path]:
+    """Where a method from outside raygap is written; classes that were typed into a session have no file."""
+    modules = {kind.__module__ for kind in method.__mro__ if not kind.__module__.startswith("raygap.")}
+    files = {getattr(sys.modules.get(name), "__file__", None) for name in modules}
+    return [Path(file) for file in files if file and Path(file).exists()]
+
+
+@cache
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)

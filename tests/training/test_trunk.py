@@ -1,10 +1,13 @@
 import fcntl
+import importlib
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +19,8 @@ from stores import SMALL
 from raygap.config import field_paths, flatten, from_mapping, shapes_warmup, to_mapping
 from raygap.data.store import Store
 from raygap.methods import METHODS, find_method
+from raygap.methods.base import Method
+from raygap.training import trunk
 from raygap.training.run import train
 from raygap.training.trainer import Trainer
 from raygap.training.trunk import SharedWarmups, Trunk, warmup_key
@@ -23,9 +28,9 @@ from raygap.training.trunk import SharedWarmups, Trunk, warmup_key
 BASE = SMALL | {"epochs": 7, "warmup.epochs": 3}
 
 
-def run(store: Store, folder: Path, trunk: Path | None, limit: float = 1e9, **fields: Any) -> list[dict[str, Any]]:
+def run(store: Store, folder: Path, shared: Path | None, limit: float = 1e9, **fields: Any) -> list[dict[str, Any]]:
     config = from_mapping(BASE | {k.replace("__", "."): v for k, v in fields.items()})
-    return list(train(config, store, folder, trunk=SharedWarmups(trunk, limit) if trunk else None))
+    return list(train(config, store, folder, trunk=SharedWarmups(shared, limit) if shared else None))
 
 
 def assert_same_but_for_reuse(one: Path, other: Path) -> None:
@@ -104,6 +109,63 @@ def test_methods_with_the_same_warmup_loss_share_it() -> None:
     assert keys["gmm_scores"] == keys["gmm_adaptive"] == keys["unimodal_losses"]
     assert keys["joint"] != keys["gmm_scores"]
     assert warmup_key(from_mapping({}), "other store", METHODS["gmm_scores"]) != keys["gmm_scores"]
+
+
+@pytest.fixture
+def key_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """The key of a configuration as another process finds it, whose raygap is the copy in tmp_path."""
+    shutil.copytree(trunk.PACKAGE, tmp_path / "raygap", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(trunk, "PACKAGE", tmp_path / "raygap")
+
+    def forget() -> None:
+        trunk._sources.cache_clear()
+        trunk._digest.cache_clear()
+
+    def key(method: type[Method] = METHODS["gmm_scores"]) -> str:
+        forget()
+        return warmup_key(from_mapping({}), "store", method)
+
+    yield key
+    forget()
+
+
+def test_other_code_is_another_warmup(key_anew: Callable[..., str], tmp_path: Path) -> None:
+    keys = [key_anew()]
+    for file in ("methods/base.py", "models/encoders.py", "data/augment.py", "training/trainer.py", "config.py"):
+        with (tmp_path / "raygap" / file).open("a") as source:
+            source.write("# edited\n")
+        keys.append(key_anew())
+    (tmp_path / "raygap" / "models" / "new.py").touch()
+    keys.append(key_anew())
+    assert len(set(keys)) == 7
+    with (tmp_path / "raygap" / "search" / "job.py").open("a") as source:  # a warm-up knows nothing of it
+        source.write("# edited\n")
+    assert key_anew() == keys[-1]
+
+
+def test_the_code_of_a_method_from_elsewhere_counts_too(
+    key_anew: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "elsewhere.py"
+    file.write_text("from raygap.methods.joint import Joint\nclass Mine(Joint):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = importlib.import_module("elsewhere").Mine
+    keys = [key_anew(METHODS["joint"]), key_anew(mine)]
+    file.write_text(file.read_text() + "# edited\n")
+    assert len({*keys, key_anew(mine)}) == 3
+    assert key_anew(METHODS["joint"]) == keys[0]
+    file.unlink()  # as of a class that was typed into a session
+    key_anew(mine)
+
+
+def test_another_device_or_torch_is_another_warmup(
+    key_anew: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [key_anew()]
+    monkeypatch.setattr(trunk, "pick_device", lambda: torch.device("meta"))
+    keys.append(key_anew())
+    monkeypatch.setattr(torch, "__version__", "0.1")
+    assert len({*keys, key_anew()}) == 3
 
 
 def test_a_damaged_epoch_is_trained_again(small_store: Store, tmp_path: Path) -> None:
