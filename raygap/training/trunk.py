@@ -24,8 +24,11 @@ from raygap.methods.base import Method
 from raygap.storage import Storage
 from raygap.training.checkpoint import dumps, loads, write_whole
 from raygap.training.precision import pick_device
+from raygap.training.stages import learning_rate
 from raygap.training.trainer import Metrics, Trainer
 
+LONGEST = 1000
+"""Epochs that a warm-up has at most."""
 PACKAGE = Path(__file__).parents[1]
 ABOVE = ("search/", "tracking/")
 """Parts of raygap that training imports nothing from; all others may shape a warm-up."""
@@ -38,16 +41,17 @@ def warmup_key(config: TrialConfig, store_key: str, method: type[Method]) -> str
     """The same for two trials only if nothing that shapes the warm-up differs between them: settings, data, code,
     kind of device and version of torch.
     """
-    fields = {
-        path: value for path, value in flatten(to_mapping(config)).items() if shapes_warmup(path) and path != "method"
-    }
+    # Of the method, and of how many epochs the trial has, only what follows from them counts.
+    fields = {path: value for path, value in flatten(to_mapping(config)).items() if shapes_warmup(path)}
+    del fields["method"], fields["epochs"]
+    rates = [learning_rate(config.optimizer, config.epochs, epoch) for epoch in range(LONGEST)]
     # What the warm-up and its validation see of the method (see Method).
     seen = [(hook.__module__, hook.__qualname__) for hook in (method.plain_terms, method.extend, method.predict)]
     loss = [*seen, method.probe_heads]
     # A hook's name says nothing of what it does today, nor of what it calls.
     code = [_sources(), *sorted(_digest(file) for file in _own_files(method))]
     machine = [pick_device().type, torch.__version__]
-    content = json.dumps([code, machine, store_key, loss, fields], sort_keys=True)
+    content = json.dumps([code, machine, store_key, loss, rates, fields], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 

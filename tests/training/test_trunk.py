@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +20,7 @@ from stores import SMALL
 
 from raygap.config import field_paths, flatten, from_mapping, shapes_warmup, to_mapping
 from raygap.data.store import Store
+from raygap.errors import UserError
 from raygap.methods import METHODS, find_method
 from raygap.methods.base import Method
 from raygap.training import trunk
@@ -58,7 +61,7 @@ def test_a_forked_trial_equals_a_cold_one(
 
 def other_value(path: str, value: Any) -> Any:
     if path == "method":
-        return "joint"
+        return "joint" if value != "joint" else "ogm"
     kind = field_paths()[path].annotation
     if get_args(kind):
         return next(choice for choice in get_args(kind) if choice != value)
@@ -69,39 +72,52 @@ def other_value(path: str, value: Any) -> Any:
     return value * 0.5 or 0.5
 
 
-ALTERED = {
-    path: other_value(path, value)
-    for path, value in flatten(to_mapping(from_mapping(BASE))).items()
-    if path != "schema_version"
-}
+def key_of(fields: dict[str, Any]) -> str:
+    config = from_mapping(BASE | fields)
+    return warmup_key(config, "store", find_method(config.method))
+
+
+NO_PURIFICATION = {"purify.epochs": 0}
+KINDS = {key_of({"method": method}): NO_PURIFICATION | {"method": method} for method in reversed(METHODS)}
+"""One method of each kind of warm-up."""
+KINDS |= {schedule: {"optimizer.schedule": schedule, "optimizer.step_size": 1} for schedule in ("step", "cosine")}
+PATHS = [path for path in field_paths() if path != "schema_version"]
 
 
 @pytest.fixture(scope="module")
 def warm_up(small_store: Store) -> Any:
     """Metrics and network after two epochs of warm-up, by configuration."""
 
-    def of(fields: dict[str, Any]) -> tuple[str, str]:
-        trainer = Trainer(from_mapping(BASE | fields), small_store)
+    @cache
+    def of(fields: tuple[tuple[str, Any], ...]) -> tuple[str, str]:
+        trainer = Trainer(from_mapping(BASE | dict(fields)), small_store)
         rows = [trainer.train_epoch() for _ in range(2)]
         return str(rows), str(trainer.network.state_dict()) + str(trainer.ledger.state_dict())
 
-    return of
+    return lambda fields: of(tuple(fields.items()))
 
 
-@pytest.fixture(scope="module")
-def plain_warm_up(warm_up: Any) -> tuple[str, str]:
-    return warm_up({})
-
-
-@pytest.mark.parametrize("path", ALTERED)
-def test_each_field_changes_the_key_or_nothing_before_the_fork(path: str, warm_up: Any, plain_warm_up: Any) -> None:
-    plain, altered = from_mapping(BASE), from_mapping(BASE | {path: ALTERED[path]})
-    keys = [warmup_key(config, "store", find_method(config.method)) for config in (plain, altered)]
-    if keys[0] == keys[1]:
-        assert not shapes_warmup(path) or path == "method"
-        assert warm_up({path: ALTERED[path]}) == plain_warm_up
-    else:
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "kind", KINDS.values(), ids=lambda fields: fields.get("method") or fields["optimizer.schedule"]
+)
+def test_each_field_changes_the_key_or_nothing_before_the_fork(kind: dict[str, Any], path: str, warm_up: Any) -> None:
+    value = flatten(to_mapping(from_mapping(BASE | kind)))[path]
+    altered = kind | {path: other_value(path, value)}
+    if key_of(kind) != key_of(altered):
         assert shapes_warmup(path)
+        return
+    assert not shapes_warmup(path) or path in ("method", "epochs")
+    config = from_mapping(BASE | altered)
+    with suppress(UserError):  # one that is refused trains no warm-up
+        find_method(config.method).check(config)
+        assert warm_up(altered) == warm_up(kind)
+
+
+def test_how_long_a_trial_is_matters_to_a_schedule_that_looks_at_it() -> None:
+    for schedule, same in (("constant", True), ("step", True), ("cosine", False)):
+        fields = {"optimizer.schedule": schedule}
+        assert (key_of(fields | {"epochs": 50}) == key_of(fields | {"epochs": 100})) is same
 
 
 def test_methods_with_the_same_warmup_loss_share_it() -> None:
