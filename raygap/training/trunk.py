@@ -33,6 +33,8 @@ PACKAGE = Path(__file__).parents[1]
 ABOVE = ("search/", "tracking/")
 """Parts of raygap that training imports nothing from; all others may shape a warm-up."""
 DIGEST_BYTES = 32
+LEFT_OVER = 3600.0
+"""Seconds after which nobody writes on at a file that has not got its name yet; it takes seconds."""
 TURN = 1200.0
 """Seconds to wait for a turn. Workers that train together wait for the first of them for half an hour, no longer."""
 
@@ -187,6 +189,10 @@ class Trunk:
             excess -= info.size
 
     def _prune(self) -> None:
+        for leftover in self.root.glob("*/.*.pt.*"):  # of a writer that was killed, or is at it just now
+            with suppress(OSError):
+                if time.time() - leftover.stat().st_mtime > LEFT_OVER:
+                    leftover.unlink()
         files = []
         for file in self.root.glob("*/*.pt"):
             try:

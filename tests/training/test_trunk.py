@@ -206,6 +206,17 @@ def test_the_size_limit_removes_what_was_used_longest_ago(small_store: Store, tm
     assert run(small_store, tmp_path / "e", tmp_path / "trunk", seed=1)[-1]["epochs_reused"] == 3
 
 
+def test_what_a_killed_writer_left_is_removed(small_store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "trunk" / "key of old"
+    folder.mkdir(parents=True)
+    left, current = folder / ".0003.pt.4711", folder / ".0004.pt.4712"
+    for file in (left, current):
+        file.write_bytes(b"half an epoch")
+    os.utime(left, (0, time.time() - 2 * trunk.LEFT_OVER))
+    run(small_store, tmp_path / "run", tmp_path / "trunk")
+    assert list(folder.iterdir()) == [current]
+
+
 CHILD = """
 import sys
 from pathlib import Path
