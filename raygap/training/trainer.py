@@ -4,6 +4,7 @@ Nothing here knows of Ray. Every random draw follows from (seed, epoch, clip, pu
 resumed equals one that was not.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,7 @@ class Trainer:
         self.kept = np.arange(len(self.rows))
         self.after_warmup: dict[str, np.ndarray] = {}
         self.best_epoch, self.best_accuracy = -1, -1.0
+        self.on_step: Callable[[], None] = lambda: None
 
     @property
     def finished(self) -> bool:
@@ -156,6 +158,7 @@ class Trainer:
                 correct += (outputs.fused.argmax(1) == labels).sum() * (batch.clips / len(labels))
                 for name, term in terms.items():
                     sums[name] = sums.get(name, 0) + term.detach() * batch.clips
+            self.on_step()
         self.workers.average_buffers(self.network)
         audio, visual, often = self.workers.sum(scores).cpu().numpy()
         totals = self.workers.sum(torch.stack([correct, *sums.values()])).tolist()

@@ -8,10 +8,12 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
+import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +28,7 @@ from raygap.training.checkpoint import dumps, loads, write_whole
 from raygap.training.precision import pick_device
 from raygap.training.stages import learning_rate
 from raygap.training.trainer import Metrics, Trainer
+from raygap.workers import Workers
 
 LONGEST = 1000
 """Epochs that a warm-up has at most."""
@@ -35,8 +38,11 @@ ABOVE = ("search/", "tracking/")
 DIGEST_BYTES = 32
 LEFT_OVER = 3600.0
 """Seconds after which nobody writes on at a file that has not got its name yet; it takes seconds."""
-TURN = 1200.0
-"""Seconds to wait for a turn. Workers that train together wait for the first of them for half an hour, no longer."""
+SILENCE = 1200.0
+"""Seconds without a sign of life after which who has the turn is not waited for any longer: it may be stopped."""
+SIGN_EVERY = 10.0
+WORD_EVERY = 60.0
+"""Seconds; workers that train together wait half an hour for a word of the first of them, no longer."""
 
 
 def warmup_key(config: TrialConfig, store_key: str, method: type[Method]) -> str:
@@ -96,6 +102,8 @@ class Trunk:
         self.shared, self.key = shared, key
         self.root = shared.storage.scratch() if shared.storage else shared.folder
         self.folder = self.root / key
+        self.lock: IO[str] | None = None  # while this process has the turn
+        self.signed = -math.inf
 
     def advance(self, trainer: Trainer, history: list[Metrics]) -> list[Metrics]:
         """Bring a trainer that is warming up forward, by saved epochs or by training one; returns their metrics.
@@ -104,8 +112,7 @@ class Trunk:
         up to it, were not trained.
         """
         workers = trainer.workers
-        # One process takes the turn and the files for all that train this trial.
-        with self._turn() if workers.first else nullcontext():
+        with self._turn(workers):
             reused = history[-1]["epochs_reused"] if history else 0
             if self.shared.storage and workers.first:
                 self._fetch(trainer)
@@ -113,24 +120,45 @@ class Trunk:
                 rows = saved["history"][trainer.epoch :]
                 trainer.load_state_dict(saved["trainer"])
                 return [row | {"epochs_reused": reused + 1 + i} for i, row in enumerate(rows)]
+            trainer.on_step = self._sign_of_life
             metrics = trainer.train_epoch() | {"epochs_reused": reused}
             if workers.first:
                 self._write(trainer.epoch, {"trainer": trainer.state_dict(), "history": [*history, metrics]})
             return [metrics]
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
-        # A killed process lets go of the lock.
+    def _turn(self, workers: Workers) -> Iterator[None]:
+        """One process takes the turn, and later the files, for all that train this trial."""
         with ExitStack() as turn:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                file = turn.enter_context((self.folder / ".lock").open("w"))
-                _take_turn(file)
-                # Closing it is not enough: a process that was forked meanwhile, to load clips, holds it open.
-                turn.callback(fcntl.flock, file, fcntl.LOCK_UN)
-            except OSError as error:  # two trials may then train the same epoch, nothing worse
-                _log().warning("no turn at the warm-up: %s", error)
+            waiting = self._wait(turn)
+            while workers.broadcast(next(waiting, False) if workers.first else None):
+                continue
             yield
+
+    def _wait(self, turn: ExitStack) -> Iterator[bool]:
+        """Take the turn; gives True from time to time as long as another has it, and shows signs of life."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Not "w", which would change its time as a sign of life does. A killed process lets go of the lock.
+            file = turn.enter_context((self.folder / ".lock").open("a"))
+            yield from _take_turn(file)
+        except OSError as error:  # two trials may then train the same epoch, nothing worse
+            _log().warning("no turn at the warm-up: %s", error)
+            return
+        self.lock = file
+        turn.callback(self._let_go)
+
+    def _let_go(self) -> None:
+        # Closing it is not enough: a process that was forked meanwhile, to load clips, holds it open.
+        fcntl.flock(self.lock, fcntl.LOCK_UN)
+        self.lock = None
+
+    def _sign_of_life(self) -> None:
+        """After each step, so that others wait for a slow epoch, but not for a process that hangs."""
+        if self.lock and time.monotonic() - self.signed > SIGN_EVERY:
+            self.signed = time.monotonic()
+            with suppress(OSError):
+                os.utime(self.lock.fileno())
 
     def _fetch(self, trainer: Trainer) -> None:
         """From the storage: the longest prefix that takes the trainer forward, if this machine has none as long."""
@@ -207,16 +235,23 @@ class Trunk:
             excess -= size
 
 
-def _take_turn(file: IO[str]) -> None:
-    """Raises TimeoutError, which is an OSError, where another keeps it: it may be stopped, or very slow."""
-    end = time.monotonic() + TURN
+def _take_turn(file: IO[str]) -> Iterator[bool]:
+    """Gives True every WORD_EVERY seconds until it has the lock. Raises TimeoutError, which is an OSError."""
+    said, heard, sign = time.monotonic(), math.inf, None
     while True:
         try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
         except BlockingIOError:
-            if time.monotonic() > end:
-                raise TimeoutError(f"{file.name} was held for {TURN:.0f} s") from None
-            time.sleep(0.05)
+            now, last = time.monotonic(), os.fstat(file.fileno()).st_mtime_ns
+        if last != sign:  # by this machine's own clock: another's may be wrong
+            heard, sign = now, last
+        if now - heard > SILENCE:
+            raise TimeoutError(f"{file.name} is held without a sign of life for {SILENCE:.0f} s")
+        if now - said > WORD_EVERY:
+            said = now
+            yield True
+        time.sleep(0.05)
 
 
 def _remove(file: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -27,6 +28,7 @@ from raygap.training import trunk
 from raygap.training.run import train
 from raygap.training.trainer import Trainer
 from raygap.training.trunk import SharedWarmups, Trunk, warmup_key
+from raygap.workers import Workers
 
 BASE = SMALL | {"epochs": 7, "warmup.epochs": 3}
 
@@ -284,22 +286,63 @@ def test_a_trunk_that_cannot_be_used_at_all_costs_it_neither(small_store: Store,
     assert_same_but_for_reuse(tmp_path / "cold", tmp_path / "run")
 
 
-def test_who_waits_too_long_for_a_turn_trains_without_it(
+def test_who_is_silent_too_long_is_not_waited_for(
     small_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = run(small_store, tmp_path / "first", tmp_path / "trunk")
-    monkeypatch.setattr("raygap.training.trunk.TURN", 0.2)
+    monkeypatch.setattr("raygap.training.trunk.SILENCE", 0.2)
     lock = next((tmp_path / "trunk").glob("*/.lock"))
     with lock.open() as file:  # of a process that is stopped
         fcntl.flock(file, fcntl.LOCK_EX)
         again = run(small_store, tmp_path / "second", tmp_path / "trunk")
     assert [row["val_loss"] for row in again] == [row["val_loss"] for row in rows]
-    assert "was held for" in caplog.text
+    assert "without a sign of life" in caplog.text
+
+
+def test_who_is_slow_but_alive_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("raygap.training.trunk.SILENCE", 0.4)
+    monkeypatch.setattr("raygap.training.trunk.SIGN_EVERY", 0.0)
+    monkeypatch.setattr("raygap.training.trunk.WORD_EVERY", 0.1)
+    slow, next_one = (Trunk(SharedWarmups(tmp_path, 1e9), "key") for _ in range(2))
+    taken, done = threading.Event(), []
+
+    def train() -> None:
+        with slow._turn(Workers()):
+            taken.set()
+            for _ in range(30):
+                time.sleep(0.05)
+                slow._sign_of_life()
+            done.append("epoch")
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    taken.wait()
+    with next_one._turn(Workers()):
+        assert done
+    thread.join()
+    assert not caplog.text
+
+
+def test_training_shows_signs_of_life(small_store: Store, tmp_path: Path) -> None:
+    (tmp_path / "key").mkdir()
+    lock = tmp_path / "key" / ".lock"
+    lock.touch()
+    warmup = Trunk(SharedWarmups(tmp_path, 1e9), "key")
+    trainer = Trainer(from_mapping(BASE), small_store)
+    for reused in (False, True):
+        os.utime(lock, (0, 0))
+        warmup.advance(Trainer(from_mapping(BASE), small_store) if reused else trainer, [])
+        assert (lock.stat().st_mtime == 0) is reused
+    os.utime(lock, (0, 0))
+    trainer.train_epoch()  # it has no turn any more
+    assert lock.stat().st_mtime == 0
 
 
 def test_a_process_that_was_forked_meanwhile_does_not_keep_the_turn(tmp_path: Path) -> None:
     turns = Trunk(SharedWarmups(tmp_path, 1e9), "key")
-    with turns._turn():
+    with turns._turn(Workers()):
         loader = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
         loader.start()
     with (tmp_path / "key" / ".lock").open() as file:
