@@ -11,6 +11,8 @@ The defaults are those of its code. q is held below 1. The scores and the ledger
 before anything is dropped. Whether a clip is dropped follows from a number of its own, drawn once an epoch.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,10 @@ from raygap.rng import generator
 class Opm(Joint):
     """CE(fused) of features of which the dominant modality's are missing now and then."""
 
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.numbers, self.numbers_of = torch.empty(0), -1
+
     def outputs(self, network: Network, step: Step) -> Outputs:
         """The read-outs of whole features, and the fused logits of what was not dropped."""
         whole = super().outputs(network, step)
@@ -33,8 +39,11 @@ class Opm(Joint):
         seed = self.config.seed
         if generator(seed, "opm step", step.epoch, step.number).random() >= self.config.opm.executed:
             return whole
-        numbers = generator(seed, "opm clip", step.epoch).random(len(self.labels))[step.index.cpu().numpy()]
-        kept = torch.as_tensor(numbers, dtype=torch.float32, device=self.device) >= chance[:, None]
+        if self.numbers_of != step.epoch:  # drawn once: no step waits for the device
+            numbers = generator(seed, "opm clip", step.epoch).random(len(self.labels))
+            self.numbers = torch.as_tensor(numbers, dtype=torch.float32, device=self.device)
+            self.numbers_of = step.epoch
+        kept = self.numbers[step.index] >= chance[:, None]
         scale = 1 / (1 - chance.mean())
         audio = whole.audio_features * (kept[0] * scale)[:, None].to(whole.audio_features.dtype)
         visual = whole.visual_features * (kept[1] * scale)[:, None].to(whole.visual_features.dtype)

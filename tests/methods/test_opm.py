@@ -7,6 +7,7 @@ from steps import CLIPS, CPU, LABELS, configured, method_and_network, step
 
 from raygap.methods import find_method
 from raygap.models.network import Outputs
+from raygap.rng import generator
 
 
 def biased(lead: float) -> tuple[Outputs, torch.Tensor]:
@@ -69,3 +70,19 @@ def test_steps_that_are_not_executed_are_plain() -> None:
         batch.number = number
         often += not torch.equal(method.outputs(network, batch).fused, network(batch.audio, batch.visual).fused)
     assert often == pytest.approx(21, abs=9)
+
+
+def test_which_clips_are_dropped_is_found_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, network = method_and_network("opm", opm__executed=1.0)
+    batch = step(clips=CLIPS)
+    batch.index = batch.index.flip(0)
+    whole = network(batch.audio, batch.visual)
+    chance = method.drop_chance(whole, batch)
+    numbers = generator(method.config.seed, "opm clip", batch.epoch).random(CLIPS)[batch.index.numpy()]
+    kept = torch.from_numpy(numbers).float() >= chance[:, None]
+    scale = 1 / (1 - chance.mean())
+    expected = network.fusion(
+        whole.audio_features * (kept[0] * scale)[:, None], whole.visual_features * (kept[1] * scale)[:, None]
+    )
+    monkeypatch.setattr(torch.Tensor, "cpu", None)  # it would wait for the device
+    assert torch.equal(method.outputs(network, batch).fused, expected)
