@@ -2,7 +2,7 @@
 
 python benchmarks/sweep_cost.py --out /tmp/cost --results benchmarks/results/sweep_cost.md
 python benchmarks/sweep_cost.py --out /tmp/cost --data digits --fsdd DIR
-python benchmarks/sweep_cost.py --out /tmp/cost --arms raygap,nested
+python benchmarks/sweep_cost.py --out /tmp/cost --arm raygap --arm nested
 
 Every arm runs the same configurations in the same order, drawn once at random from the demo's search space and handed
 to the search as its first suggestions. `baseline` is baseline_sweep.py; `raygap` is what launch/sweep.py runs; every
