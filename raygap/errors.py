@@ -15,4 +15,6 @@ def first_line(error: BaseException) -> str:
 
 
 class TrialFailed(Exception):
-    """A trial of several workers has failed by itself: `args` are the reason, in a line, and the last whole epoch."""
+    """A trial of several workers has failed by itself: `args` are the reason, in a line, and, of its last
+    whole epoch, epoch and epochs_reused.
+    """

@@ -113,8 +113,8 @@ def _reported_to_tune() -> Iterator[None]:
     try:
         yield
     except TrialFailed as failed:
-        reason, epoch = failed.args
-        tune.report({"error": reason, "epoch": epoch, METRIC: math.nan})
+        reason, last = failed.args
+        tune.report({"error": reason, **last, METRIC: math.nan})
 
 
 class _Trainer(TorchTrainer):

@@ -163,7 +163,7 @@ class SweepTrial(tune.Trainable):
         config = suggested_config(new_config, self.fixed)
         folder = trial_folder(self.folder, new_config[TRIAL_NUMBER])
         storage = self.copies and self.copies.at(trial_folder(Path(), new_config[TRIAL_NUMBER]).as_posix()).folder
-        self.last_epoch, self.total_epochs = 0, config.epochs
+        self.last, self.total_epochs = {"epoch": 0, "epochs_reused": 0}, config.epochs
         self.results = train_trial(config, self.store, folder, self.trunk, storage)
         return True
 
@@ -174,9 +174,9 @@ class SweepTrial(tune.Trainable):
         except OWN_FAULT as error:
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 torch.cuda.empty_cache()
-            return {"error": reason_of(error), "epoch": self.last_epoch, METRIC: math.nan, "done": True}
-        self.last_epoch = metrics["epoch"]
-        return {**_for_tune(metrics), "done": self.last_epoch == self.total_epochs}
+            return {"error": reason_of(error), **self.last, METRIC: math.nan, "done": True}
+        self.last = {name: metrics[name] for name in self.last}
+        return {**_for_tune(metrics), "done": metrics["epoch"] == self.total_epochs}
 
     def cleanup(self) -> None:
         """Once an actor: leave nothing of its last trial on this machine."""
@@ -185,7 +185,7 @@ class SweepTrial(tune.Trainable):
 
 def train_in_worker(training: "Training", report: Callable[[Metrics], None]) -> None:
     """Run a training, or a worker's part of it, and report each result. Raises TrialFailed for its own faults."""
-    epoch = 0
+    last = {"epoch": 0, "epochs_reused": 0}
     try:
         copies = training.copies
         store, storage = Store.open(local_store(training.store, copies and copies.store)), copies and copies.folder
@@ -195,6 +195,6 @@ def train_in_worker(training: "Training", report: Callable[[Metrics], None]) -> 
             results = train_trial(training.config, store, training.folder, training.trunk, storage)
         for metrics in results:
             report(_for_tune(metrics))
-            epoch = metrics["epoch"]
+            last = {name: metrics[name] for name in last}
     except OWN_FAULT as error:
-        raise TrialFailed(reason_of(error), epoch) from None
+        raise TrialFailed(reason_of(error), last) from None

@@ -1,0 +1,56 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stores import SMALL
+
+from raygap.config import from_mapping
+from raygap.data.store import Store
+from raygap.errors import TrialFailed
+from raygap.methods.unimodal_losses import UnimodalLosses
+from raygap.search.study import METRIC, TRIAL_NUMBER
+from raygap.search.together import Training
+from raygap.search.trial import SweepTrial, train_in_worker
+from raygap.training.run import train
+from raygap.training.trunk import SharedWarmups
+
+FIELDS = SMALL | {"method": "unimodal_losses"}
+
+
+@pytest.fixture
+def trunk(small_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SharedWarmups:
+    """A warm-up of two epochs, after which every trial's loss becomes NaN."""
+    shared = SharedWarmups(tmp_path / "trunk", 1e9)
+    list(train(from_mapping(FIELDS), small_store, tmp_path / "first", trunk=shared))
+
+    def diverging(*given: Any) -> dict[str, Any]:
+        return {name: math.nan * term for name, term in terms(*given).items()}
+
+    terms = UnimodalLosses.adaptive_terms
+    monkeypatch.setattr(UnimodalLosses, "adaptive_terms", diverging)
+    return shared
+
+
+def test_a_failed_trial_tells_how_many_epochs_it_did_not_train(
+    small_store: Store, tmp_path: Path, trunk: SharedWarmups
+) -> None:
+    trial = SweepTrial.__new__(SweepTrial)
+    trial.setup({TRIAL_NUMBER: 3}, store=small_store.path, fixed=FIELDS, folder=tmp_path, trunk=trunk, copies=None)
+    *_, last = (trial.step() for _ in range(3))
+    assert "the loss became nan in epoch 3" in last["error"]
+    assert (last["epoch"], last["epochs_reused"], last["done"]) == (2, 2, True)
+    assert math.isnan(last[METRIC])
+    trial.reset_config({TRIAL_NUMBER: 4})  # nothing is left of the one before
+    trial.results = iter(())
+    assert trial.last == {"epoch": 0, "epochs_reused": 0}
+
+
+def test_so_does_one_of_several_workers(small_store: Store, tmp_path: Path, trunk: SharedWarmups) -> None:
+    reported = []
+    with pytest.raises(TrialFailed) as failed:
+        train_in_worker(Training(from_mapping(FIELDS), small_store.path, tmp_path / "0", trunk), reported.append)
+    reason, last = failed.value.args
+    assert "the loss became nan" in reason
+    assert last == {"epoch": 2, "epochs_reused": 2}
+    assert len(reported) == 2
