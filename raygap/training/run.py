@@ -1,7 +1,8 @@
 """A training run in a folder: it goes on from the folder's checkpoint and leaves there what is worth keeping.
 
 checkpoint.pt   everything the next epoch needs, and the metrics of every epoch so far (removed with `finish`)
-best.pt         weights of the selected epoch, and what using them takes: configuration, class names, statistics
+best.pt         weights of the selected epoch, and what using them takes: configuration, class names, statistics;
+                none before the adaptive stage, in a run that has one: the warm-up's epochs are never selected there
 metrics.parquet one row an epoch
 ledger.parquet  one row a training clip: scores and gap, after the warm-up and now; posteriors as the loss sees them
 """
@@ -80,7 +81,8 @@ def train(
 
 def _keep(folder: Path, trainer: Trainer, history: list[Metrics], identity: Metrics) -> list[str]:
     """Returns the names of the files. The checkpoint comes last: what it tells of lies beside it."""
-    best = trainer.best_epoch == trainer.epoch
+    warming = trainer.epoch <= trainer.config.warmup.epochs < trainer.config.epochs
+    best = trainer.best_epoch == trainer.epoch and not warming
     if best:
         usage = {"class_names": list(trainer.store.class_names), "statistics": trainer.store.header["statistics"]}
         checkpoint.save({**identity, **usage, "network": trainer.network.state_dict()}, folder / "best.pt")

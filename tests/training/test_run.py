@@ -185,6 +185,19 @@ def test_selected_epoch_is_the_best_after_warmup_or_the_last(small_store: Store,
     assert last[-1]["best_val_accuracy"] == last[-1]["val_accuracy"]
 
 
+def test_weights_are_kept_from_the_first_epoch_that_can_be_selected(small_store: Store, tmp_path: Path) -> None:
+    for name, fields, first in (
+        ("adaptive", {}, 3),
+        ("last", {"select_epoch": "last"}, 3),
+        ("warm-up alone", {"warmup.epochs": 6, "purify.epochs": 0}, 1),
+        ("purification alone", {"warmup.epochs": 3, "purify.epochs": 3}, 4),
+    ):
+        folder = tmp_path / name
+        for row in train(from_mapping(SMALL | fields), small_store, folder):
+            assert (folder / "best.pt").exists() is (row["epoch"] >= first)
+        assert read_test(folder, small_store)
+
+
 class Explodes(UnimodalLosses):
     def adaptive_terms(self, *batch: Any) -> Terms:
         return {name: term * float("nan") for name, term in super().adaptive_terms(*batch).items()}
