@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -22,7 +23,7 @@ from raygap.errors import UserError
 from raygap.search.cluster import in_words, place, trial_resources
 from raygap.search.job import Outcome
 from raygap.search.plan import Plan, make_folder, read_plan, write_plan
-from raygap.search.study import finished_trials
+from raygap.search.study import TRIAL_NUMBER, finished_trials
 from raygap.search.sweep import run_trials
 from raygap.training.run import train
 
@@ -91,13 +92,17 @@ def test_a_failed_trial_is_told_as_failed_and_its_actor_lives_on(
     folder = tmp_path / "run"
     make_folder(folder, new=True)
     write_plan(plan(8), folder)
-    study = run_trials(plan(8, space=space, fixed=fixed), folder, small_store.path)
+    study = run_trials(plan(8, space=space, fixed=fixed), folder, small_store.path, concurrency=1)
     failed = [trial for trial in study.trials if trial.state == TrialState.FAIL]
     assert len(study.trials) == 8
     assert failed
     assert len(failed) < 8
     assert all(trial.params["optimizer.lr"] == 10.0 for trial in failed)
     assert all("the loss became" in trial.user_attrs["error"] for trial in failed)
+    assert min(trial.number for trial in failed) < 7  # or nothing came after it
+    results = [json.loads(line) for file in folder.glob("tune/*/result.json") for line in file.read_text().splitlines()]
+    assert {result["config"][TRIAL_NUMBER] for result in results} == set(range(8))
+    assert len({result["pid"] for result in results}) == 1
 
 
 def test_a_renamed_folder_goes_on_and_other_data_are_refused(
