@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from raygap.storage import Storage
-from raygap.tracking.run_folder import best_trial, clean_trial, write_trials
+from raygap.tracking.run_folder import clean_trial, write_trials
 
 TABLE_EVERY = 10.0
 """Seconds between two versions of trials.csv, which takes the longer to write the more trials there are."""
@@ -27,8 +28,11 @@ class ProgressLine(Callback):
     ) -> None:
         self.study, self.folder, self.planned, self.epochs, self.storage = study, folder, planned, epochs, storage
         self.running: dict[str, int] = {}
+        # Kept, not counted anew at every epoch: a study may have thousands of trials.
+        self.ended: Counter[TrialState] = Counter()
+        self.best: FrozenTrial | None = None
         self.seen: set[int] = set()
-        self.best: int | None = None
+        self.settled = 0
         self.table_written = -math.inf
 
     def setup(self, **info: Any) -> None:
@@ -63,21 +67,25 @@ class ProgressLine(Callback):
         self._show()
 
     def _newly_ended(self) -> list[FrozenTrial]:
-        ended = [
-            t for t in self.study.get_trials(deepcopy=False) if t.state.is_finished() and t.number not in self.seen
-        ]
-        best = best_trial(self.study)
-        beaten = {self.best} - {best.number if best else None, None}
+        trials = self.study.get_trials(deepcopy=False)[self.settled :]
+        ended = [t for t in trials if t.state.is_finished() and t.number not in self.seen]
+        known = [t for t in (self.best, *ended) if t and t.state == TrialState.COMPLETE]
+        best = max(known, key=lambda trial: (trial.value, -trial.number), default=None)
+        changed = [*ended, *([self.best] if self.best and self.best is not best else [])]
         try:
             if time.monotonic() - self.table_written > TABLE_EVERY:
                 write_trials(self.study, self.folder)
                 self.table_written = time.monotonic()
-            for number in {trial.number for trial in ended} | beaten:
-                clean_trial(self.folder, number, best is not None and number == best.number, self.storage)
+            for trial in changed:
+                clean_trial(self.folder, trial.number, trial is best, self.storage)
         except OSError as error:  # a view of the study, and space to save: not worth a sweep
             self.console.print(f"the run folder cannot be tidied: {error}", markup=False)
-        self.best = best.number if best else None
+        self.best = best
+        self.ended.update(trial.state for trial in ended)
         self.seen |= {trial.number for trial in ended}
+        while self.settled in self.seen:  # all before have ended, and need not be looked at again
+            self.seen.remove(self.settled)
+            self.settled += 1
         return ended
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -90,31 +98,18 @@ class ProgressLine(Callback):
         self.progress.stop()
 
     def _show(self) -> None:
-        counts = _counts(self.study)
-        partial = sum(self.running.values()) / self.epochs
-        line = f"trials {counts['finished']}/{self.planned} · running {len(self.running)} · {_outcomes(counts)}"
-        self.progress.update(self.task, description=line + _best(self.study), completed=counts["finished"] + partial)
+        finished, partial = self.ended.total(), sum(self.running.values()) / self.epochs
+        outcomes = f"stopped early {self.ended[TrialState.PRUNED]} · failed {self.ended[TrialState.FAIL]}"
+        line = f"trials {finished}/{self.planned} · running {len(self.running)} · {outcomes}{self._best()}"
+        self.progress.update(self.task, description=line, completed=finished + partial)
 
     def _ended(self, trial: FrozenTrial) -> str:
-        counts = _counts(self.study)
         how = {
             TrialState.COMPLETE: f"complete, {trial.value or 0:.3f}",
             TrialState.PRUNED: f"stopped early after epoch {trial.last_step}",
             TrialState.FAIL: f"failed: {trial.user_attrs.get('error')}",
         }[trial.state]
-        return f"[{counts['finished']}/{self.planned}] trial {trial.number} {how}{_best(self.study)}"
+        return f"[{self.ended.total()}/{self.planned}] trial {trial.number} {how}{self._best()}"
 
-
-def _counts(study: optuna.Study) -> dict[str, int]:
-    states = [trial.state for trial in study.get_trials(deepcopy=False)]
-    counts = {state.name.lower(): states.count(state) for state in (TrialState.PRUNED, TrialState.FAIL)}
-    return counts | {"finished": sum(state.is_finished() for state in states)}
-
-
-def _outcomes(counts: dict[str, int]) -> str:
-    return f"stopped early {counts['pruned']} · failed {counts['fail']}"
-
-
-def _best(study: optuna.Study) -> str:
-    best = best_trial(study)
-    return f" · best {best.value:.3f} (trial {best.number})" if best else ""
+    def _best(self) -> str:
+        return f" · best {self.best.value:.3f} (trial {self.best.number})" if self.best else ""

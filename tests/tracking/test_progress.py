@@ -1,0 +1,56 @@
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from raygap.tracking.progress import ProgressLine
+from raygap.tracking.run_folder import trial_folder
+
+
+def test_the_line_tells_how_all_trials_ended_without_looking_at_all_of_them_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    study = optuna.create_study(direction="maximize")
+    earlier = study.ask()
+    study.tell(earlier, 0.4)  # before the sweep was resumed
+    line = ProgressLine(study, tmp_path, planned=6, epochs=4)
+    line.setup()
+    trials = [study.ask() for _ in range(5)]
+    weights = [trial_folder(tmp_path, number) / "best.pt" for number in range(6)]
+    for number, file in enumerate(weights):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        line.on_trial_start(0, [], SimpleNamespace(trial_id=str(number)))
+    looks = mock.Mock(side_effect=study.get_trials)
+    study.get_trials = looks
+    for _ in range(9):
+        line.on_trial_result(0, [], SimpleNamespace(trial_id="1"), {"epoch": 2})
+    assert looks.call_count == 0
+    trials[1].report(0.3, 2)
+    # Not in the order of their numbers, and two at once.
+    study.tell(trials[4], 0.7)
+    line.on_trial_complete(0, [], SimpleNamespace(trial_id="5"))
+    study.tell(trials[1], state=TrialState.PRUNED)
+    study.tell(trials[0], 0.7)
+    line.on_trial_complete(0, [], SimpleNamespace(trial_id="1"))
+    study.tell(trials[2], state=TrialState.FAIL)
+    line.on_trial_error(0, [], SimpleNamespace(trial_id="3"))
+    study.tell(trials[3], 0.6)
+    line.on_trial_complete(0, [], SimpleNamespace(trial_id="4"))
+    assert looks.call_count == 4
+    assert line.settled == 6
+    assert line.progress.tasks[0].description == (
+        "trials 6/6 · running 2 · stopped early 1 · failed 1 · best 0.700 (trial 1)"
+    )
+    assert [file.exists() for file in weights] == [False, True, False, False, False, False]
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "[2/6] trial 5 complete, 0.700 · best 0.700 (trial 5)",
+        "[4/6] trial 1 complete, 0.700 · best 0.700 (trial 1)",
+        "[4/6] trial 2 stopped early after epoch 2 · best 0.700 (trial 1)",
+        "[5/6] trial 3 failed: None · best 0.700 (trial 1)",
+        "[6/6] trial 4 complete, 0.600 · best 0.700 (trial 1)",
+    ]
