@@ -19,6 +19,7 @@ from raygap.tracking.report import write_report
 from raygap.tracking.run_folder import best_trial, trial_folder, write_best
 from raygap.tracking.seed_results import Reporter, SeedResults
 from raygap.tracking.wandb_callback import SweepLog, sweep_log
+from raygap.training.trunk import SharedWarmups
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,9 @@ def _search_and_test(
         seeds = [config.seed + 1 + i for i in range(plan.test_seeds)]
         placement = plan_placement(plan, concurrency)
         place = f"seeds/trial-{best.number:04d}"
-        test = train_seeds(config, store, folder / place, seeds, placement, report, copies and copies.at(place))
+        trunk = SharedWarmups.beside(folder, plan.trunk_gb, copies and copies.folder)
+        kept = copies and copies.at(place)
+        test = train_seeds(config, store, folder / place, seeds, placement, report, kept, trunk)
     outcome = Outcome(study, interrupted, best, config, test)
     _write_pictures(folder, outcome)
     return outcome

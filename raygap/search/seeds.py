@@ -12,6 +12,7 @@ from raygap.search.trial import tested_before
 from raygap.storage import Copies
 from raygap.tracking.run_folder import FAILED, TEST, write_csv
 from raygap.tracking.seed_results import TEST_METRICS, Reporter, SeedResults
+from raygap.training.trunk import SharedWarmups
 
 
 def train_seeds(
@@ -22,12 +23,13 @@ def train_seeds(
     placement: Placement,
     report: Reporter,
     copies: Copies | None = None,
+    trunk: SharedWarmups | None = None,
 ) -> SeedResults:
     """Train a configuration on each seed, as many at a time as `placement` allows, and read the test split.
 
     A seed's folder that holds a checkpoint is gone on with; test.csv in `folder` gets a row a seed. Ray must be
     running. A seed that fails is named in the result and in failed.csv, and does not end the others. Raises
-    KeyboardInterrupt after Ctrl-C.
+    KeyboardInterrupt after Ctrl-C. Warm-ups are shared in `trunk` with other configurations that had these seeds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     known, opened = {}, Store.open(store)
@@ -38,7 +40,7 @@ def train_seeds(
             known[seed] = metrics
             report(seed, metrics)
         else:
-            trainings[seed] = Training(seeded, store, place, copies=copies and copies.at(str(seed)), test=True)
+            trainings[seed] = Training(seeded, store, place, trunk, copies and copies.at(str(seed)), test=True)
     rows, failed = run_trainings(trainings, placement, report)
     rows |= known
     if copies:

@@ -19,6 +19,7 @@ from raygap.search.study import METRIC, STUDY, open_storage
 from raygap.search.together import Training
 from raygap.search.trainings import run_trainings
 from raygap.tracking.run_folder import JOURNAL, write_best, write_csv
+from raygap.training.trunk import SharedWarmups
 
 SHARED = "shared.yaml"
 CANDIDATES = 3
@@ -83,8 +84,9 @@ def find_shared(swept: list[Swept], folder: Path, concurrency: int | None) -> tu
                 continue
             run = f"shared/{candidate.source}-{candidate.trial:04d}-on-{name}"
             copies = search.plan.copies(search.store)
+            trunk = SharedWarmups.beside(search.folder, search.plan.trunk_gb, copies and copies.folder)
             copies = copies and copies.at("..", run)
-            waiting[number, name] = Training(config, search.store, (folder / run).resolve(), copies=copies)
+            waiting[number, name] = Training(config, search.store, (folder / run).resolve(), trunk, copies)
     plans = {search.plan.dataset: search.plan for search in swept}
     for (number, name), found in _validate(waiting, plans, concurrency).items():
         if isinstance(found, str):  # one that cannot be trained there ends no search

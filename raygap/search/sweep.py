@@ -27,19 +27,23 @@ from raygap.search.study import (
 )
 from raygap.search.together import DRIVER, GiveBack, run_trial
 from raygap.search.trial import SweepTrial
-from raygap.storage import Storage
+from raygap.storage import Copies, Storage
 from raygap.tracking.progress import ProgressLine
 from raygap.tracking.run_folder import JOURNAL, clean_trial, write_trials
 from raygap.tracking.wandb_callback import SweepLog, WandbCallback
+from raygap.training.trunk import FOLDER as WARMUPS
 from raygap.training.trunk import SharedWarmups
 
-TRUNK = ".trunk"
-"""Folder beside the run folders in which their sweeps share warm-ups."""
 
-
-def trunk_folder(plan: Plan, run: Path) -> Path:
-    """Where the trials of a run folder share warm-ups."""
-    return (run if plan.own_trunk else run.parent) / TRUNK
+def shared_warmups(plan: Plan, folder: Path, copies: Copies | None) -> SharedWarmups | None:
+    """What the trials and seeds of a run folder share with each other, and with the sweeps beside it unless the plan
+    keeps its own; None where nothing may be kept.
+    """
+    if not plan.trunk_gb:
+        return None
+    run = folder.resolve()
+    place = run if plan.own_trunk else run.parent
+    return SharedWarmups(place / WARMUPS, plan.trunk_gb * 1e9, copies and copies.folder.at("..", WARMUPS))
 
 
 def plan_placement(plan: Plan, concurrency: int | None) -> Placement:
@@ -83,9 +87,7 @@ def run_trials(
             store=store,
             fixed=plan.fixed,
             folder=run,
-            trunk=SharedWarmups(trunk_folder(plan, run), plan.trunk_gb * 1e9, copies and copies.folder.at("..", TRUNK))
-            if plan.trunk_gb
-            else None,
+            trunk=shared_warmups(plan, folder, copies),
             copies=copies,
             **({"placement": placement} if several else {}),
         )

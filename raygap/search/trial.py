@@ -53,7 +53,9 @@ def train_trial(
         yield from train(config, store, folder, trunk=trunk, storage=storage)
 
 
-def train_seed(config: TrialConfig, store: Store, folder: Path, storage: Storage | None = None) -> Iterator[Metrics]:
+def train_seed(
+    config: TrialConfig, store: Store, folder: Path, storage: Storage | None = None, trunk: SharedWarmups | None = None
+) -> Iterator[Metrics]:
     """Train a configuration to test it: metrics of each epoch, then those of the test split beside the last epoch's.
 
     A run that was tested before yields these alone. Where several workers train, all run this, and the first tests.
@@ -66,7 +68,7 @@ def train_seed(config: TrialConfig, store: Store, folder: Path, storage: Storage
         if workers.first:
             _note_config(folder, config, storage)
         metrics: Metrics = {}
-        for metrics in train(config, store, folder, storage=storage):
+        for metrics in train(config, store, folder, trunk=trunk, storage=storage):
             yield metrics
         if workers.size > 1:
             dist.destroy_process_group()
@@ -190,7 +192,7 @@ def train_in_worker(training: "Training", report: Callable[[Metrics], None]) -> 
         copies = training.copies
         store, storage = Store.open(local_store(training.store, copies and copies.store)), copies and copies.folder
         if training.test:
-            results = train_seed(training.config, store, training.folder, storage)
+            results = train_seed(training.config, store, training.folder, storage, training.trunk)
         else:
             results = train_trial(training.config, store, training.folder, training.trunk, storage)
         for metrics in results:

@@ -2,6 +2,7 @@ import csv
 from pathlib import Path
 
 import optuna
+import pyarrow.parquet as pq
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
@@ -15,8 +16,10 @@ from raygap.search.shared import Candidate, Swept, find_shared
 from raygap.search.study import STUDY, open_storage
 from raygap.tracking.run_folder import JOURNAL
 from raygap.training.run import train
+from raygap.training.trunk import SharedWarmups
 
 SPACE = {"optimizer.lr": {"loguniform": [0.001, 0.2]}, "warmup.epochs": {"randint": [1, 4]}}
+REUSED = {"first-0000-on-second": 1, "second-0000-on-first": 1, "second-0001-on-first": 0}
 DISTRIBUTIONS = {"optimizer.lr": FloatDistribution(0.001, 0.2, log=True), "warmup.epochs": IntDistribution(1, 3)}
 
 
@@ -30,7 +33,8 @@ def search(own: Plan, store: Store, folder: Path, *points: tuple[float, int]) ->
     study = optuna.create_study(storage=open_storage(folder / JOURNAL), study_name=STUDY, direction="maximize")
     for number, point in enumerate(points):
         params = dict(zip(DISTRIBUTIONS, point, strict=True))
-        *_, last = train(from_mapping(own.fixed | params), store, folder / str(number))
+        trunk = SharedWarmups.beside(folder, 1.0, None)
+        *_, last = train(from_mapping(own.fixed | params), store, folder / str(number), trunk=trunk)
         value = last["best_val_accuracy"]
         study.add_trial(create_trial(value=value, params=params, distributions=DISTRIBUTIONS))
     params = {"optimizer.lr": 0.1, "warmup.epochs": 1}
@@ -59,6 +63,9 @@ def test_the_shared_configuration_is_the_best_on_average_of_all_data_sets(
         values = [float(row[f"val_accuracy_{name}"] or 0) / best[name] for name in best]
         assert float(row["mean_normalised_score"]) == pytest.approx(sum(values) / 2)
         assert row["failed"] or all(values)
+    # A learning rate of 0.05 has warmed up on both; the longer warm-up went on from the shorter one.
+    tables = {run: pq.read_table(tmp_path / "shared" / run / "metrics.parquet") for run in REUSED}
+    assert {run: table["epochs_reused"][-1].as_py() for run, table in tables.items()} == REUSED
     # What is written trains to what is claimed.
     for found in swept:
         config = from_mapping(load_yaml(found.folder / "shared.yaml"))

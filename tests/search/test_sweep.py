@@ -81,6 +81,8 @@ def test_a_sweep_leaves_what_its_users_read(
     warmups = [from_mapping(load_yaml(f)).warmup.epochs for f in folder.glob("trials/*/config.yaml")]
     assert sum(t.user_attrs["epochs_reused"] for t in outcome.study.trials) == sum(warmups) - max(warmups)
     assert f"{sum(warmups) - max(warmups)} of them shared warm-up" in outcome.about_epochs()
+    # Both test seeds left theirs too, for another winner.
+    assert len(list((folder.parent / ".trunk").iterdir())) == 1 + 2
 
 
 def test_a_failed_trial_is_told_as_failed_and_its_actor_lives_on(

@@ -46,6 +46,16 @@ def test_a_failed_trial_tells_how_many_epochs_it_did_not_train(
     assert trial.last == {"epoch": 0, "epochs_reused": 0}
 
 
+def test_the_same_seed_of_another_winner_shares_its_warmup(small_store: Store, tmp_path: Path) -> None:
+    shared = SharedWarmups(tmp_path / "trunk", 1e9)
+    reused = []
+    for number, focus in enumerate((1.0, 2.0)):
+        config = from_mapping(SMALL | {"loss.focus": focus})
+        training = Training(config, small_store.path, tmp_path / str(number), shared, test=True)
+        train_in_worker(training, lambda row: reused.append(row["epochs_reused"]))
+    assert reused == [0] * 7 + [1] + [2] * 6
+
+
 def test_so_does_one_of_several_workers(small_store: Store, tmp_path: Path, trunk: SharedWarmups) -> None:
     reported = []
     with pytest.raises(TrialFailed) as failed:
