@@ -1,7 +1,10 @@
 """The warm-up trunk: warm-ups that agree on everything that shapes them are trained once, by whoever comes first.
 
 A folder a warm-up, named by its key; in it a file an epoch, with all that the next epoch depends on. A trial takes the
-longest prefix that it can use and adds what it has to train beyond. Trials that need the same epoch at once take turns.
+longest prefix that it can use and adds what it has to train beyond. Trials that need the same epoch at once take turns;
+those on machines that share no folder do not know of each other, and may both train it.
+
+Why trials share no more than that, as in a tree of stages: see README.md.
 """
 
 import fcntl
