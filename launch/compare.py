@@ -190,7 +190,8 @@ def _compare_all(
             with seeds_bar(console, comparison.seeds, config.epochs) as report:
                 results = compare(comparison, place, store, concurrency, report, console.print)
         for method in comparison.methods:
-            swept.setdefault(method, []).append(Swept(comparison.plans()[method], place / method, store))
+            plan = replace(comparison.plans()[method], trunk_gb=0.0)  # its warm-ups are gone
+            swept.setdefault(method, []).append(Swept(plan, place / method, store))
         header, *rows = narrow(table(results))
         shown = Table(box=SIMPLE, title=comparison.dataset)
         for name in header:

@@ -23,7 +23,6 @@ from raygap.search.job import Outcome, run_sweep
 from raygap.search.plan import Plan, make_folder, make_plan, write_plan
 from raygap.search.space import FOLDER, SEARCHABLE, check_method, read_space
 from raygap.search.study import finished_trials
-from raygap.search.sweep import trunk_folder
 from raygap.tracking.comparison_table import (
     MethodResult,
     latex,
@@ -39,6 +38,7 @@ from raygap.tracking.run_folder import write_csv, write_text
 from raygap.tracking.seed_results import Reporter
 from raygap.tracking.wandb_callback import sweep_log
 from raygap.tracking.wandb_layout import Mode
+from raygap.training.trunk import FOLDER as WARMUPS
 
 COMPARISON = "comparison.yaml"
 PAPER = "-paper"
@@ -158,7 +158,7 @@ def compare(
         outcome = run_sweep(plan, run, store, concurrency, None, report)
         if outcome.interrupted:
             raise KeyboardInterrupt
-        shutil.rmtree(trunk_folder(plan, run), ignore_errors=True)  # nobody else has a use for it
+        shutil.rmtree(run / WARMUPS, ignore_errors=True)  # nobody else has a use for it
         method = name.removesuffix(PAPER)
         if name == method:
             results[method] = _result(method, outcome)

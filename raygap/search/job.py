@@ -13,13 +13,12 @@ from raygap.search.kept import keep_run
 from raygap.search.plan import Plan
 from raygap.search.seeds import train_seeds
 from raygap.search.study import finished_trials, seconds_spent
-from raygap.search.sweep import plan_placement, run_trials
+from raygap.search.sweep import plan_placement, run_trials, shared_warmups
 from raygap.tracking.figures import GapCheck, check_gaps, draw_curves, draw_gap, gap_values
 from raygap.tracking.report import write_report
 from raygap.tracking.run_folder import best_trial, trial_folder, write_best
 from raygap.tracking.seed_results import Reporter, SeedResults
 from raygap.tracking.wandb_callback import SweepLog, sweep_log
-from raygap.training.trunk import SharedWarmups
 
 
 @dataclass(frozen=True)
@@ -100,8 +99,7 @@ def _search_and_test(
         seeds = [config.seed + 1 + i for i in range(plan.test_seeds)]
         placement = plan_placement(plan, concurrency)
         place = f"seeds/trial-{best.number:04d}"
-        trunk = SharedWarmups.beside(folder, plan.trunk_gb, copies and copies.folder)
-        kept = copies and copies.at(place)
+        kept, trunk = copies and copies.at(place), shared_warmups(plan, folder, copies)
         test = train_seeds(config, store, folder / place, seeds, placement, report, kept, trunk)
     outcome = Outcome(study, interrupted, best, config, test)
     _write_pictures(folder, outcome)

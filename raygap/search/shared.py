@@ -16,10 +16,10 @@ from raygap.errors import UserError
 from raygap.search.cluster import place, start_ray
 from raygap.search.plan import Plan
 from raygap.search.study import METRIC, STUDY, open_storage
+from raygap.search.sweep import shared_warmups
 from raygap.search.together import Training
 from raygap.search.trainings import run_trainings
 from raygap.tracking.run_folder import JOURNAL, write_best, write_csv
-from raygap.training.trunk import SharedWarmups
 
 SHARED = "shared.yaml"
 CANDIDATES = 3
@@ -84,7 +84,7 @@ def find_shared(swept: list[Swept], folder: Path, concurrency: int | None) -> tu
                 continue
             run = f"shared/{candidate.source}-{candidate.trial:04d}-on-{name}"
             copies = search.plan.copies(search.store)
-            trunk = SharedWarmups.beside(search.folder, search.plan.trunk_gb, copies and copies.folder)
+            trunk = shared_warmups(search.plan, search.folder, copies)
             copies = copies and copies.at("..", run)
             waiting[number, name] = Training(config, search.store, (folder / run).resolve(), trunk, copies)
     plans = {search.plan.dataset: search.plan for search in swept}

@@ -34,7 +34,7 @@ from raygap.training.trainer import Metrics, Trainer
 from raygap.workers import Workers
 
 FOLDER = ".trunk"
-"""Beside the run folders."""
+"""Beside the run folders, or in one."""
 LONGEST = 1000
 """Epochs that a warm-up has at most."""
 PACKAGE = Path(__file__).parents[1]
@@ -98,13 +98,6 @@ class SharedWarmups:
     folder: Path
     limit: float
     storage: Storage | None = None
-
-    @staticmethod
-    def beside(run: Path, gigabytes: float, kept: Storage | None) -> "SharedWarmups | None":
-        """Of a run folder and those beside it; `kept` is the run's copy, if any. None where no bytes may be kept."""
-        if not gigabytes:
-            return None
-        return SharedWarmups(run.resolve().parent / FOLDER, gigabytes * 1e9, kept and kept.at("..", FOLDER))
 
 
 class Trunk:

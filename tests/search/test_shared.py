@@ -16,7 +16,7 @@ from raygap.search.shared import Candidate, Swept, find_shared
 from raygap.search.study import STUDY, open_storage
 from raygap.tracking.run_folder import JOURNAL
 from raygap.training.run import train
-from raygap.training.trunk import SharedWarmups
+from raygap.training.trunk import FOLDER, SharedWarmups
 
 SPACE = {"optimizer.lr": {"loguniform": [0.001, 0.2]}, "warmup.epochs": {"randint": [1, 4]}}
 REUSED = {"first-0000-on-second": 1, "second-0000-on-first": 1, "second-0001-on-first": 0}
@@ -33,7 +33,7 @@ def search(own: Plan, store: Store, folder: Path, *points: tuple[float, int]) ->
     study = optuna.create_study(storage=open_storage(folder / JOURNAL), study_name=STUDY, direction="maximize")
     for number, point in enumerate(points):
         params = dict(zip(DISTRIBUTIONS, point, strict=True))
-        trunk = SharedWarmups.beside(folder, 1.0, None)
+        trunk = SharedWarmups(folder.parent / FOLDER, 1e9)
         *_, last = train(from_mapping(own.fixed | params), store, folder / str(number), trunk=trunk)
         value = last["best_val_accuracy"]
         study.add_trial(create_trial(value=value, params=params, distributions=DISTRIBUTIONS))
