@@ -22,6 +22,7 @@ from raygap.cli import (
     Splits,
     Val,
     check_shared,
+    find_source,
     preparation_bar,
     reader_options,
     roots_by_dataset,
@@ -127,10 +128,12 @@ def main(
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder}: is not empty; go on with --resume {folder}, or choose another --out")
         roots = roots_by_dataset(list(names), root)
+        options = reader_options(splits, val, keep_overlap)
+        sources = {name: find_source(name, path, options, cache) for name, path in roots.items()}
         comparisons = {
             folder / name if len(names) > 1 else folder: Comparison(
                 name,
-                roots[name],
+                path and str(path),
                 chosen,
                 10_000 if budget else trials or 20,
                 budget,
@@ -138,9 +141,9 @@ def main(
                 protocol == "paper",
                 fixed,
                 str((cache or default_cache()).resolve()),
-                reader=reader_options(splits, val, keep_overlap),
+                reader=reader,
             )
-            for name in names
+            for name, (path, reader) in sources.items()
         }
     check_shared(shared, len(comparisons))
     check_login(wandb)

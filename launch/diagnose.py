@@ -30,6 +30,7 @@ from raygap.cli import (
     Root,
     Splits,
     Val,
+    find_source,
     preparation_bar,
     reader_options,
     user_errors,
@@ -138,7 +139,7 @@ def _data_set(
 ) -> tuple[str, Path | None, ReaderOptions, Path, float]:
     """As given, or as the plan of the sweep says that the network lies in."""
     if dataset:
-        return dataset, root, reader, cache or default_cache(), max_quarantine
+        return dataset, *find_source(dataset, root, reader, cache), cache or default_cache(), max_quarantine
     for folder in best.resolve().parents[:4]:
         if (folder / PLAN).exists():
             plan = read_plan(folder)

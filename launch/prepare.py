@@ -21,6 +21,7 @@ from raygap.cli import (
     Root,
     Splits,
     Val,
+    find_source,
     preparation_bar,
     reader_options,
     user_errors,
@@ -29,6 +30,7 @@ from raygap.config import from_mapping, parse_assignments
 from raygap.data.clips import SPLITS
 from raygap.data.inspection import PAGE, tables, write_page
 from raygap.data.prepare import default_cache, prepare
+from raygap.data.prepared import note_source
 from raygap.data.readers import READERS, read_clips
 from raygap.data.store import QUARANTINED, Store
 from raygap.errors import UserError
@@ -67,19 +69,23 @@ def main(
         if not field.startswith("prepare."):
             raise UserError(f"--set {field}: preparation takes only prepare.* fields; leave it out")
     settings = from_mapping(load_space(dataset, None, None).fixed | fields, "--set").prepare
-    clip_list = read_clips(dataset, root, reader_options(splits, val, keep_overlap))
+    cache = cache or default_cache()
+    root, reader = find_source(dataset, root, reader_options(splits, val, keep_overlap), cache)
+    clip_list = read_clips(dataset, root, reader)
     if address:
         _connect(address)
     with preparation_bar(Console()) as progress:
         path = prepare(
             clip_list,
             settings,
-            cache or default_cache(),
+            cache,
             max_quarantine=max_quarantine,
             workers=workers,
             on_ray=address is not None,
             progress=progress,
         )
+    if root:
+        note_source(cache, dataset, root, reader)
     store = Store.open(path)
     header = store.header
     counts = ", ".join(f"{header['counts'][split]} {split}" for split in SPLITS)

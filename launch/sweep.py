@@ -26,6 +26,7 @@ from raygap.cli import (
     Val,
     Workers,
     check_shared,
+    find_source,
     preparation_bar,
     reader_options,
     roots_by_dataset,
@@ -163,18 +164,22 @@ def main(
         fixed = parse_assignments(assignments or [])
         given = {"epochs": epochs, "seed": seed, "compute.workers": workers}
         fixed |= {path: value for path, value in given.items() if value is not None}
+        options = reader_options(splits, val, keep_overlap)
         roots = roots_by_dataset(names, root)
+        sources = {
+            dataset_name: find_source(dataset_name, roots[dataset_name], options, cache) for dataset_name in names
+        }
         made = {
             dataset_name: make_plan(
                 dataset_name,
                 method,
                 space,
                 fixed,
-                root=roots[dataset_name],
-                reader=reader_options(splits, val, keep_overlap),
+                root=path and str(path),
+                reader=reader,
                 **{"cache": str(default_cache().resolve())} | settings,
             )
-            for dataset_name in names
+            for dataset_name, (path, reader) in sources.items()
         }
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         methods = dict.fromkeys(plan.fixed["method"] for plan in made.values())

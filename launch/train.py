@@ -22,6 +22,7 @@ from raygap.cli import (
     Splits,
     Val,
     Workers,
+    find_source,
     preparation_bar,
     reader_options,
     user_errors,
@@ -69,7 +70,7 @@ def main(
     trial = from_mapping(fields, str(config or "--set"))
     find_method(trial.method).check(trial)
     place(trial, concurrency, cpus_per_worker, gpus_per_worker)  # raises if not one fits
-    clip_list = read_clips(dataset, root, reader_options(splits, val, keep_overlap))
+    clip_list = read_clips(dataset, *find_source(dataset, root, reader_options(splits, val, keep_overlap), cache))
     folder = out or Path("runs") / f"{dataset}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     make_folder(folder, new=True)
     with preparation_bar(console) as progress:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,9 +13,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from raygap.data.clips import ReaderOptions
+from raygap.data.prepare import default_cache
+from raygap.data.prepared import noted_source
+from raygap.data.readers import find_reader
 from raygap.errors import UserError
 
-Root = Annotated[Path | None, typer.Option(help="Folder of the data set, or a manifest CSV.")]
+Root = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the data set, or a manifest CSV.", show_default="as launch/prepare.py read it last"),
+]
 Cache = Annotated[
     Path | None, typer.Option(help="Where stores are kept.", show_default="RAYGAP_CACHE, else ~/.cache/raygap")
 ]
@@ -48,6 +55,29 @@ GpusPerWorker = Annotated[
 def reader_options(splits: Path | None, val: str | None, keep_overlap: bool) -> ReaderOptions:
     """The three options above, as read_clips takes them."""
     return ReaderOptions(str(splits.resolve()) if splits else None, val, keep_overlap)
+
+
+def find_source(
+    dataset: str, root: Path | str | None, options: ReaderOptions, cache: Path | None
+) -> tuple[Path | None, ReaderOptions]:
+    """Where a data set is read from and how: as given, or, without a root, as launch/prepare.py noted it in the cache.
+
+    A given root wins over the whole note, a given option over the noted one. Nothing is opened: what was noted may be
+    gone, and read_clips says so. Raises UserError for an unknown data set.
+    """
+    if root or not find_reader(dataset).root:
+        return Path(root) if root else None, options
+    noted = noted_source(cache or default_cache(), dataset)
+    if noted is None:
+        return None, options
+    noted_root, earlier = noted
+    print(f"reading {dataset} from {noted_root}, as prepared last")
+    return noted_root, replace(
+        earlier,
+        splits=options.splits or earlier.splits,
+        val=options.val or earlier.val,
+        keep_overlap=options.keep_overlap or earlier.keep_overlap,
+    )
 
 
 def check_shared(shared: bool, datasets: int) -> None:

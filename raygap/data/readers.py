@@ -62,9 +62,9 @@ def read_clips(dataset: str, root: Path | None, options: ReaderOptions = ReaderO
         if option not in reader.takes:
             raise UserError(f"{option}: --dataset {dataset} has no use for it; leave it out")
     if reader.root and root is None:
-        raise UserError(f"--dataset {dataset}: give --root, {reader.root}")
+        raise UserError(f"--dataset {dataset}: give --root, {reader.root}; later commands find it by themselves")
     if reader.root and not root.exists():
-        raise UserError(f"--root {root}: no such file or folder")
+        raise UserError(f"--root {root}: no such file or folder; give the one that {dataset} lies in now")
     if options.splits and not Path(options.splits).is_dir():
         raise UserError(f"--splits {options.splits}: no such folder")
     clip_list = reader.read(root, options)

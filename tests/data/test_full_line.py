@@ -203,8 +203,8 @@ def test_kinetic_sound(tmp_path):
 
 
 def test_from_the_folder_to_a_sweep(cremad, tmp_path, ray_cluster, capsys, caplog):
-    source = {"dataset": "cremad", "val": "stratified", "cache": tmp_path / "cache"}
-    command("prepare")(**source, root=cremad, assignments=SMALL[:2], inspect=True)
+    source = {"dataset": "cremad", "cache": tmp_path / "cache"}
+    command("prepare")(**source, root=cremad, val="stratified", assignments=SMALL[:2], inspect=True)
     printed = capsys.readouterr().out
     assert "cremad: no train.csv and test.csv in" in caplog.text
     assert "clips: 14 train, 2 val, 4 test; 2 classes" in printed
@@ -212,9 +212,10 @@ def test_from_the_folder_to_a_sweep(cremad, tmp_path, ray_cluster, capsys, caplo
     (store,) = (tmp_path / "cache").glob("cremad-*")
     out = tmp_path / "run"
     plan = {"assignments": [*SMALL, "warmup.epochs=1"], "trials": 2, "epochs": 2, "test_seeds": 1}
-    command("sweep")(**source, root=[str(cremad)], **plan, out=out)
+    command("sweep")(**source, **plan, out=out)
+    assert f"reading cremad from {cremad}, as prepared last" in capsys.readouterr().out
     assert (out / "best.yaml").exists()
     assert "--val stratified" in (out / "report.html").read_text()
     # The same folder, read the same way: the sweep has found the store, and going on with it will too.
     assert list((tmp_path / "cache").glob("cremad-*")) == [store]
-    assert read_plan(out).reader == ReaderOptions(val="stratified")
+    assert (read_plan(out).root, read_plan(out).reader) == (str(cremad), ReaderOptions(val="stratified"))
