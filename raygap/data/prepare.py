@@ -49,8 +49,9 @@ def prepare(
     `on_ray` spreads the work over the Ray cluster that this process is connected to instead. `progress` is called with
     the clips done and the clips in all.
 
-    Two processes that prepare the same store take turns, and the second finds it ready. Where one was killed the next
-    goes on: what was finished, and is whole on the disk, is not decoded again.
+    Two processes that prepare the same store take turns, and the second finds it ready. Where one was killed, or gave
+    up for too many bad clips or too little disk, the next goes on: what was finished, and is whole on the disk, is not
+    decoded again. Bad clips are tried again, since what was in their way may be gone.
 
     Raises UserError: too many bad clips, a split or a class left empty, too little disk, a damaged store in the way.
     """
@@ -59,7 +60,7 @@ def prepare(
     # A store appears by a rename, so what is there is whole; and a cache of others may be open for reading only.
     if not path.exists():
         try:
-            with written_once(path) as folder:
+            with written_once(path, JOURNAL) as folder:
                 if folder:
                     decode_with = None if on_ray else workers or _cores()
                     _build(folder, clip_list, settings, key, max_quarantine, decode_with, progress)

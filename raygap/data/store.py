@@ -130,11 +130,12 @@ def relative(path: Path, root: Path) -> str:
 
 
 @contextlib.contextmanager
-def written_once(path: Path) -> Iterator[Path | None]:
+def written_once(path: Path, journal: str | None = None) -> Iterator[Path | None]:
     """Yields a folder, which becomes `path` when the block ends without an error.
 
     Waits while another process is in this block for the same path; yields None if that one has made it. The folder
-    holds what a killed process left behind; a UserError removes it.
+    holds what a killed process left behind; a UserError removes it, unless a file `journal` in it says what of it is
+    finished and need not be made again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -152,7 +153,8 @@ def written_once(path: Path) -> Iterator[Path | None]:
         try:
             yield partial
         except UserError:
-            shutil.rmtree(partial, ignore_errors=True)
+            if not (journal and (partial / journal).exists()):
+                shutil.rmtree(partial, ignore_errors=True)
             raise
         partial.rename(path)
 

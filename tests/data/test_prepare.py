@@ -12,6 +12,7 @@ from media import BLUE, RED, CrashingPath, RayCrashingPath, solid, tone, write_d
 
 from raygap.config import Prepare
 from raygap.data import prepare as prepare_module
+from raygap.data.decoding import decode_here
 from raygap.data.manifest import read_manifest
 from raygap.data.prepare import JOURNAL, default_cache, prepare
 from raygap.data.store import Store
@@ -155,10 +156,27 @@ def test_bad_clips_are_quarantined_with_their_reasons(spoiled, tmp_path):
         prepare(spoiled, SETTINGS, tmp_path / "cache")
 
 
-def test_too_many_bad_clips_stop_preparation(spoiled, tmp_path):
+def test_too_many_bad_clips_stop_preparation_until_more_are_allowed(spoiled, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"at least 3 of 24 clips cannot be used \(.*\.mp4: .*\), more than .* 0.1;"):
         prepare(spoiled, SETTINGS, tmp_path / "cache", max_quarantine=0.1)
-    assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"] == []
+    # With the larger share that the message asks for, what was decoded is not decoded again.
+    (partial,) = (tmp_path / "cache").glob(".*.partial")
+    finished = [json.loads(line)[0] for line in (partial / JOURNAL).read_text().splitlines()]
+    assert len(finished) >= 2
+    tried = []
+
+    def decode(clips, rows, *others):
+        tried.extend(rows)
+        return decode_here(clips, rows, *others)
+
+    monkeypatch.setattr(prepare_module, "decode_here", decode)
+    calls = []
+    path = prepare(
+        spoiled, SETTINGS, tmp_path / "cache", max_quarantine=0.25, progress=lambda *counts: calls.append(counts)
+    )
+    assert calls[0] == (len(finished), 24)
+    assert sorted(tried + finished) == list(range(24))
+    assert same_files(path, prepare(spoiled, SETTINGS, tmp_path / "other", max_quarantine=0.25))
 
 
 @pytest.mark.parametrize(
@@ -181,6 +199,19 @@ def test_a_full_disk_is_told_before_the_work(clip_list, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_module.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match=r"the store needs 0.0 GB and 0.0 GB are free; make room"):
         prepare(clip_list, SETTINGS, tmp_path)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_full_disk_keeps_what_a_killed_preparation_has_finished(killed, store, clip_list, monkeypatch):
+    (partial,) = killed.glob(".*.partial")
+    finished = (partial / JOURNAL).read_text()
+    with monkeypatch.context() as patch:
+        usage = shutil.disk_usage(killed)._replace(free=0)
+        patch.setattr(prepare_module.shutil, "disk_usage", lambda path: usage)
+        with pytest.raises(UserError, match="make room"):
+            prepare(clip_list, SETTINGS, killed)
+    assert (partial / JOURNAL).read_text() == finished
+    assert same_files(prepare(clip_list, SETTINGS, killed), store.path)
 
 
 def test_a_cache_that_cannot_be_made(clip_list, tmp_path):
