@@ -3,9 +3,18 @@
 import re
 from pathlib import Path
 
-from raygap.data.clips import SPLITS, Clip, ClipList, ReaderOptions, Split
+from raygap.data.clips import SPLITS, Clip, ClipList, LeftOut, ReaderOptions, Split
 from raygap.data.hdf5 import read_integers
-from raygap.data.lists import Entry, drop_overlap, drop_repeats, present_classes, read_text, unknown_class
+from raygap.data.lists import (
+    BadLine,
+    Entry,
+    drop_overlap,
+    drop_repeats,
+    present_classes,
+    read_lines,
+    read_text,
+    unknown_class,
+)
 from raygap.errors import UserError
 
 CLASSES = (
@@ -51,25 +60,29 @@ def read_ave(root: Path, options: ReaderOptions) -> ClipList:
     video in one split the first is kept. Videos that stand in train and in val or test are left out of train unless
     `options.keep_overlap`. Each is cut to its event.
 
-    Raises UserError for missing files and for a line that is not AVE's.
+    Lines that are not AVE's are left out. Raises UserError for missing files and for a list without a line of AVE's.
     """
     if not any((root / "AVE").glob("*.mp4")):
         raise UserError(f"{root}: no folder AVE with .mp4 files; --root names the folder that holds it")
     lists = Path(options.splits) if options.splits else root
     notes: list[str] = []
-    entries = drop_overlap(drop_repeats(_read_lists(lists), notes), options.keep_overlap, notes)
-    classes = present_classes(lists, entries, CLASSES)
+    left_out: list[LeftOut] = []
+    entries = drop_overlap(drop_repeats(_read_lists(lists, left_out), notes), options.keep_overlap, notes)
+    classes = present_classes(lists, entries, CLASSES, left_out)
     clips = tuple(
         Clip(e.id, root / "AVE" / f"{e.id.removesuffix('@train')}.mp4", None, e.label, e.split, e.start, e.end)
         for e in entries
     )
-    return ClipList("ave", clips, classes, root, tuple(notes))
+    return ClipList("ave", clips, classes, root, tuple(notes), tuple(left_out))
 
 
-def _read_lists(folder: Path) -> list[Entry]:
+def _read_lists(folder: Path, left_out: list[LeftOut]) -> list[Entry]:
+    def read(path: Path, split: Split, rows: list[tuple[int, str]]) -> list[Entry]:
+        return read_lines(path, rows, lambda text: _read_line(text, split), left_out)
+
     files = {split: folder / f"{split}Set.txt" for split in SPLITS}
     if all(path.is_file() for path in files.values()):
-        return [_read_line(path, split, *row) for split, path in files.items() for row in _lines(path)]
+        return [entry for split, path in files.items() for entry in read(path, split, _lines(path))]
     annotations = folder / ANNOTATIONS
     orders = {split: folder / f"{split}_order.h5" for split in SPLITS}
     for path in (annotations, *orders.values()):
@@ -81,10 +94,11 @@ def _read_lists(folder: Path) -> list[Entry]:
     rows = _lines(annotations)
     entries = []
     for split, path in orders.items():
-        for row in read_integers(path).tolist():
+        order = read_integers(path).tolist()
+        for row in order:
             if not 0 <= row < len(rows):
                 raise UserError(f"{path}: names row {row} of {annotations}, which has {len(rows)}; get both again")
-            entries.append(_read_line(annotations, split, *rows[row]))
+        entries += read(annotations, split, [rows[row] for row in order])
     return entries
 
 
@@ -98,17 +112,17 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     return lines
 
 
-def _read_line(path: Path, split: Split, number: int, text: str) -> Entry:
-    where, fields = f"{path}, line {number}", text.split("&")
+def _read_line(text: str, split: Split) -> Entry:
+    fields = text.split("&")
     if len(fields) != 5:
-        raise UserError(f"{where}: {text!r} is not class&video&quality&start&end; mend the line")
+        raise BadLine(f"not class&video&quality&start&end: {text!r}")
     label, name, _, start, end = (field.strip() for field in fields)
     if label not in CLASSES:
-        raise unknown_class(where, label, CLASSES)
+        raise unknown_class(label, CLASSES)
     if not _ID.fullmatch(name):
-        raise UserError(f"{where}: {name!r} is no YouTube id (11 letters, digits, - and _); mend the line")
+        raise BadLine(f"no YouTube id (11 letters, digits, - and _): {name!r}")
     try:
         seconds = int(start), int(end)
     except ValueError:
-        raise UserError(f"{where}: start {start!r} and end {end!r} are not whole seconds; mend the line") from None
+        raise BadLine(f"not whole seconds: start {start!r} and end {end!r}") from None
     return Entry(name, label, split, float(seconds[0]), float(seconds[1]))

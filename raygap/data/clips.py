@@ -26,6 +26,16 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A clip that cannot be used, or a line of a list that names none."""
+
+    id: str
+    """The clip's, or file and line: `train.csv, line 4`."""
+    reason: str
+    """What is wrong with it; what many may have in common stands before a colon."""
+
+
+@dataclass(frozen=True)
 class ClipList:
     """A data set: its clips, and its class names in the order of the class indices."""
 
@@ -36,6 +46,8 @@ class ClipList:
     """Folder that the media lie under; a store's key holds the paths relative to it."""
     notes: tuple[str, ...] = ()
     """What the reader left out or drew by itself, a line each; shown to the user and kept in the store."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Faulty lines of the lists; they count among the quarantined clips."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,18 @@
 import re
 from pathlib import Path
 
-from raygap.data.clips import Clip, ClipList, ReaderOptions, Split
-from raygap.data.lists import VAL_SHARE, Entry, carve, drop_overlap, drop_repeats, present_classes, read_rows
+from raygap.data.clips import Clip, ClipList, LeftOut, ReaderOptions, Split
+from raygap.data.lists import (
+    VAL_SHARE,
+    BadLine,
+    Entry,
+    carve,
+    drop_overlap,
+    drop_repeats,
+    present_classes,
+    read_lines,
+    read_rows,
+)
 from raygap.errors import UserError
 
 CLASSES = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
@@ -23,7 +33,8 @@ def read_cremad(root: Path, options: ReaderOptions) -> ClipList:
     is trained and tested on; without them whole actors are held out. Validation is val.csv if it is there, else a
     ninth of train: class by class (`options.val` stratified, the default with split files), or whole actors.
 
-    Raises UserError for missing folders, a list with a line that is not CREMA-D's, and `--splits` without lists.
+    Lines that are not CREMA-D's are left out. Raises UserError for missing folders, a list without a line of CREMA-D's,
+    and `--splits` without lists.
     """
     for folder, kind in ((AUDIO, ".wav"), (VIDEO, ".flv")):
         first = next((root / folder).glob(f"*{kind}"), None)
@@ -34,7 +45,8 @@ def read_cremad(root: Path, options: ReaderOptions) -> ClipList:
                 raise UserError(f"{first}: a Git LFS pointer, not the recording; run `git lfs pull` in {root}")
     notes: list[str] = []
     lists = Path(options.splits) if options.splits else root
-    entries = _read_lists(lists, required=options.splits is not None)
+    left_out: list[LeftOut] = []
+    entries = _read_lists(lists, options.splits is not None, left_out)
     if entries:
         entries = drop_overlap(drop_repeats(entries, notes), False, notes)
         val = options.val or "stratified"
@@ -58,13 +70,14 @@ def read_cremad(root: Path, options: ReaderOptions) -> ClipList:
         tuple(
             Clip(e.id, root / VIDEO / f"{e.id}.flv", root / AUDIO / f"{e.id}.wav", e.label, e.split) for e in entries
         ),
-        present_classes(lists, entries, CLASSES),
+        present_classes(lists, entries, CLASSES, left_out),
         root,
         tuple(notes),
+        tuple(left_out),
     )
 
 
-def _read_lists(folder: Path, required: bool) -> list[Entry]:
+def _read_lists(folder: Path, required: bool, left_out: list[LeftOut]) -> list[Entry]:
     """The entries of train.csv, test.csv and, if it is there, val.csv; none if neither of the first two is there."""
     train, test, val = (folder / name for name in ("train.csv", "test.csv", "val.csv"))
     if not required and not train.exists() and not test.exists():
@@ -72,32 +85,30 @@ def _read_lists(folder: Path, required: bool) -> list[Entry]:
     for path in (train, test):
         if not path.is_file():
             raise UserError(f"{path}: no such file; CREMA-D's splits are train.csv and test.csv")
-    validation = _read_list(val, "val") if val.is_file() else []
+    validation = _read_list(val, "val", left_out) if val.is_file() else []
     taken = {entry.id for entry in validation}
     # Published val.csv files hold a part of train.csv.
-    training = [entry for entry in _read_list(train, "train") if entry.id not in taken]
-    return training + validation + _read_list(test, "test")
+    training = [entry for entry in _read_list(train, "train", left_out) if entry.id not in taken]
+    return training + validation + _read_list(test, "test", left_out)
 
 
-def _read_list(path: Path, split: Split) -> list[Entry]:
-    entries = []
+def _read_list(path: Path, split: Split, left_out: list[LeftOut]) -> list[Entry]:
     rows = read_rows(path)
-    for line, (name, *rest) in rows:
-        clip = _NAME.fullmatch(name)
-        if clip is None:
-            if line == rows[0][0] and rest[:1] and rest[0].lower() in ("label", "emotion"):
-                continue  # a header
-            raise UserError(
-                f"{path}, line {line}: {name!r} is no clip of CREMA-D; its clips are named like 1001_IEO_NEU_XX"
-            )
-        if not rest or rest[0] != clip["label"]:
-            raise UserError(
-                f"{path}, line {line}: label {rest[0] if rest else ''!r}, but {name} is {clip['label']}; mend the line"
-            )
-        entries.append(_entry(name, split))
-    if not entries:
+    if rows[0][1][1:] and rows[0][1][1].lower() in ("label", "emotion"):
+        del rows[0]  # a header
+    if not rows:
         raise UserError(f"{path}: no clips below the header; add one line a clip")
-    return entries
+    return read_lines(path, rows, lambda fields: _read_line(fields, split), left_out)
+
+
+def _read_line(fields: list[str], split: Split) -> Entry:
+    name, label, *_ = *fields, ""
+    clip = _NAME.fullmatch(name)
+    if clip is None:
+        raise BadLine(f"no clip of CREMA-D (they are named like 1001_IEO_NEU_XX): {name!r}")
+    if label != clip["label"]:
+        raise BadLine(f"another label than the name's: {label!r} for {name}")
+    return _entry(name, split)
 
 
 def _entry(name: str, split: Split) -> Entry:

@@ -7,15 +7,18 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from raygap.data.clips import SPLITS, Clip, ClipList, ReaderOptions, Split
+from raygap.data.clips import SPLITS, Clip, ClipList, LeftOut, ReaderOptions, Split
 from raygap.data.lists import (
     VAL_SHARE,
+    BadLine,
     Entry,
     carve,
     drop_overlap,
     drop_repeats,
     present_classes,
+    read_lines,
     read_rows,
     read_text,
     unknown_class,
@@ -84,10 +87,12 @@ def read_kinetic_sound(root: Path, options: ReaderOptions) -> ClipList:
 
     Listed videos without a file are left out and counted. A file that holds a whole video is cut to the listed time.
 
-    Raises UserError if neither lists nor folders are found, for a faulty line, and for a class without any video.
+    Faulty lines are left out too. Raises UserError if neither lists nor folders are found, for a list of nothing but
+    faulty lines, and for a class without any video.
     """
     notes: list[str] = []
-    where, entries = _read_lists([Path(options.splits)] if options.splits else [root, root / "annotations"])
+    left_out: list[LeftOut] = []
+    where, entries = _read_lists([Path(options.splits)] if options.splits else [root, root / "annotations"], left_out)
     locate: _Locate
     if entries:
         locate = _listed_videos(root)
@@ -108,87 +113,92 @@ def read_kinetic_sound(root: Path, options: ReaderOptions) -> ClipList:
         raise UserError(
             f"{root}: no video of class {min(without)!r}{more} is there; download some, or use lists without the class"
         )
-    return ClipList("kinetic_sound", tuple(clips), present_classes(where, clips, CLASSES), root, tuple(notes))
+    classes = present_classes(where, clips, CLASSES, left_out)
+    return ClipList("kinetic_sound", tuple(clips), classes, root, tuple(notes), tuple(left_out))
 
 
-def _read_lists(folders: list[Path]) -> tuple[Path, list[Entry]]:
+def _read_lists(folders: list[Path], left_out: list[LeftOut]) -> tuple[Path, list[Entry]]:
     """The folder that has lists, and its entries; the first folder and none if there are none."""
     for folder in folders:
         if (folder / "KS_train_val.json").is_file():
-            return folder, _read_json(folder / "KS_train_val.json")
+            return folder, _read_json(folder / "KS_train_val.json", left_out)
         indices = [(folder / f"my_{split}.txt", split) for split in ("train", "test")]
         if any(path.exists() for path, _ in indices):
-            return folder, [entry for path, split in indices for entry in _read_index_list(path, split)]
+            return folder, [entry for path, split in indices for entry in _read_index_list(path, split, left_out)]
         tables = [(folder / f"{name}.csv", split) for split in SPLITS for name in NAMES[split]]
-        entries = [entry for path, split in tables if path.is_file() for entry in _read_table(path, split)]
+        entries = [entry for path, split in tables if path.is_file() for entry in _read_table(path, split, left_out)]
         if entries:
             return folder, entries
     return folders[0], []
 
 
-def _read_json(path: Path) -> list[Entry]:
+def _read_json(path: Path, left_out: list[LeftOut]) -> list[Entry]:
     """{"database": {id: {"subset": training, validation or testing, "label": name}}}"""
     subsets: dict[str, Split] = {"training": "train", "validation": "val", "testing": "test"}
+
+    def read(item: tuple[str, Any]) -> Entry:
+        name, entry = item
+        try:
+            label, split = str(entry["label"]), subsets[entry["subset"]]
+        except (KeyError, TypeError):
+            raise BadLine(f"no label, or another subset than {', '.join(subsets)}: {name!r}") from None
+        if _plain(label) not in CLASSES:
+            raise unknown_class(label, CLASSES)
+        return _entry(name, _plain(label), split)
+
     try:
-        database = json.loads(read_text(path))["database"]
-        rows = [(name, entry["label"], subsets[entry["subset"]]) for name, entry in database.items()]
+        rows = [(name, (name, entry)) for name, entry in json.loads(read_text(path))["database"].items()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not the published list of KineticSound ({error}); get the file again") from None
-    return [_entry(str(path), name, _class(str(path), label), split) for name, label, split in rows]
+    return read_lines(path, rows, read, left_out, "entry")
 
 
-def _read_index_list(path: Path, split: Split) -> list[Entry]:
+def _read_index_list(path: Path, split: Split, left_out: list[LeftOut]) -> list[Entry]:
     """id,10,index of the class"""
-    entries = []
-    for line, fields in read_rows(path):
-        where = f"{path}, line {line}"
+
+    def read(fields: list[str]) -> Entry:
         if len(fields) != 3 or not fields[2].isdecimal() or int(fields[2]) >= len(CLASSES):
-            raise UserError(
-                f"{where}: {','.join(fields)!r} is not id,10,class with a class from 0 to 30; mend the line"
-            )
-        entries.append(_entry(where, fields[0], CLASSES[int(fields[2])], split))
-    return entries
+            raise BadLine(f"not id,10,class with a class from 0 to 30: {','.join(fields)!r}")
+        return _entry(fields[0], CLASSES[int(fields[2])], split)
+
+    return read_lines(path, read_rows(path), read, left_out)
 
 
-def _read_table(path: Path, split: Split) -> list[Entry]:
+def _read_table(path: Path, split: Split, left_out: list[LeftOut]) -> list[Entry]:
     """Columns youtube_id and label, and perhaps time_start and time_end; rows of other classes are passed over."""
     (_, header), *rows = read_rows(path)
     if "youtube_id" not in header:
         raise UserError(f"{path}, line 1: no column 'youtube_id' among {', '.join(header)}; get Kinetics' own file")
     if "label" not in header:  # the first release of Kinetics-400 kept the labels of its test split to itself
         return []
-    entries = []
-    for line, fields in rows:
-        where, row = f"{path}, line {line}", dict(zip(header, fields, strict=False))
+
+    def read(fields: list[str]) -> Entry | None:
+        row = dict(zip(header, fields, strict=False))
         label = _plain(row.get("label", ""))
         if label not in CLASSES:
-            continue
-        name = row["youtube_id"]
-        if row.get("time_start") and row.get("time_end"):
+            return None
+        name, start, end = row["youtube_id"], row.get("time_start"), row.get("time_end")
+        if start and end:
             try:
-                name += f"_{int(float(row['time_start'])):06d}_{int(float(row['time_end'])):06d}"
-            except ValueError:
-                raise UserError(f"{where}: time_start and time_end are no seconds; mend the line") from None
-        entries.append(_entry(where, name, label, split))
+                name += f"_{int(float(start)):06d}_{int(float(end)):06d}"
+            except (ValueError, OverflowError):
+                raise BadLine(f"no seconds: time_start {start!r} and time_end {end!r}") from None
+        return _entry(name, label, split)
+
+    entries = read_lines(path, rows, read, left_out)
     if not entries:
         raise UserError(f"{path}: no row has a class of KineticSound; its classes are {', '.join(CLASSES)}")
     return entries
 
 
-def _entry(where: str, name: str, label: str, split: Split) -> Entry:
+def _entry(name: str, label: str, split: Split) -> Entry:
     match = _NAME.fullmatch(name)
     if match is None:
-        raise UserError(f"{where}: {name!r} is no clip (11 letters of a YouTube id, _start, _end); mend the line")
+        raise BadLine(f"no clip (11 letters of a YouTube id, _start, _end): {name!r}")
     if match["start"] is None:
         return Entry(name, label, split)
     start = float(match["start"])
     return Entry(name, label, split, start, float(match["end"]) if match["end"] else start + CLIP_SECONDS)
-
-
-def _class(where: str, label: object) -> str:
-    if _plain(str(label)) not in CLASSES:
-        raise unknown_class(where, str(label), CLASSES)
-    return _plain(str(label))
 
 
 def _plain(label: str) -> str:

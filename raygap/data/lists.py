@@ -7,12 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
-from raygap.data.clips import SPLITS, Split
+from raygap.data.clips import SPLITS, LeftOut, Split
 from raygap.errors import UserError
 
 # A ninth of train: with the official split of CREMA-D, about as many clips as its test split has.
 VAL_SHARE = 1 / 9
+
+Fields = TypeVar("Fields")
+Read = TypeVar("Read")
+
+
+class BadLine(Exception):
+    """A line that names no clip. The message is the reason why, without file and line."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +59,43 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def unknown_class(where: str, label: str, classes: Iterable[str]) -> UserError:
-    """The error for a label that is no class of the data set; `where` names file and line."""
+def read_lines(
+    path: Path,
+    rows: Iterable[tuple[int | str, Fields]],
+    read: Callable[[Fields], Read | None],
+    left_out: list[LeftOut],
+    unit: str = "line",
+) -> list[Read]:
+    """What `read` makes of the rows, each with its line number; None, for a line that is none of ours, is passed over.
+
+    Where a row is no line, `unit` is what it is called, and it comes with a name in place of the number.
+
+    Lines for which it raises BadLine are added to `left_out`: one bad line of thousands stops nobody. Raises UserError
+    if all are bad, for then this is not the right file.
+    """
+    found, faults = [], []
+    for line, fields in rows:
+        try:
+            one = read(fields)
+        except BadLine as fault:
+            faults.append(LeftOut(f"{path.name}, {unit} {line}", str(fault)))
+        else:
+            found += [] if one is None else [one]
+    if faults and not found:
+        raise UserError(f"{path.parent / faults[0].id}: {faults[0].reason}; no {unit} of this file can be used")
+    left_out += faults
+    return found
+
+
+def and_left_out(left_out: Sequence[LeftOut]) -> str:
+    """To end a message with, where faulty lines may be what it comes from; empty if there are none."""
+    return f" (faulty lines: {len(left_out)}, such as {left_out[0].id}: {left_out[0].reason})" if left_out else ""
+
+
+def unknown_class(label: str, classes: Iterable[str]) -> BadLine:
+    """For a label that is no class of the data set."""
     near = difflib.get_close_matches(label, list(classes), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"the classes are {', '.join(classes)}"
-    return UserError(f"{where}: unknown class {label!r}; {hint}")
+    return BadLine(f"unknown class: {label!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
 
 
 def drop_repeats(entries: list[Entry], notes: list[str]) -> list[Entry]:
@@ -117,20 +157,24 @@ def _draw(names: set[str], purpose: str, share: float) -> list[str]:
     return ranked[: min(max(round(len(names) * share), 1), len(names) - 1)]
 
 
-def present_classes(where: Path, entries: Iterable[Entry], classes: Sequence[str]) -> tuple[str, ...]:
-    """Those of `classes` that the entries have, in that order.
+def present_classes(
+    where: Path, entries: Iterable[Entry], classes: Sequence[str], left_out: Sequence[LeftOut] = ()
+) -> tuple[str, ...]:
+    """Those of `classes` that the entries have, in that order; `left_out` are the lines that could not be read.
 
     Raises UserError for an empty split, fewer than two classes, or a class without a clip in train.
     """
     counts = Counter((entry.split, entry.label) for entry in entries)
     for split in SPLITS:
         if not any(counted == split for counted, _ in counts):
-            raise UserError(f"{where}: no clips for split {split}; check that lists and media belong together")
+            hint = f"check that lists and media belong together{and_left_out(left_out)}"
+            raise UserError(f"{where}: no clips for split {split}; {hint}")
     labels = {label for _, label in counts}
     if len(labels) < 2:
         raise UserError(f"{where}: every clip is of class {labels.pop()!r}; a classifier needs two classes or more")
     present = tuple(name for name in classes if name in labels)
     absent = [name for name in present if not counts["train", name]]
     if absent:
-        raise UserError(f"{where}: no clip of class {absent[0]!r} for training; add some, or take the class out")
+        hint = f"add some, or take the class out{and_left_out(left_out)}"
+        raise UserError(f"{where}: no clip of class {absent[0]!r} for training; {hint}")
     return present

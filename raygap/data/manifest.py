@@ -5,14 +5,17 @@ import io
 import math
 import os
 from collections import Counter
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from pathlib import Path
 
-from raygap.data.clips import SPLITS, Clip, ClipList
-from raygap.data.lists import read_text
+from raygap.data.clips import SPLITS, Clip, ClipList, LeftOut
+from raygap.data.lists import BadLine, and_left_out, read_lines, read_text
 from raygap.errors import UserError
 
 REQUIRED = ("video", "label", "split")
+
+_Line = tuple[int, Clip]
 
 
 def read_manifest(root: Path, name: str = "manifest") -> ClipList:
@@ -21,35 +24,22 @@ def read_manifest(root: Path, name: str = "manifest") -> ClipList:
     Columns: video, label, split (train, val or test); optional: audio (empty: the sound of the video file),
     start and end (seconds), id. Other columns are ignored. Class indices follow the sorted labels.
 
-    Raises UserError naming file, line and mend at the first kind of fault, with the number of lines that share it.
+    Links are followed, wherever they lead. Faulty lines are left out, and so is the second of two that name the same
+    media and times, or have the same id; and so are clips of classes that no training clip has.
+
+    Raises UserError for a file that is no manifest, or of nothing but faulty lines, for an empty split and for a single
+    class.
     """
     path = root / "manifest.csv" if root.is_dir() else root
-    rows = _read_rows(path)
-    faults = _Faults(path)
-    clips = [clip for line, row in rows if (clip := _read_clip(path.parent, line, row, faults))]
-    faults.raise_first()
-    lines = [line for line, _ in rows]
-    _check_repeats(clips, lines, faults)
-    clips = _name_clips(clips, path.parent)
-    _check_ids(clips, lines, faults)
-    class_names = _check_classes(path, clips)
-    return ClipList(name, tuple(clips), class_names, path.parent)
-
-
-class _Faults:
-    """Collects faults, so that a mistake repeated on every line is told once, with its count."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._messages: dict[str, list[str]] = {}
-
-    def add(self, kind: str, line: int, message: str) -> None:
-        self._messages.setdefault(kind, []).append(f"{self._path}, line {line}: {message}")
-
-    def raise_first(self) -> None:
-        for messages in self._messages.values():
-            more = f" ({len(messages) - 1} more such lines)" if len(messages) > 1 else ""
-            raise UserError(messages[0] + more)
+    left_out: list[LeftOut] = []
+    rows = [(line, (line, row)) for line, row in _read_rows(path)]
+    lines = read_lines(path, rows, lambda row: (row[0], _read_clip(path.parent, row[1])), left_out)
+    lines = _first_of_each(path, lines, _media, "repeated: the same media and times as", left_out)
+    lines = _name_clips(lines, path.parent)
+    lines = _first_of_each(path, lines, lambda clip: clip.id, "id taken: it is that of", left_out)
+    lines = _of_trained_classes(path, lines, left_out)
+    clips = tuple(clip for _, clip in lines)
+    return ClipList(name, clips, _class_names(path, clips, left_out), path.parent, left_out=tuple(left_out))
 
 
 def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -82,8 +72,8 @@ def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     return rows
 
 
-def _read_clip(folder: Path, line: int, row: dict[str, str], faults: _Faults) -> Clip | None:
-    """The clip of one row, its id as given ("" if not), or None after noting a fault."""
+def _read_clip(folder: Path, row: dict[str, str]) -> Clip:
+    """The clip of one row, its id as given ("" if not). Raises BadLine."""
 
     def seconds(column: str) -> float | None:
         text = row.get(column, "")
@@ -92,8 +82,7 @@ def _read_clip(folder: Path, line: int, row: dict[str, str], faults: _Faults) ->
         except ValueError:
             value = math.nan
         if value is not None and not 0 <= value < math.inf:
-            faults.add(column, line, f"{column} {text!r} is not a time; give seconds such as 2.5, or leave it empty")
-            return None
+            raise BadLine(f"no time (seconds such as 2.5, or nothing): {column} {text!r}")
         return value
 
     def media(column: str) -> Path | None:
@@ -101,73 +90,81 @@ def _read_clip(folder: Path, line: int, row: dict[str, str], faults: _Faults) ->
         if not text:
             return None
         path = Path(os.path.normpath(folder / text))
+        # A mistake, not an attack: a whole path, or a link, may lead wherever the user has put the media.
         if not Path(text).is_absolute() and os.path.relpath(path, folder).split(os.sep)[0] == "..":
-            mend = "put the manifest above its media, or give a whole path"
-            faults.add("outside", line, f"{column} {text!r} leads out of the manifest's folder; {mend}")
-        elif not path.is_file():
-            problem = "is a folder" if path.is_dir() else "does not exist"
-            faults.add(column, line, f"{column} {text!r} {problem}; paths are relative to {folder}")
+            raise BadLine(
+                f"leads out of the manifest's folder (put that above its media, or give a whole path): {text}"
+            )
+        if not path.is_file():
+            problem = "a folder" if path.is_dir() else "no such file"
+            raise BadLine(f"{problem} (paths are relative to the manifest): {column} {text}")
         return path
 
     video, audio, start, end = media("video"), media("audio"), seconds("start"), seconds("end")
     if video is None:
-        faults.add("no video", line, "video is empty; give the path of the clip's video file")
-        return None
+        raise BadLine("no video: the column is empty")
     if not row["label"]:
-        faults.add("label", line, "label is empty; give the clip's class")
+        raise BadLine("no label: the column is empty")
     if row["split"] not in SPLITS:
-        faults.add("split", line, f"unknown split {row['split']!r}; use train, val or test")
-        return None
+        raise BadLine(f"unknown split (use train, val or test): {row['split']!r}")
     if end is not None and end <= (start or 0):
-        faults.add("order", line, f"end {end:g} is not after start {start or 0:g}; times are in seconds")
+        raise BadLine(f"ends before it starts (times are in seconds): start {start or 0:g}, end {end:g}")
     return Clip(row.get("id", ""), video, audio, row["label"], row["split"], start, end)
 
 
-def _check_repeats(clips: list[Clip], lines: list[int], faults: _Faults) -> None:
-    seen: dict[tuple, int] = {}
-    for clip, line in zip(clips, lines, strict=True):
-        first = seen.setdefault((clip.video, clip.audio or clip.video, clip.start or 0.0, clip.end), line)
-        if first != line:
-            faults.add("repeat", line, f"the same media and times as line {first}; keep one of them")
-    faults.raise_first()
+def _media(clip: Clip) -> Hashable:
+    return clip.video, clip.audio or clip.video, clip.start or 0.0, clip.end
 
 
-def _name_clips(clips: list[Clip], folder: Path) -> list[Clip]:
+def _first_of_each(
+    path: Path, lines: list[_Line], same: Callable[[Clip], Hashable], reason: str, left_out: list[LeftOut]
+) -> list[_Line]:
+    """Keep the first of the lines whose clips have the same of something; `reason` ends with that line's number."""
+    seen: dict[Hashable, int] = {}
+    first = [seen.setdefault(same(clip), line) for line, clip in lines]
+    repeats = [(line, earlier) for (line, _), earlier in zip(lines, first, strict=True) if line != earlier]
+    left_out += [LeftOut(f"{path.name}, line {line}", f"{reason} line {earlier}") for line, earlier in repeats]
+    return [(line, clip) for line, clip in lines if seen[same(clip)] == line]
+
+
+def _name_clips(lines: list[_Line], folder: Path) -> list[_Line]:
     """Give clips without an id one made of their paths and times, whatever their place in the file."""
     names = []
-    for clip in clips:
+    for _, clip in lines:
         name = Path(os.path.relpath(clip.video, folder)).as_posix()
         if clip.start is not None or clip.end is not None:
             name += f"@{clip.start or 0.0}-{'' if clip.end is None else clip.end}"
         names.append(name)
     count = Counter(names)
     named = []
-    for clip, name in zip(clips, names, strict=True):
+    for (line, clip), name in zip(lines, names, strict=True):
         if count[name] > 1 and clip.audio:  # one picture with several sounds
             name += "+" + Path(os.path.relpath(clip.audio, folder)).as_posix()
-        named.append(clip if clip.id else replace(clip, id=name))
+        named.append((line, clip if clip.id else replace(clip, id=name)))
     return named
 
 
-def _check_ids(clips: list[Clip], lines: list[int], faults: _Faults) -> None:
-    seen: dict[str, int] = {}
-    for clip, line in zip(clips, lines, strict=True):
-        first = seen.setdefault(clip.id, line)
-        if first != line:
-            faults.add("id", line, f"the id {clip.id!r} is taken by line {first}; ids must be unique")
-    faults.raise_first()
+def _of_trained_classes(path: Path, lines: list[_Line], left_out: list[LeftOut]) -> list[_Line]:
+    """Without the clips of classes that train has none of, as a mistyped label makes them."""
+    trained = {clip.label for _, clip in lines if clip.split == "train"}
+    if not trained:  # told below
+        return lines
+    left_out += [
+        LeftOut(f"{path.name}, line {line}", f"no clip of this class for training: {clip.label!r}")
+        for line, clip in lines
+        if clip.label not in trained
+    ]
+    return [(line, clip) for line, clip in lines if clip.label in trained]
 
 
-def _check_classes(path: Path, clips: list[Clip]) -> tuple[str, ...]:
-    """The class names in index order. Raises UserError for an empty split, one class, or one absent from train."""
+def _class_names(path: Path, clips: tuple[Clip, ...], left_out: list[LeftOut]) -> tuple[str, ...]:
+    """The class names in index order. Raises UserError for an empty split or a single class."""
     for split in SPLITS:
         if not any(clip.split == split for clip in clips):
-            raise UserError(f"{path}: no clips with split {split}; mark some clips as {split}")
+            hint = f"mark some clips as {split}{and_left_out(left_out)}"
+            raise UserError(f"{path}: no clips with split {split}; {hint}")
     classes = sorted({clip.label for clip in clips})
     if len(classes) == 1:
-        raise UserError(f"{path}: every label is {classes[0]!r}; a classifier needs two classes or more")
-    absent = [name for name in classes if not any(c.label == name and c.split == "train" for c in clips)]
-    if absent:
-        more = f" (nor of {len(absent) - 1} more classes)" if len(absent) > 1 else ""
-        raise UserError(f"{path}: no clip of class {absent[0]!r}{more} has split train; add some, or remove the class")
+        hint = f"a classifier needs two classes or more{and_left_out(left_out)}"
+        raise UserError(f"{path}: every label is {classes[0]!r}; {hint}")
     return tuple(classes)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from raygap.config import Prepare
-from raygap.data.clips import SPLITS, ClipList
+from raygap.data.clips import SPLITS, ClipList, LeftOut
 from raygap.data.decoding import Decoded, decode_here, decode_on_ray
 from raygap.data.media import frames_shape
 from raygap.data.spectrogram import spectrogram_shape
@@ -44,10 +44,10 @@ def prepare(
 ) -> Path:
     """The folder under `cache` of the store made of these clips with these settings; it is made if it is not there.
 
-    A clip that cannot be decoded is quarantined: left out, and named with its reason in the store. `max_quarantine` is
-    the share of clips that may be; `workers` the number of processes (None: one for each core this process may use).
-    `on_ray` spreads the work over the Ray cluster that this process is connected to instead. `progress` is called with
-    the clips done and the clips in all.
+    A clip that cannot be decoded is quarantined: left out, and named with its reason in the store, as the faulty lines
+    of the lists are. `max_quarantine` is the share of clips and faulty lines that may be; `workers` the number of
+    processes (None: one for each core this process may use). `on_ray` spreads the work over the Ray cluster that this
+    process is connected to instead. `progress` is called with the clips done and the clips in all.
 
     Two processes that prepare the same store take turns, and the second finds it ready. Where one was killed, or gave
     up for too many bad clips or too little disk, the next goes on: what was finished, and is whole on the disk, is not
@@ -68,8 +68,8 @@ def prepare(
             raise UserError(
                 f"{error.filename or cache}: {error.strerror}; choose another folder with --cache or RAYGAP_CACHE"
             ) from None
-    quarantined = {clip["id"]: clip["reason"] for clip in Store.open(path).header["quarantined"]}
-    _check_quarantine(quarantined, len(clip_list.clips), max_quarantine)
+    quarantined = [LeftOut(**clip) for clip in Store.open(path).header["quarantined"]]
+    _check_quarantine(quarantined, clip_list, max_quarantine)
     return path
 
 
@@ -89,6 +89,8 @@ def _build(
 ) -> None:
     """`workers` None: on Ray."""
     clips = clip_list.clips
+    quarantined = list(clip_list.left_out)
+    _check_quarantine(quarantined, clip_list, max_quarantine)
     _check_disk(folder, len(clips), settings)
     writer = StoreWriter(folder, len(clips), settings)
     decoded = _finished_rows(folder / JOURNAL, writer)
@@ -105,7 +107,8 @@ def _build(
         for row, result in results:
             if isinstance(result, str):
                 reasons[row] = result
-                _check_quarantine({clips[row].id: reasons[row] for row in reasons}, len(clips), max_quarantine)
+                quarantined.append(LeftOut(clips[row].id, result))
+                _check_quarantine(quarantined, clip_list, max_quarantine)
             else:
                 decoded[row] = result
                 journal.write(json.dumps([row, *astuple(result)]) + "\n")
@@ -149,12 +152,13 @@ def _check_disk(folder: Path, count: int, settings: Prepare) -> None:
         )
 
 
-def _check_quarantine(reasons: dict[str, str], count: int, max_quarantine: float) -> None:
-    if len(reasons) > max_quarantine * count:
-        first = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
-        more = "; ..." if len(reasons) > 3 else ""
+def _check_quarantine(quarantined: list[LeftOut], clip_list: ClipList, max_quarantine: float) -> None:
+    count = len(clip_list.clips) + len(clip_list.left_out)
+    if len(quarantined) > max_quarantine * count:
+        first = "; ".join(f"{one.id}: {one.reason}" for one in quarantined[:3])
+        more = "; ..." if len(quarantined) > 3 else ""
         raise UserError(
-            f"at least {len(reasons)} of {count} clips cannot be used ({first}{more}), more than the allowed share "
+            f"at least {len(quarantined)} of {count} clips cannot be used ({first}{more}), more than the allowed share "
             f"{max_quarantine:g}; mend or remove them, or raise --max-quarantine"
         )
 

@@ -68,6 +68,10 @@ def read_clips(dataset: str, root: Path | None, options: ReaderOptions = ReaderO
     if options.splits and not Path(options.splits).is_dir():
         raise UserError(f"--splits {options.splits}: no such folder")
     clip_list = reader.read(root, options)
-    for note in clip_list.notes:
+    notes = list(clip_list.notes)
+    if clip_list.left_out:
+        first = clip_list.left_out[0]
+        notes.append(f"faulty lines left out: {len(clip_list.left_out)}; the first: {first.id}: {first.reason}")
+    for note in notes:
         logging.getLogger("raygap").warning("%s: %s", dataset, note)
     return clip_list

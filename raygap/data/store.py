@@ -20,6 +20,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -116,6 +117,8 @@ def store_key(clip_list: ClipList, settings: Prepare) -> str:
             for clip in clip_list.clips
         ],
     }
+    if clip_list.left_out:  # the store names them
+        content["left_out"] = [(line.id, line.reason) for line in clip_list.left_out]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -200,7 +203,8 @@ class StoreWriter:
         table = _clips_table(clips, clip_list)
         lengths = pyarrow.array([seconds.get(row) for row in order.tolist()], pyarrow.float64())
         pyarrow.parquet.write_table(table.append_column("seconds", lengths), self.folder / CLIPS)
-        left_out = [{"id": clip_list.clips[row].id, "reason": quarantined[row]} for row in sorted(quarantined)]
+        left_out = [asdict(line) for line in clip_list.left_out]
+        left_out += [{"id": clip_list.clips[row].id, "reason": quarantined[row]} for row in sorted(quarantined)]
         with (self.folder / QUARANTINED).open("w", newline="") as file:
             table = csv.DictWriter(file, ("id", "reason"))
             table.writeheader()

@@ -5,7 +5,7 @@ import pytest
 from splits import OFFICIAL, needs_official
 
 from raygap.data.ave import CLASSES
-from raygap.data.clips import ReaderOptions
+from raygap.data.clips import LeftOut, ReaderOptions
 from raygap.data.readers import read_clips
 from raygap.errors import UserError
 
@@ -75,17 +75,27 @@ def test_a_header_windows_lines_and_lists_elsewhere(root, tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("Violin, fidle&aaaaaaaaaa4&good&0&10", "line 4: unknown class 'Violin, fidle'; did you mean 'Violin, fiddle'"),
-        ("Bus&../../etc/pw&good&0&10", r"line 4: '../../etc/pw' is no YouTube id \(11 letters, digits, - and _\)"),
-        ("Bus&aaaaaaaaaa4&good&0", "line 4: 'Bus&aaaaaaaaaa4&good&0' is not class&video&quality&start&end; mend"),
-        ("Bus&aaaaaaaaaa4&good&0&ten", "line 4: start '0' and end 'ten' are not whole seconds; mend the line"),
+        ("Violin, fidle&aaaaaaaaaa4&good&0&10", "unknown class: 'Violin, fidle' (did you mean 'Violin, fiddle'?)"),
+        ("Bus&../../etc/pw&good&0&10", "no YouTube id (11 letters, digits, - and _): '../../etc/pw'"),
+        ("Bus&aaaaaaaaaa4&good&0", "not class&video&quality&start&end: 'Bus&aaaaaaaaaa4&good&0'"),
+        ("Bus&aaaaaaaaaa4&good&0&ten", "not whole seconds: start '0' and end 'ten'"),
     ],
 )
-def test_faults_of_a_list(root, line, message):
+def test_faulty_lines_are_left_out(root, line, message, caplog):
+    plain = read(root)
+    assert caplog.text == ""
     write_lists(root, [*TRAIN, line])
-    with pytest.raises(UserError, match=f"trainSet.txt, {message}") as error:
+    clips = read(root)
+    assert clips.clips == plain.clips
+    assert clips.left_out == (LeftOut("trainSet.txt, line 4", message),)
+    assert f"ave: faulty lines left out: 1; the first: trainSet.txt, line 4: {message}" in caplog.text
+    write_lists(root, [line, line])
+    with pytest.raises(UserError, match=r"trainSet.txt, line 1: .*; no line of this file can be used") as error:
         read(root)
     assert "\n" not in str(error.value)
+    write_lists(root, [TRAIN[0], line])
+    with pytest.raises(UserError, match=r"no clip of class 'Bus' .* \(faulty lines: 1, such as trainSet.txt, line 2: "):
+        read(root)
 
 
 def test_faults_of_the_folder(root, tmp_path):

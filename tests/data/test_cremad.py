@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 from splits import OFFICIAL, needs_official
 
-from raygap.data.clips import ReaderOptions
+from raygap.data.clips import LeftOut, ReaderOptions
 from raygap.data.readers import read_clips
 from raygap.errors import UserError
 
@@ -103,19 +103,38 @@ def test_known_speakers_are_told(root):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("../../1001_IEO_ANG_XX,ANG", "train.csv, line 1: '../../1001_IEO_ANG_XX' is no clip of CREMA-D"),
-        ("1001_IEO_JOY_XX,JOY", "train.csv, line 1: '1001_IEO_JOY_XX' is no clip of CREMA-D; its clips are named like"),
-        ("1001_IEO_ANG_XX,NEU", "train.csv, line 1: label 'NEU', but 1001_IEO_ANG_XX is ANG; mend the line"),
-        ("1001_IEO_ANG_XX", "train.csv, line 1: label '', but 1001_IEO_ANG_XX is ANG; mend the line"),
+        (
+            "../../1001_IEO_ANG_XX,ANG",
+            "no clip of CREMA-D (they are named like 1001_IEO_NEU_XX): '../../1001_IEO_ANG_XX'",
+        ),
+        ("1001_IEO_JOY_XX,JOY", "no clip of CREMA-D (they are named like 1001_IEO_NEU_XX): '1001_IEO_JOY_XX'"),
+        ("1001_IEO_ANG_XX,NEU", "another label than the name's: 'NEU' for 1001_IEO_ANG_XX"),
+        ("1001_IEO_ANG_XX", "another label than the name's: '' for 1001_IEO_ANG_XX"),
+    ],
+)
+def test_faulty_lines_are_left_out(root, line, message):
+    texts = write_lists(root)
+    plain = read(root)
+    write_lists(root, train=texts["train"] + line)
+    clips = read(root)
+    assert clips.clips == plain.clips
+    assert clips.left_out == (LeftOut("train.csv, line 109", message),)
+    write_lists(root, train=line)
+    with pytest.raises(UserError, match=r"train.csv, line 1: .*; no line of this file can be used"):
+        read(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
         ("name,label", "train.csv: no clips below the header; add one line a clip"),
         ("\n", "train.csv: the file is empty; it needs a line a clip"),
     ],
 )
-def test_faults_of_a_list(root, line, message):
-    write_lists(root, train=line)
-    with pytest.raises(UserError, match=message) as error:
+def test_a_list_without_clips(root, text, message):
+    write_lists(root, train=text)
+    with pytest.raises(UserError, match=message):
         read(root)
-    assert "\n" not in str(error.value)
 
 
 def test_faults_of_the_folder(root, tmp_path):

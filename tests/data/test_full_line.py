@@ -142,11 +142,12 @@ def test_ave(tmp_path):
     write_mp4(videos / "blink_____1.mp4", solid(RED)[:3], tone(440, seconds=0.1))
     bad = [f"Bus&{name}&good&0&3" for name in ("empty_____1", "truncated_1", "mute______1", "blind_____1")]
     bad += ["Bus&blink_____1&good&0&1", "Bus&missing___1&good&0&3", "Bus&event_____2&good&8&9"]
+    bad += ["Buss&event_____1&good&0&1", "Bus&../../../etc&good&0&1"]
     train = ["Bus&event_____1&good&1&2", "Violin, fiddle&stereo____1&good&0&3", *bad, "Cat&uneven____1&good&0&3"]
     write_ave_lists(tmp_path, train, ["Bus&val_______1&good&0&3"], ["Cat&test______1&good&2&3"])
     for name in ("val_______1", "test______1"):
         write_mp4(videos / f"{name}.mp4", solid(RED, GREEN, BLUE, **long), tone(200, 600, 3000, **long))
-    store = store_of("ave", tmp_path, tmp_path / "cache", max_quarantine=0.6)
+    store = store_of("ave", tmp_path, tmp_path / "cache", max_quarantine=0.65)
     assert store.class_names == ("Violin, fiddle", "Bus", "Cat")
     assert np.abs(colour(store, "event_____1") - GREEN).max() < 30
     assert np.abs(colour(store, "test______1") - BLUE).max() < 30
@@ -167,6 +168,8 @@ def test_ave(tmp_path):
             "blink_____1": "too short: 0.10 s of sound",
             "missing___1": "no such file: missing___1.mp4",
             "event_____2": "too short: ",
+            "trainSet.txt, line 10": "unknown class: 'Buss' (did you mean 'Bus'?)",
+            "trainSet.txt, line 11": "no YouTube id (11 letters, digits, - and _): '../../../etc'",
         },
     )
 

@@ -5,7 +5,7 @@ import pytest
 from media import RED, solid, tone, write_mp4
 from splits import OFFICIAL, needs_official
 
-from raygap.data.clips import ReaderOptions
+from raygap.data.clips import LeftOut, ReaderOptions
 from raygap.data.kinetic_sound import CLASSES
 from raygap.data.readers import read_clips
 from raygap.errors import UserError
@@ -82,14 +82,26 @@ def test_the_json_list(root):
     path.write_text(json.dumps({"labels": CLASSES, "database": database}))
     assert counts(read(root)) == {"train": 30, "val": 10, "test": 6}
     assert read(root).notes == ()
-    database[next(iter(TRAIN))]["label"] = "blowing_noise"
-    path.write_text(json.dumps({"labels": CLASSES, "database": database}))
-    with pytest.raises(UserError, match="json: unknown class 'blowing_noise'; did you mean 'blowing_nose'"):
-        read(root)
-    for spoiled in ("{", "[]", '{"database": {"a": {"label": "x", "subset": "y"}}}'):
+    first, second, third = list(TRAIN)[:3]
+    database[first]["label"] = "blowing_noise"
+    database[second]["subset"] = "trainig"
+    database[third] = None
+    path.write_text(json.dumps({"labels": CLASSES, "database": database | {"../x": database[list(TRAIN)[3]]}}))
+    clips = read(root)
+    assert counts(clips) == {"train": 27, "val": 10, "test": 6}
+    assert [(line.id, line.reason[:40]) for line in clips.left_out] == [
+        (f"KS_train_val.json, entry {first}", "unknown class: 'blowing_noise' (did you "),
+        (f"KS_train_val.json, entry {second}", "no label, or another subset than trainin"),
+        (f"KS_train_val.json, entry {third}", "no label, or another subset than trainin"),
+        ("KS_train_val.json, entry ../x", "no clip (11 letters of a YouTube id, _st"),
+    ]
+    for spoiled in ("{", "[]", '{"database": []}'):
         path.write_text(spoiled)
         with pytest.raises(UserError, match=r"json: not the published list of KineticSound"):
             read(root)
+    path.write_text('{"database": {"a": {"label": "x", "subset": "y"}}}')
+    with pytest.raises(UserError, match=r"json, entry a: .*; no entry of this file can be used"):
+        read(root)
 
 
 def kinetics_csv(rows, split, labels=True):
@@ -177,16 +189,36 @@ def test_a_whole_video_is_cut_to_the_listed_time_and_a_clip_is_not(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("../../../etc/p,10,3", "line 1: '../../../etc/p' is no clip"),
-        ("--4-0ihtnBU_000058_000068,10,31", "line 1: '--4-0ihtnBU_000058_000068,10,31' is not id,10,class"),
-        ("--4-0ihtnBU_000058_000068,10", "line 1: .* is not id,10,class with a class from 0 to 30; mend the line"),
+        ("../../../etc/p,10,3", "no clip (11 letters of a YouTube id, _start, _end): '../../../etc/p'"),
+        (
+            "--4-0ihtnBU_000058_000068,10,31",
+            "not id,10,class with a class from 0 to 30: '--4-0ihtnBU_000058_000068,10,31'",
+        ),
+        ("--4-0ihtnBU_000058_000068,10", "not id,10,class with a class from 0 to 30: '--4-0ihtnBU_000058_000068,10'"),
     ],
 )
-def test_faults_of_a_list(root, line, message):
+def test_faulty_lines_are_left_out(root, line, message):
     write_index_lists(root)
+    plain = read(root)
+    with (root / "my_train.txt").open("a") as file:
+        file.write(line)
+    clips = read(root)
+    assert clips.clips == plain.clips
+    assert clips.left_out == (LeftOut("my_train.txt, line 41", message),)
     (root / "my_train.txt").write_text(line)
-    with pytest.raises(UserError, match=f"my_train.txt, {message}"):
+    with pytest.raises(UserError, match=r"my_train.txt, line 1: .*; no line of this file can be used"):
         read(root)
+
+
+def test_faulty_rows_of_kinetics_own_files_are_left_out(root):
+    bad = "bowling,../../../etc,1,2,train\nbowling,--zzzzzzzz1,one,two,train\nbowling,--zzzzzzzz1,inf,inf,train\n"
+    (root / "train.csv").write_text(kinetics_csv(TRAIN, "train") + bad)
+    (root / "test.csv").write_text(kinetics_csv(TEST, "test"))
+    assert [(line.id, line.reason) for line in read(root).left_out] == [
+        ("train.csv, line 43", "no clip (11 letters of a YouTube id, _start, _end): '../../../etc_000001_000002'"),
+        ("train.csv, line 44", "no seconds: time_start 'one' and time_end 'two'"),
+        ("train.csv, line 45", "no seconds: time_start 'inf' and time_end 'inf'"),
+    ]
 
 
 def test_faults_of_the_folder(root, tmp_path):

@@ -2,6 +2,7 @@ from collections import Counter
 
 import pytest
 
+from raygap.data.clips import LeftOut
 from raygap.data.lists import Entry, carve, drop_overlap, drop_repeats, present_classes, read_rows, read_text
 from raygap.errors import UserError
 
@@ -63,6 +64,11 @@ def test_repeats_and_overlaps_are_noted():
 def test_classes_keep_the_published_order(tmp_path):
     entries = [Entry("1", "b", "train"), Entry("2", "a", "train"), Entry("3", "a", "val"), Entry("4", "a", "test")]
     assert present_classes(tmp_path, entries, ("c", "b", "a")) == ("b", "a")
+    faulty = [LeftOut("list.csv, line 7", "unknown class: 'd'")]
+    with pytest.raises(
+        UserError, match=r"split test; .* \(faulty lines: 1, such as list.csv, line 7: unknown class: 'd'"
+    ):
+        present_classes(tmp_path, entries[:3], ("b", "a"), faulty)
     for some, message in (
         (entries[:3], "no clips for split test; check that lists and media belong together"),
         (entries[1:], "every clip is of class 'a'; a classifier needs two classes or more"),

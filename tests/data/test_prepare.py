@@ -156,6 +156,22 @@ def test_bad_clips_are_quarantined_with_their_reasons(spoiled, tmp_path):
         prepare(spoiled, SETTINGS, tmp_path / "cache")
 
 
+def test_faulty_lines_are_quarantined_too(data_set, tmp_path):
+    folder = shutil.copytree(data_set, tmp_path / "data")
+    with (folder / "manifest.csv").open("a") as file:
+        file.write("nowhere.mp4,low,train\n../../etc/passwd,low,train\n")
+    clips = read_manifest(folder)
+    store = Store.open(prepare(clips, SETTINGS, tmp_path / "cache", max_quarantine=0.15))
+    assert len(store.labels) == 12
+    assert [clip["id"] for clip in store.header["quarantined"]] == ["manifest.csv, line 14", "manifest.csv, line 15"]
+    assert store.header["quarantined"] == [dataclasses.asdict(line) for line in clips.left_out]
+    # Their lines would be told wrongly of another list.
+    assert prepare(read_manifest(data_set), SETTINGS, tmp_path / "cache") != store.path
+    for cache in ("cache", "other"):
+        with pytest.raises(UserError, match=r"at least 2 of 14 clips cannot be used \(manifest.csv, line 14: no such"):
+            prepare(clips, SETTINGS, tmp_path / cache, max_quarantine=0.1)
+
+
 def test_too_many_bad_clips_stop_preparation_until_more_are_allowed(spoiled, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"at least 3 of 24 clips cannot be used \(.*\.mp4: .*\), more than .* 0.1;"):
         prepare(spoiled, SETTINGS, tmp_path / "cache", max_quarantine=0.1)
