@@ -67,7 +67,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     | {"sample_rate": 22_050, "seconds": 3.0, "fill": "repeat", "sound_scaling": "none"}
     | {"spectrogram": "stft", "n_mels": 64, "n_fft": 512, "hop_length": 353},
     "pmr": _SCALED_AS_IMAGENET  # 257 x 1004
-    | {"sample_rate": 16_000, "seconds": 10.0, "fill": "repeat", "sound_scaling": "clip"}
+    # Loaded at 22,050 Hz, but cut as if ten seconds were 160,000 samples.
+    | {"sample_rate": 22_050, "seconds": 160_000 / 22_050, "fill": "repeat", "sound_scaling": "clip"}
     | {"spectrogram": "psd", "n_mels": 64, "n_fft": 512, "hop_length": 159},
     "audioset": _SCALED_AS_IMAGENET  # 128 x 1024
     | {"sample_rate": 16_000, "seconds": 10.24, "fill": "silence", "sound_scaling": "audioset"}

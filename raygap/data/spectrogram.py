@@ -67,12 +67,14 @@ class Spectrogram:
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         """float32 (n,), n > 0, at the settings' sample rate -> float16 (bins, steps), natural logarithms.
 
-        mel and fbank: of the energy a band; stft: of the magnitude; psd: of the power density. Sound that is longer
-        than the settings' seconds is cut off, shorter sound filled up. With sound_scaling clip the spectrogram has
-        mean 0 and deviation 1.
+        mel and fbank: of the energy a band; stft: of the magnitude; psd: of the power density, both of the sound
+        limited to [-1, 1]. Sound that is longer than the settings' seconds is cut off, shorter sound filled up. With
+        sound_scaling clip the spectrogram has mean 0 and deviation 1.
         """
         if self._settings.fill == "repeat":
             waveform = np.tile(waveform, math.ceil(self._samples / len(waveform)))[: self._samples]
+        if self._settings.spectrogram in ("stft", "psd"):  # as published; decoders and resampling overshoot
+            waveform = np.clip(waveform, -1, 1)
         picture = self._picture(waveform[: self._longest])
         if self._settings.sound_scaling == "clip":
             picture = (picture - picture.mean()) / (picture.std() + 1e-9)

@@ -35,7 +35,7 @@ from raygap.data.spectrogram import spectrogram_shape
 from raygap.errors import UserError
 
 # Part of the key: raise it whenever decoding or the layout changes, and old stores are made anew.
-STORE_VERSION = 4
+STORE_VERSION = 5
 
 FRAMES, SPECTROGRAMS, CLIPS = "frames.npy", "spectrograms.npy", "clips.parquet"
 HEADER, QUARANTINED = "header.json", "quarantined.csv"

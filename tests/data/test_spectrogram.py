@@ -6,7 +6,7 @@ from media import tone
 from torchaudio.compliance.kaldi import fbank
 
 from raygap.config import RECIPES, Prepare, from_mapping, parse_assignments
-from raygap.data.spectrogram import FLOOR, Spectrogram, spectrogram_shape
+from raygap.data.spectrogram import FLOOR, Spectrogram, longest_sound, spectrogram_shape
 from raygap.errors import UserError
 from raygap.search.space import load_space
 
@@ -49,8 +49,8 @@ def test_a_recipe_replaces_another_whole_and_can_be_refined():
 
 def test_ogm_ge_recipe():
     settings = recipe("cremad")
-    sound = np.random.default_rng(0).normal(0, 0.1, 50_000).astype(np.float32)
-    tiled = np.pad(np.tile(sound, 3)[: 3 * 22_050], 256)
+    sound = np.random.default_rng(0).normal(0, 0.7, 50_000).astype(np.float32)
+    tiled = np.pad(np.clip(np.tile(sound, 3)[: 3 * 22_050], -1, 1), 256)
     windows = np.lib.stride_tricks.sliding_window_view(tiled, 512)[::353] * np.hanning(513)[:-1]
     expected = np.log(np.abs(np.fft.rfft(windows, axis=1)) + 1e-7).T
     assert Spectrogram(settings)(sound) == pytest.approx(expected, abs=0.01)
@@ -58,8 +58,10 @@ def test_ogm_ge_recipe():
 
 def test_pmr_recipe():
     settings = recipe("ave")
-    sound = np.random.default_rng(0).normal(0, 0.1, 50_000).astype(np.float32)
-    _, _, density = scipy.signal.spectrogram(np.tile(sound, 10)[:160_000], 16_000, nperseg=512, noverlap=353)
+    assert (settings.sample_rate, longest_sound(settings)) == (22_050, 160_000)
+    sound = np.random.default_rng(0).normal(0, 0.7, 50_000).astype(np.float32)
+    limited = np.clip(np.tile(sound, 10)[:160_000], -1, 1)
+    _, _, density = scipy.signal.spectrogram(limited, 22_050, nperseg=512, noverlap=353)
     logarithm = np.log(density + 1e-7)
     expected = (logarithm - logarithm.mean()) / logarithm.std()
     assert Spectrogram(settings)(sound) == pytest.approx(expected, abs=0.01)
