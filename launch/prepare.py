@@ -52,7 +52,9 @@ def main(
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A prepare.* field; may be repeated.")
     ] = None,
     max_quarantine: MaxQuarantine = 0.05,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a core")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; with --address, tasks at a time.", show_default="one a core")
+    ] = None,
     address: Annotated[
         str | None,
         typer.Option(

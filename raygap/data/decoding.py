@@ -3,7 +3,7 @@
 import functools
 import multiprocessing
 import signal
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +18,10 @@ from raygap.data.clips import Clip
 from raygap.data.media import BadClip, decode_audio, decode_audio_file, decode_frames, open_media
 from raygap.data.spectrogram import Spectrogram, longest_sound
 from raygap.data.store import StoreWriter, row_checksum
+from raygap.errors import UserError, first_line
+
+ATTEMPTS_ON_RAY = 3
+"""At a clip: a worker may crash by the clip, but also by its node, which is lost or short of memory."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ def decode_clip(clip: Clip, settings: Prepare) -> _Pictures | str:
         return frames, _spectrogram(settings)(sound), seconds
     except BadClip as error:
         return str(error)
+    except ImportError:  # no fault of the clip's
+        raise
     except Exception as error:  # no single file may end a preparation of hours
         return f"{type(error).__name__}: {error}"
 
@@ -246,19 +252,25 @@ def _work(connection: Connection, prepare: Callable[[], Callable[[int, Any], Any
 
 
 def decode_on_ray(
-    clips: tuple[Clip, ...], rows: Iterable[int], settings: Prepare, writer: StoreWriter
+    clips: tuple[Clip, ...], rows: Iterable[int], settings: Prepare, writer: StoreWriter, workers: int | None = None
 ) -> Iterator[tuple[int, Decoded | str]]:
     """The same on the Ray cluster that this process is connected to, one task a clip, one CPU a task.
 
-    The media must lie under the same path on all nodes. The rows are written here: the store's folder may be local.
+    `workers` is the number of tasks at a time (None: what keeps all CPUs busy). The media must lie under the same path
+    on all nodes. The rows are written here: the store's folder may be local.
+
+    Raises UserError if a node lacks a package.
     """
     import ray
+    from ray.exceptions import RayError, WorkerCrashedError
 
-    # Once more after a crash, as above; and two tasks a CPU, so that none waits for the next clip.
-    task = ray.remote(decode_clip).options(num_cpus=1, max_retries=1)
-    at_once = max(2 * int(ray.cluster_resources().get("CPU", 1)), 1)
+    # Tried again here, and not by Ray, which would try forever where a node is short of memory.
+    task = ray.remote(decode_clip).options(num_cpus=1, max_retries=0)
+    # Two tasks a CPU, so that none waits for the next clip.
+    at_once = workers or max(2 * int(ray.cluster_resources().get("CPU", 1)), 1)
     waiting = deque(rows)
     busy: dict[ray.ObjectRef, int] = {}
+    failed: Counter[int] = Counter()
     try:
         while waiting or busy:
             while waiting and len(busy) < at_once:
@@ -268,9 +280,26 @@ def decode_on_ray(
             row = busy.pop(ready)
             try:
                 result = ray.get(ready)
-            except ray.exceptions.WorkerCrashedError:
-                result = "the decoder crashed"
+            except RayError as error:
+                _check_packages(error)
+                failed[row] += 1
+                if failed[row] < ATTEMPTS_ON_RAY:
+                    waiting.append(row)
+                    continue
+                cause = getattr(error, "cause", None) or error
+                crash = isinstance(error, WorkerCrashedError)
+                result = "the decoder crashed" if crash else f"{type(cause).__name__}: {first_line(cause)}"
             yield row, write_clip(row, result, writer)
     finally:
         for ready in busy:
             ray.cancel(ready)
+
+
+def _check_packages(error: Exception) -> None:
+    """Raise UserError if this is what becomes of a task on a node that lacks raygap or what it needs."""
+    signs = ("No module named", "cannot import name", "failed to import")
+    lines = [line.strip() for sign in signs for line in str(error).splitlines() if sign in line]
+    if lines:
+        raise UserError(
+            f"a node of the Ray cluster cannot run raygap ({lines[0]}); install the same packages on every node"
+        )

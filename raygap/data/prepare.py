@@ -47,7 +47,8 @@ def prepare(
     A clip that cannot be decoded is quarantined: left out, and named with its reason in the store, as the faulty lines
     of the lists are. `max_quarantine` is the share of clips and faulty lines that may be; `workers` the number of
     processes (None: one for each core this process may use). `on_ray` spreads the work over the Ray cluster that this
-    process is connected to instead. `progress` is called with the clips done and the clips in all.
+    process is connected to instead, where `workers` is the number of tasks at a time (None: what keeps all its CPUs
+    busy). `progress` is called with the clips done and the clips in all.
 
     Two processes that prepare the same store take turns, and the second finds it ready. Where one was killed, or gave
     up for too many bad clips or too little disk, the next goes on: what was finished, and is whole on the disk, is not
@@ -62,8 +63,7 @@ def prepare(
         try:
             with written_once(path, JOURNAL) as folder:
                 if folder:
-                    decode_with = None if on_ray else workers or _cores()
-                    _build(folder, clip_list, settings, key, max_quarantine, decode_with, progress)
+                    _build(folder, clip_list, settings, key, max_quarantine, workers, on_ray, progress)
         except OSError as error:
             raise UserError(
                 f"{error.filename or cache}: {error.strerror}; choose another folder with --cache or RAYGAP_CACHE"
@@ -85,9 +85,9 @@ def _build(
     key: str,
     max_quarantine: float,
     workers: int | None,
+    on_ray: bool,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """`workers` None: on Ray."""
     clips = clip_list.clips
     quarantined = list(clip_list.left_out)
     _check_quarantine(quarantined, clip_list, max_quarantine)
@@ -98,10 +98,10 @@ def _build(
     left = [row for row in range(len(clips)) if row not in decoded]
     if progress and decoded:
         progress(len(decoded), len(clips))
-    if workers is None:
-        decoding = decode_on_ray(clips, left, settings, writer)
+    if on_ray:
+        decoding = decode_on_ray(clips, left, settings, writer, workers)
     else:
-        decoding = decode_here(clips, left, settings, folder, workers)
+        decoding = decode_here(clips, left, settings, folder, workers or _cores())
     # closing: an error ends the workers before their files are removed.
     with (folder / JOURNAL).open("a") as journal, closing(decoding) as results:
         for row, result in results:
