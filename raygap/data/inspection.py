@@ -50,9 +50,12 @@ def tables(store: Store) -> dict[str, Table]:
         lengths.append([split, *(f"{value:.2f}" for value in (own.min(), np.median(own), own.max()))])
     left_out: Table = [["clips", "reason", "such as"]]
     quarantined = store.header["quarantined"]
-    for reason, count in Counter(clip["reason"] for clip in quarantined).most_common():
-        names = [clip["id"] for clip in quarantined if clip["reason"] == reason]
-        left_out.append([str(count), reason, ", ".join(names[:3]) + (", ..." if count > 3 else "")])
+    # By what stands before the colon: after it, each names its own file.
+    for kind, count in Counter(clip["reason"].partition(":")[0] for clip in quarantined).most_common():
+        those = [clip for clip in quarantined if clip["reason"].partition(":")[0] == kind]
+        reason = those[0]["reason"] if len({clip["reason"] for clip in those}) == 1 else kind
+        names = ", ".join(clip["id"] for clip in those[:3]) + (", ..." if count > 3 else "")
+        left_out.append([str(count), reason, names])
     found = {"Clips by class and split": classes, "Lengths": lengths}
     return found | ({"Quarantined": left_out} if quarantined else {})
 

@@ -36,6 +36,17 @@ def test_tables(store):
     assert reason.startswith("unreadable: ")
 
 
+def test_reasons_are_grouped_by_what_they_have_in_common(store):
+    reasons = ["no such file: a.mp4", "silent", "no such file: b.mp4", "unreadable: moov", "unreadable: moov"]
+    left_out = [{"id": str(i), "reason": reason} for i, reason in enumerate(reasons)]
+    changed = Store(store.path, store.header | {"quarantined": left_out}, store.frames, store.spectrograms, store.clips)
+    assert tables(changed)["Quarantined"][1:] == [
+        ["2", "no such file", "0, 2"],
+        ["2", "unreadable: moov", "3, 4"],
+        ["1", "silent", "1"],
+    ]
+
+
 def test_the_level_of_a_dead_microphone_stands_out(store):
     sounds = store.spectrograms.copy()
     sounds[store.labels == 1] = np.log(1e-7)
