@@ -159,7 +159,26 @@ def written_once(path: Path, journal: str | None = None) -> Iterator[Path | None
             if not (journal and (partial / journal).exists()):
                 shutil.rmtree(partial, ignore_errors=True)
             raise
+        # Or a power cut could leave the name without the content.
+        sync_files(partial)
         partial.rename(path)
+        _sync(path.parent)
+
+
+def sync_files(folder: Path) -> None:
+    """Wait until the files of a folder, and their names, are on the disk."""
+    for path in (*folder.iterdir(), folder):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        # Some network file systems know this of files only.
+        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class StoreWriter:
@@ -223,6 +242,7 @@ class StoreWriter:
             "files": {name: (self.folder / name).stat().st_size for name in (FRAMES, SPECTROGRAMS, CLIPS)},
         }
         (self.folder / HEADER).write_text(json.dumps(header, indent=1))
+        sync_files(self.folder)
 
 
 def row_checksum(frames: np.ndarray, spectrogram: np.ndarray) -> int:

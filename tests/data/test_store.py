@@ -1,13 +1,15 @@
 import dataclasses
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from raygap.config import Prepare
 from raygap.data.manifest import read_manifest
-from raygap.data.store import STORE_VERSION, Store, StoreWriter, store_key
+from raygap.data.store import STORE_VERSION, Store, StoreWriter, store_key, written_once
 from raygap.errors import UserError
 
 SETTINGS = Prepare(frames=2, frame_size=8)
@@ -29,6 +31,24 @@ def write_store(folder, clip_list, quarantined):
             StoreWriter(folder, len(clip_list.clips), SETTINGS).write(row, frames, np.full((64, 63), row, np.float16))
     writer.finish(clip_list, "key", STATISTICS, quarantined)
     return folder
+
+
+def test_a_store_is_on_the_disk_before_it_has_its_name(tmp_path, clip_list, monkeypatch):
+    synced, rename = [], Path.rename
+
+    def checked(path, target):
+        assert {"header.json", path.name} <= set(synced)
+        synced.clear()
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name))
+    monkeypatch.setattr(Path, "rename", checked)
+    write_store(tmp_path / "store", clip_list, {})
+    # A preparation unlinks its journal after this.
+    assert {"header.json", "clips.parquet", "quarantined.csv", "frames.npy", "spectrograms.npy", "store"} <= set(synced)
+    with written_once(tmp_path / "cache" / "store") as folder:
+        (folder / "header.json").write_text("{}")
+    assert synced == ["cache"]
 
 
 @pytest.mark.parametrize("bad", [[], [0], [11], [0, 5, 11], [8, 9, 10, 11], [0, 1, 2, 3], [3, 10]])
