@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raygap.data.clips import SPLITS, Clip, ClipList, LeftOut, ReaderOptions, Split
+from raygap.data.durations import Durations
 from raygap.data.lists import (
     VAL_SHARE,
     BadLine,
@@ -23,7 +24,7 @@ from raygap.data.lists import (
     read_text,
     unknown_class,
 )
-from raygap.data.media import file_seconds
+from raygap.data.prepare import default_cache
 from raygap.errors import UserError
 
 CLASSES = (
@@ -92,10 +93,11 @@ def read_kinetic_sound(root: Path, options: ReaderOptions) -> ClipList:
     """
     notes: list[str] = []
     left_out: list[LeftOut] = []
+    durations = Durations(default_cache() / "kinetic_sound-seconds.json")
     where, entries = _read_lists([Path(options.splits)] if options.splits else [root, root / "annotations"], left_out)
     locate: _Locate
     if entries:
-        locate = _listed_videos(root)
+        locate = _listed_videos(root, durations)
     elif options.splits:
         raise UserError(f"{where}: no KS_train_val.json, my_train.txt and my_test.txt, or train.csv in this folder")
     else:
@@ -105,6 +107,7 @@ def read_kinetic_sound(root: Path, options: ReaderOptions) -> ClipList:
     entries = _with_all_splits(drop_repeats(entries, notes), notes)
     entries = drop_overlap(entries, options.keep_overlap, notes, _video)
     found = [(entry, locate(entry)) for entry in entries]
+    durations.save()
     clips = [clip for _, clip in found if clip]
     _note_missing([entry for entry, clip in found if clip is None], entries, notes)
     without = {entry.label for entry in entries} - {clip.label for clip in clips}
@@ -234,7 +237,7 @@ def _read_folders(root: Path) -> tuple[list[Entry], _Locate]:
     return list(paths), locate
 
 
-def _listed_videos(root: Path) -> _Locate:
+def _listed_videos(root: Path, durations: Durations) -> _Locate:
     """Finds the file of an entry; among several of one video the one that begins where the entry does."""
     files: dict[str, list[tuple[int | None, Path]]] = {}
     for folder, _, names in os.walk(root, followlinks=True):
@@ -257,7 +260,7 @@ def _listed_videos(root: Path) -> _Locate:
             return None
         start, path = min(fitting, key=lambda file: (file[0] is None, str(file[1])))
         # A name without times may stand for the clip or for the whole video: its length tells.
-        whole = start is None and entry.start is not None and (file_seconds(path) or 0) > 1.5 * CLIP_SECONDS
+        whole = start is None and entry.start is not None and durations.seconds(path) > 1.5 * CLIP_SECONDS
         begin, end = (entry.start, entry.end) if whole else (None, None)
         return Clip(entry.id, path, None, entry.label, entry.split, begin, end)
 

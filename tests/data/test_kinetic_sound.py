@@ -5,6 +5,7 @@ import pytest
 from media import RED, solid, tone, write_mp4
 from splits import OFFICIAL, needs_official
 
+from raygap.data import durations
 from raygap.data.clips import LeftOut, ReaderOptions
 from raygap.data.kinetic_sound import CLASSES
 from raygap.data.readers import read_clips
@@ -32,6 +33,12 @@ def touch(folder, names):
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         (folder / f"{name}.mp4").touch()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """Where lengths of files are noted."""
+    monkeypatch.setenv("RAYGAP_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture
@@ -184,6 +191,25 @@ def test_a_whole_video_is_cut_to_the_listed_time_and_a_clip_is_not(tmp_path):
     by_id = {clip.id: clip for clip in read(root).clips}
     assert (by_id[long].start, by_id[long].end) == (2.0, 12.0)
     assert (by_id[short].start, by_id[short].end) == (None, None)
+
+
+def test_videos_are_opened_once_to_learn_their_lengths(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAYGAP_CACHE", str(tmp_path / "cache"))
+    opened = []
+    monkeypatch.setattr(durations, "file_seconds", lambda path: opened.append(path) or 20.0)
+    root = tmp_path / "videos"
+    touch(root, [name[:11] for name in TRAIN | TEST])
+    write_index_lists(root)
+    clips = read(root)
+    assert len(opened) == len(TRAIN | TEST)
+    assert read(root) == clips
+    assert len(opened) == len(TRAIN | TEST)
+    path = clips.clips[0].video
+    path.write_bytes(b"longer")
+    read(root)
+    assert opened[len(TRAIN | TEST) :] == [path]
+    (tmp_path / "cache" / "kinetic_sound-seconds.json").write_text("[")
+    assert read(root) == clips
 
 
 @pytest.mark.parametrize(
