@@ -141,6 +141,15 @@ class CrashingPath(PosixPath):
         return super().__str__()
 
 
+class HangingPath(PosixPath):
+    """A path at which the worker process that opens it stays for ever."""
+
+    def __str__(self) -> str:
+        if multiprocessing.parent_process() is not None:
+            signal.pause()
+        return super().__str__()
+
+
 class RayCrashingPath(PosixPath):
     """The same for a Ray task."""
 

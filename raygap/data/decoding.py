@@ -3,6 +3,7 @@
 import functools
 import multiprocessing
 import signal
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -20,6 +21,8 @@ from raygap.data.spectrogram import Spectrogram, longest_sound
 from raygap.data.store import StoreWriter, row_checksum
 from raygap.errors import UserError, first_line
 
+HANGS_AFTER = 600.0
+"""Seconds at one clip after which a decoder on this machine is taken to have stopped."""
 ATTEMPTS_ON_RAY = 3
 """At a clip: a worker may crash by the clip, but also by its node, which is lost or short of memory."""
 
@@ -171,7 +174,8 @@ def in_processes(
     """Work on `items[row]` for each of these rows in processes on this machine; yields row and result as they come.
 
     Each worker calls `prepare` once, for the function of row and item that it then applies; an OSError of that function
-    is raised here. Where a decoder crashes, twice, the result is the sentence that says so.
+    is raised here. Where a decoder crashes, twice, the result is the sentence that says so, and likewise where it is
+    killed for being HANGS_AFTER seconds at one item.
 
     The workers are processes of our own and not an executor, which would be lost as a whole, without saying at which
     item, when one crashes. One item is sent at a time: sending costs 0.1 ms, decoding tens of it.
@@ -181,15 +185,16 @@ def in_processes(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "torchaudio", "torchaudio.compliance.kaldi", "scipy.signal"])
     waiting = deque(rows)
-    busy: dict[Connection, tuple[multiprocessing.Process, int]] = {}
+    busy: dict[Connection, tuple[multiprocessing.Process, int, float]] = {}
     crashed: set[int] = set()
+    hung: set[int] = set()
 
     def send(connection: Connection, process: multiprocessing.Process) -> None:
         if not waiting:
             connection.close()  # which tells the worker to leave
             return
         row = waiting.popleft()
-        busy[connection] = process, row
+        busy[connection] = process, row, time.monotonic()
         with suppress(OSError):  # a worker that is gone shows as the end of its connection, below
             connection.send((row, items[row]))
 
@@ -204,8 +209,14 @@ def in_processes(
         for _ in range(min(workers, len(waiting))):
             start()
         while busy:
-            for connection in wait(list(busy)):
-                process, row = busy.pop(connection)
+            ready = wait(list(busy), timeout=HANGS_AFTER / 10)
+            for connection in busy.keys() - set(ready):  # not those that only wait for us to read their result
+                process, row, since = busy[connection]
+                if time.monotonic() - since > HANGS_AFTER:
+                    process.kill()  # shows as the end of its connection
+                    hung.add(row)
+            for connection in ready:
+                process, row, _ = busy.pop(connection)
                 result = None
                 with suppress(EOFError, OSError):
                     result = connection.recv()
@@ -215,7 +226,8 @@ def in_processes(
                     if process.exitcode >= 0:  # no signal: a mistake of ours or of the caller, not of a decoder
                         raise RuntimeError(f"a worker stopped with exit code {process.exitcode}; see its message above")
                     if row in crashed:
-                        yield row, f"the decoder crashed ({signal.Signals(-process.exitcode).name})"
+                        how = f"crashed ({signal.Signals(-process.exitcode).name})"
+                        yield row, f"the decoder {'hung' if row in hung else how}"
                     else:  # once more: the machine may have been short of memory
                         crashed.add(row)
                         waiting.append(row)
@@ -227,9 +239,9 @@ def in_processes(
                     send(connection, process)
                     yield row, result
     finally:
-        for process, _ in busy.values():
+        for process, *_ in busy.values():
             process.terminate()
-        for connection, (process, _) in busy.items():
+        for connection, (process, *_) in busy.items():
             process.join()
             connection.close()
 

@@ -8,9 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media import BLUE, RED, CrashingPath, RayCrashingPath, solid, tone, write_data_set, write_mp4, write_wav
+from media import (
+    BLUE,
+    RED,
+    CrashingPath,
+    HangingPath,
+    RayCrashingPath,
+    solid,
+    tone,
+    write_data_set,
+    write_mp4,
+    write_wav,
+)
 
 from raygap.config import Prepare
+from raygap.data import decoding
 from raygap.data import prepare as prepare_module
 from raygap.data.decoding import decode_here
 from raygap.data.manifest import read_manifest
@@ -154,6 +166,16 @@ def test_bad_clips_are_quarantined_with_their_reasons(spoiled, tmp_path):
     # A store that was made with a laxer threshold is held to the stricter one too.
     with pytest.raises(UserError, match="at least 5 of 24 clips cannot be used"):
         prepare(spoiled, SETTINGS, tmp_path / "cache")
+
+
+def test_a_file_at_which_the_decoder_hangs_is_quarantined(clip_list, store, tmp_path, monkeypatch):
+    # `store` has started the server that forks the workers: that counts as time at a clip, too.
+    monkeypatch.setattr(decoding, "HANGS_AFTER", 4.0)
+    clips = list(clip_list.clips)
+    clips[1] = dataclasses.replace(clips[1], video=HangingPath(clips[1].video))
+    changed = dataclasses.replace(clip_list, clips=tuple(clips))
+    header = Store.open(prepare(changed, SETTINGS, tmp_path, max_quarantine=0.1, workers=2)).header
+    assert header["quarantined"] == [{"id": clips[1].id, "reason": "the decoder hung"}]
 
 
 def test_faulty_lines_are_quarantined_too(data_set, tmp_path):
