@@ -23,15 +23,18 @@ AUDIO, VIDEO = "AudioWAV", "VideoFlash"
 TEST_ACTORS = 0.15
 """Share of the actors that are tested on when there are no split files."""
 
+_HEADER = {"label", "emotion", "class", "name", "clip", "file", "filename"}
+"""A column of one of these names makes the first line a header."""
 _NAME = re.compile(rf"(?P<actor>\d{{4}})_[A-Z]{{3}}_(?P<label>{'|'.join(CLASSES)})_[A-Z]{{1,2}}")
 
 
 def read_cremad(root: Path, options: ReaderOptions) -> ClipList:
     """Read the folder that holds AudioWAV and VideoFlash.
 
-    train.csv and test.csv (`clip,emotion`, with or without header), from the root or from `options.splits`, say what
-    is trained and tested on; without them whole actors are held out. Validation is val.csv if it is there, else a
-    ninth of train: class by class (`options.val` stratified, the default with split files), or whole actors.
+    train.csv and test.csv (clip and emotion, with or without header and other columns), from the root or from
+    `options.splits`, say what is trained and tested on; without them whole actors are held out. Validation is val.csv
+    if it is there, else a ninth of train: class by class (`options.val` stratified, the default with split files), or
+    whole actors.
 
     Lines that are not CREMA-D's are left out. Raises UserError for missing folders, a list without a line of CREMA-D's,
     and `--splits` without lists.
@@ -94,21 +97,22 @@ def _read_lists(folder: Path, required: bool, left_out: list[LeftOut]) -> list[E
 
 def _read_list(path: Path, split: Split, left_out: list[LeftOut]) -> list[Entry]:
     rows = read_rows(path)
-    if rows[0][1][1:] and rows[0][1][1].lower() in ("label", "emotion"):
-        del rows[0]  # a header
+    if _HEADER & {field.lower() for field in rows[0][1]}:
+        del rows[0]
     if not rows:
         raise UserError(f"{path}: no clips below the header; add one line a clip")
     return read_lines(path, rows, lambda fields: _read_line(fields, split), left_out)
 
 
 def _read_line(fields: list[str], split: Split) -> Entry:
-    name, label, *_ = *fields, ""
-    clip = _NAME.fullmatch(name)
-    if clip is None:
-        raise BadLine(f"no clip of CREMA-D (they are named like 1001_IEO_NEU_XX): {name!r}")
-    if label != clip["label"]:
-        raise BadLine(f"another label than the name's: {label!r} for {name}")
-    return _entry(name, split)
+    # In whichever column it stands: pandas puts the row's number before it.
+    name = next(filter(_NAME.fullmatch, fields), None)
+    if name is None:
+        raise BadLine(f"no clip of CREMA-D (they are named like 1001_IEO_NEU_XX): {','.join(fields)!r}")
+    entry = _entry(name, split)
+    if entry.label not in fields:
+        raise BadLine(f"another label than the name's, or none: {','.join(fields)!r}")
+    return entry
 
 
 def _entry(name: str, split: Split) -> Entry:

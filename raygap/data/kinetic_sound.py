@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,8 @@ CLASSES = (
 )
 """In the order of the indices in the published lists."""
 CLIP_SECONDS = 10.0
+TEST_SHARE = 0.15
+"""Of each class, where nothing says what is tested on: about what the published split has."""
 VIDEO_FILES = (".mp4", ".mkv", ".webm")
 # Folders and CSV files are named after either of these.
 NAMES: dict[Split, tuple[str, ...]] = {
@@ -82,9 +84,9 @@ def read_kinetic_sound(root: Path, options: ReaderOptions) -> ClipList:
 
     What is trained and tested on is said by the first of these that is found in `options.splits`, else in the root or
     its folder annotations: KS_train_val.json; my_train.txt and my_test.txt; train.csv, val.csv (or validate.csv) and
-    test.csv of Kinetics-400, whose other classes are passed over. Without lists, folders <split>/<class>/ say it.
-    Where no validation is given, a ninth of train is drawn, class by class; where Kinetics comes without a labelled
-    test split, its validation is tested on.
+    test.csv of Kinetics-400, whose other classes are passed over. Without lists, folders <split>/<class>/ say it, or
+    folders <class>/, of which test is drawn. Where no validation is given, a ninth of train is drawn, class by class;
+    where Kinetics comes without a labelled test split, its validation is tested on.
 
     Listed videos without a file are left out and counted. A file that holds a whole video is cut to the listed time.
 
@@ -102,7 +104,7 @@ def read_kinetic_sound(root: Path, options: ReaderOptions) -> ClipList:
         raise UserError(f"{where}: no KS_train_val.json, my_train.txt and my_test.txt, or train.csv in this folder")
     else:
         where = root
-        entries, locate = _read_folders(root)
+        entries, locate = _read_folders(root, notes)
     # Drawn before missing videos are left out: validation is the same for everybody.
     entries = _with_all_splits(drop_repeats(entries, notes), notes)
     entries = drop_overlap(entries, options.keep_overlap, notes, _video)
@@ -214,19 +216,20 @@ def _video(entry: Entry) -> str:
     return match["video"] if match else entry.id
 
 
-def _read_folders(root: Path) -> tuple[list[Entry], _Locate]:
-    paths: dict[Entry, Path] = {}
-    for split in SPLITS:
-        for folder in (root / name for name in NAMES[split]):
-            for of_class in sorted(folder.iterdir()) if folder.is_dir() else ():
-                if of_class.is_dir() and _plain(of_class.name) in CLASSES:
-                    for path in sorted(of_class.iterdir()):
-                        if path.suffix in VIDEO_FILES:
-                            paths[Entry(path.stem, _plain(of_class.name), split)] = path
+def _read_folders(root: Path, notes: list[str]) -> tuple[list[Entry], _Locate]:
+    paths = {entry: path for split in SPLITS for name in NAMES[split] for entry, path in _videos(root / name, split)}
+    entries = list(paths)
+    if not paths:
+        paths = dict(_videos(root, "train"))
+        entries = carve(list(paths), "test", TEST_SHARE)
+        drawn = sum(entry.split == "test" for entry in entries)
+        notes.append(
+            f"no lists and no folders of splits: {drawn} clips drawn for test, stratified; not a published split"
+        )
     if not paths:
         raise UserError(
             f"{root}: no lists (KS_train_val.json; my_train.txt and my_test.txt; train.csv) and no folders "
-            "train/<class> with videos; name the folder of the lists with --splits"
+            "train/<class> or <class> with videos; name the folder of the lists with --splits"
         )
     by_name = {(entry.id, entry.label): path for entry, path in paths.items()}
 
@@ -234,7 +237,16 @@ def _read_folders(root: Path) -> tuple[list[Entry], _Locate]:
         path = by_name[entry.id.removesuffix("@train"), entry.label]
         return Clip(entry.id, path, None, entry.label, entry.split)
 
-    return list(paths), locate
+    return entries, locate
+
+
+def _videos(folder: Path, split: Split) -> Iterator[tuple[Entry, Path]]:
+    """Of the folders in this one that are named after classes."""
+    for of_class in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if of_class.is_dir() and _plain(of_class.name) in CLASSES:
+            for path in sorted(of_class.iterdir()):
+                if path.suffix.lower() in VIDEO_FILES:
+                    yield Entry(path.stem, _plain(of_class.name), split), path
 
 
 def _listed_videos(root: Path, durations: Durations) -> _Locate:
@@ -243,7 +255,7 @@ def _listed_videos(root: Path, durations: Durations) -> _Locate:
     for folder, _, names in os.walk(root, followlinks=True):
         for name in sorted(names):
             stem, suffix = os.path.splitext(name)
-            match = _NAME.fullmatch(stem) if suffix in VIDEO_FILES else None
+            match = _NAME.fullmatch(stem) if suffix.lower() in VIDEO_FILES else None
             if match:
                 start = int(match["start"]) if match["start"] else None
                 files.setdefault(match["video"], []).append((start, Path(folder, name)))

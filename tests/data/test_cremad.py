@@ -59,10 +59,17 @@ def test_split_files_say_what_is_trained_and_tested_on(root):
 def test_published_forms_of_the_lists(root, tmp_path):
     texts = write_lists(root)
     plain = read(root)
-    for form in ("\ufeff{}", "name,label\n{}", "\ufeffname,label\r\n{}\r\n"):
-        lists = tmp_path / "lists"
-        lists.mkdir(exist_ok=True)
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for form in ("\ufeff{}", "name,label\n{}", "\ufeffname,label\r\n{}\r\n", "name,class\n{}", "Filename,Emotion\n{}"):
         write_lists(lists, **{name: form.format(text).replace("\n", "\r\n") for name, text in texts.items()})
+        assert read(root, splits=str(lists)) == plain
+    for header in ("", ",name,label\n"):
+        numbered = {
+            name: header + "".join(f"{i},{line}\n" for i, line in enumerate(text.splitlines()))
+            for name, text in texts.items()
+        }
+        write_lists(lists, **numbered)
         assert read(root, splits=str(lists)) == plain
 
 
@@ -105,11 +112,11 @@ def test_known_speakers_are_told(root):
     [
         (
             "../../1001_IEO_ANG_XX,ANG",
-            "no clip of CREMA-D (they are named like 1001_IEO_NEU_XX): '../../1001_IEO_ANG_XX'",
+            "no clip of CREMA-D (they are named like 1001_IEO_NEU_XX): '../../1001_IEO_ANG_XX,ANG'",
         ),
-        ("1001_IEO_JOY_XX,JOY", "no clip of CREMA-D (they are named like 1001_IEO_NEU_XX): '1001_IEO_JOY_XX'"),
-        ("1001_IEO_ANG_XX,NEU", "another label than the name's: 'NEU' for 1001_IEO_ANG_XX"),
-        ("1001_IEO_ANG_XX", "another label than the name's: '' for 1001_IEO_ANG_XX"),
+        ("1001_IEO_JOY_XX,JOY", "no clip of CREMA-D (they are named like 1001_IEO_NEU_XX): '1001_IEO_JOY_XX,JOY'"),
+        ("1001_IEO_ANG_XX,NEU", "another label than the name's, or none: '1001_IEO_ANG_XX,NEU'"),
+        ("1001_IEO_ANG_XX", "another label than the name's, or none: '1001_IEO_ANG_XX'"),
     ],
 )
 def test_faulty_lines_are_left_out(root, line, message):

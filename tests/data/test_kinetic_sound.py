@@ -168,6 +168,34 @@ def test_folders_named_after_classes(tmp_path):
     assert counts(read(tmp_path))["test"] == 1
 
 
+def test_folders_of_classes_without_splits(tmp_path):
+    for label in ("playing_organ", "tap dancing", "abseiling"):
+        touch(tmp_path / label, [f"{label[:3]}{i:08d}" for i in range(20)])
+    clips = read(tmp_path)
+    assert clips.class_names == ("playing_organ", "tap_dancing")
+    assert counts(clips) == {"train": 30, "val": 4, "test": 6}
+    assert clips.notes[0].startswith(
+        "no lists and no folders of splits: 6 clips drawn for test, stratified; not a publ"
+    )
+    assert {clip.video.parent.name for clip in clips.clips if clip.split == "test"} == {"playing_organ", "tap dancing"}
+    assert read(tmp_path) == clips
+
+
+def test_suffixes_in_capitals(tmp_path):
+    plain, capitals = tmp_path / "plain", tmp_path / "capitals"
+    touch(plain, [*TRAIN, *TEST])
+    write_index_lists(plain)
+    capitals.mkdir()
+    for file in plain.glob("*.mp4"):
+        (capitals / f"{file.stem}.MP4").touch()
+    assert [clip.id for clip in read(capitals, splits=str(plain)).clips] == [clip.id for clip in read(plain).clips]
+    for label in ("singing", "tickling"):
+        (tmp_path / label).mkdir()
+        for i in range(10):
+            (tmp_path / label / f"{label}-{i:03d}.Mp4").touch()
+    assert len(read(tmp_path).clips) == 20
+
+
 def test_several_files_of_one_video(tmp_path):
     root = tmp_path / "videos"
     touch(root, [*TRAIN, *TEST, "train-003-a_000077_000087"])
@@ -248,7 +276,9 @@ def test_faulty_rows_of_kinetics_own_files_are_left_out(root):
 
 
 def test_faults_of_the_folder(root, tmp_path):
-    with pytest.raises(UserError, match=r"no lists .* and no folders train/<class> with videos; name .* --splits"):
+    with pytest.raises(
+        UserError, match=r"no lists .* and no folders train/<class> or <class> with videos; name .* --spl"
+    ):
         read(root)
     with pytest.raises(UserError, match=r"no KS_train_val.json, my_train.txt and my_test.txt, or train.csv in this"):
         read(root, splits=str(root))
