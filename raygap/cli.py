@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -123,9 +124,38 @@ def user_errors() -> Iterator[None]:
         raise SystemExit(130) from None
 
 
+LINE_EVERY = 30.0
+"""Seconds between two lines of progress where there is no terminal for a bar."""
+
+
+def _plain_lines(console: Console) -> Callable[[int, int], None]:
+    first: tuple[float, int] | None = None  # when, and what a resumed preparation had finished by then
+    last = 0.0
+
+    def show(done: int, total: int) -> None:
+        nonlocal first, last
+        now = time.monotonic()
+        if first is None:
+            first, last = (now, done), now
+        if now - last < LINE_EVERY:
+            return
+        last = now
+        rate = max(done - first[1], 1) / (now - first[0])
+        left = f"{(total - done) / rate / 60:.0f} min left"
+        console.print(f"decoding {done} of {total} clips, {rate:.1f} clips/s, {left}", highlight=False, soft_wrap=True)
+
+    return show
+
+
 @contextmanager
 def preparation_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar with clips/s and time left; yields the callback that `prepare` reports to."""
+    """A progress bar with clips/s and time left; yields the callback that `prepare` reports to.
+
+    Without a terminal, as in a Slurm job's log, it is a plain line every LINE_EVERY seconds.
+    """
+    if not console.is_terminal:
+        yield _plain_lines(console)
+        return
     columns = (
         TextColumn("decoding"),
         BarColumn(),
