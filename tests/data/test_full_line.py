@@ -205,20 +205,78 @@ def test_kinetic_sound(tmp_path):
         assert np.abs(colour(store, name) - (RED, BLUE)[label]).max() < 30
 
 
-def test_from_the_folder_to_a_sweep(cremad, tmp_path, ray_cluster, capsys, caplog):
-    source = {"dataset": "cremad", "cache": tmp_path / "cache"}
-    command("prepare")(**source, root=cremad, val="stratified", assignments=SMALL[:2], inspect=True)
+def write_clips(folder, names, suffix="mp4"):
+    """Short clips, of two kinds by turns."""
+    folder.mkdir()
+    for i, name in enumerate(names):
+        write_mp4(folder / f"{name}.{suffix}", solid((RED, BLUE)[i % 2]), tone((300, 2000)[i % 2]))
+
+
+def ave_folder(folder):
+    """With lists elsewhere, of which one line is faulty and one clip stands in train and in test."""
+    names = [f"video-___{i:02d}" for i in range(14)]
+    write_clips(folder / "AVE", names)
+    lines = [f"{('Bus', 'Cat')[i % 2]}&{name}&good&0&1" for i, name in enumerate(names)]
+    (folder / "lists").mkdir()
+    write_ave_lists(folder / "lists", [*lines[:8], lines[13], "Dog&x&good&0&10"], lines[8:10], lines[10:])
+    return {"splits": folder / "lists", "keep_overlap": True, "max_quarantine": 0.1}
+
+
+def kinetic_sound_folder(folder):
+    """With lists beside the videos; one video is missing."""
+    names = [f"youtube__{i:02d}_{i:06d}_{i + 10:06d}" for i in range(14)]
+    write_clips(folder / "videos", names, "MP4")
+    rows = [f"{name},10,{3 * (i % 2)}\r\n" for i, name in enumerate([*names, "youtube__99_000000_000010"])]
+    (folder / "my_train.txt").write_text("".join(rows[:10]))
+    (folder / "my_test.txt").write_text("".join(rows[10:]))
+    return {}
+
+
+def cremad_folder(folder):
+    """Without lists."""
+    names = [f"{actor}_DFA_{emotion}_XX" for actor in range(1001, 1011) for emotion in ("ANG", "SAD")]
+    write_clips(folder / "VideoFlash", names, "mp4")
+    for file in (folder / "VideoFlash").iterdir():
+        file.rename(file.with_suffix(".flv"))
+    (folder / "AudioWAV").mkdir()
+    for i, name in enumerate(names):
+        write_wav(folder / "AudioWAV" / f"{name}.wav", tone((300, 2000)[i % 2], seconds=0.6))
+    return {"val": "stratified"}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "write", "said", "counts"),
+    [
+        ("cremad", cremad_folder, "cremad: no train.csv and test.csv in", "14 train, 2 val, 4 test"),
+        (
+            "ave",
+            ave_folder,
+            "ave: faulty lines left out: 1; the first: trainSet.txt, line 10",
+            "9 train, 2 val, 4 test",
+        ),
+        ("kinetic_sound", kinetic_sound_folder, "kinetic_sound: missing by class", "8 train, 2 val, 4 test"),
+    ],
+)
+def test_from_the_folder_to_a_sweep(dataset, write, said, counts, tmp_path, ray_cluster, capsys, caplog):
+    root, out = tmp_path / "root", tmp_path / "run"
+    root.mkdir()
+    options = write(root)
+    small = [*SMALL, "prepare.seconds=1"]
+    source = {"dataset": dataset, "cache": tmp_path / "cache"}
+    command("prepare")(**source, **options, root=root, assignments=[*small[:2], small[-1]], inspect=True)
     printed = capsys.readouterr().out
-    assert "cremad: no train.csv and test.csv in" in caplog.text
-    assert "clips: 14 train, 2 val, 4 test; 2 classes" in printed
+    assert said in caplog.text
+    assert f"clips: {counts}; 2 classes" in printed
     assert "Clips by class and split" in printed
-    (store,) = (tmp_path / "cache").glob("cremad-*")
-    out = tmp_path / "run"
-    plan = {"assignments": [*SMALL, "warmup.epochs=1"], "trials": 2, "epochs": 2, "test_seeds": 1}
-    command("sweep")(**source, **plan, out=out)
-    assert f"reading cremad from {cremad}, as prepared last" in capsys.readouterr().out
+    (store,) = (tmp_path / "cache").glob(f"{dataset}-*")
+    # The sweep is told neither the folder nor how it is read.
+    plan = {"assignments": [*small, "warmup.epochs=1"], "trials": 2, "epochs": 2, "test_seeds": 1}
+    command("sweep")(**source, **plan, max_quarantine=options.pop("max_quarantine", None), out=out)
+    assert f"reading {dataset} from {root}, as prepared last" in capsys.readouterr().out
     assert (out / "best.yaml").exists()
-    assert "--val stratified" in (out / "report.html").read_text()
     # The same folder, read the same way: the sweep has found the store, and going on with it will too.
-    assert list((tmp_path / "cache").glob("cremad-*")) == [store]
-    assert (read_plan(out).root, read_plan(out).reader) == (str(cremad), ReaderOptions(val="stratified"))
+    assert list((tmp_path / "cache").glob(f"{dataset}-*")) == [store]
+    options = {name: str(value) if name == "splits" else value for name, value in options.items()}
+    assert (read_plan(out).root, read_plan(out).reader) == (str(root), ReaderOptions(**options))
+    report = (out / "report.html").read_text()
+    assert all(f"--{name.replace('_', '-')}" in report for name in options)
