@@ -12,7 +12,8 @@ CREMA-D's (2.5 s of 480x360 flv1 and wav at 16 kHz), each prepared with its own 
   them, resamples the sound if its file has another rate, and computes the spectrogram, as the published code does
   (torchaudio in place of librosa); with a DataLoader, in one process and with all cores. Both give float32 tensors.
   `batches, for a GPU` is what is left to raygap's CPU beside one: the bytes are gathered there, and cropped, scaled and
-  made floats on the GPU.
+  made floats on the GPU. `batches, a constant written` is no loader: it writes one number into memory for as many
+  float32 tensors, and nothing else. No loader that hands out float32 tensors is faster.
 
 Each figure is the median of three repetitions in one process of its own, after a first one that is not counted (for
 preparation: of three preparations); the time for starting processes and importing is left out on both sides. CPU time
@@ -342,6 +343,26 @@ def reading_epochs(store: Path, times: int) -> Cost:
     return repeated(epoch, len(rows))
 
 
+def writing_epochs(store: Path, times: int) -> Cost:
+    """An epoch that fills tensors of the same size with a constant, in memory that it has written to before."""
+    import torch
+
+    from raygap.data.store import Store
+
+    torch.set_num_threads(1)
+    data = Store.open(store)
+    clips = len(data.rows("train")) * times
+    buffers = [torch.empty(BATCH, *array.shape[1:]) for array in (data.frames, data.spectrograms)]
+
+    def epoch() -> None:
+        for first in range(0, clips, BATCH):
+            for buffer in buffers:
+                for clip in buffer[: clips - first]:
+                    clip.fill_(1.0)
+
+    return repeated(epoch, clips)
+
+
 def _child(connection: Any, function: Callable[..., Cost], arguments: tuple) -> None:
     connection.send(function(*arguments))
 
@@ -383,6 +404,7 @@ def measure(dataset: str, root: Path, out: Path, cores: int, times: int) -> Iter
         yield _row(dataset, "batches", workers, plain, alone(raygap_epochs, store, workers, times))
         if workers == 1:
             yield _row(dataset, "batches, for a GPU", workers, plain, alone(reading_epochs, store, 20 * times))
+            yield _row(dataset, "batches, a constant written", workers, plain, alone(writing_epochs, store, times))
     yield [dataset, "kB a clip", "", f"{size(files) / count / 1000:.0f}", f"{size(store) / count / 1000:.0f}", "", ""]
 
 
