@@ -69,9 +69,10 @@ def _p_values(gains: np.ndarray) -> tuple[float, float]:
         return float("nan"), float("nan")
     if not gains.any():
         return 1.0, 1.0
-    if np.ptp(gains) < 1e-12:  # t is infinite; Wilcoxon's test has no trouble
-        return 0.0, float(scipy.stats.wilcoxon(gains).pvalue)
-    return float(scipy.stats.ttest_1samp(gains, 0).pvalue), float(scipy.stats.wilcoxon(gains).pvalue)
+    wilcoxon = float(scipy.stats.wilcoxon(gains).pvalue)
+    if np.ptp(gains) < 1e-12:  # t is infinite, be there but two seeds; what the signs say is not
+        return wilcoxon, wilcoxon
+    return float(scipy.stats.ttest_1samp(gains, 0).pvalue), wilcoxon
 
 
 def holm(p_values: list[float]) -> list[float]:

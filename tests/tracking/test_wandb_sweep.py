@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -21,8 +22,7 @@ from raygap.search.plan import Plan
 from raygap.search.sweep import run_trials
 from raygap.tracking import wandb_queries
 from raygap.tracking.best_sources import find_best
-from raygap.tracking.comparison_table import MethodResult, table
-from raygap.tracking.seed_results import TEST_METRICS
+from raygap.tracking.comparison_table import SHOWN, MethodResult, table
 from raygap.tracking.wandb_callback import sweep_log
 from raygap.tracking.wandb_files import read_runs
 from raygap.tracking.wandb_layout import read_note
@@ -139,7 +139,7 @@ def test_trials_of_several_workers_are_logged_alike(
 def test_a_comparison_is_a_run_that_grows(account: WandbServer, tmp_path: Path) -> None:
     results = []
     for method, accuracy in (("joint", 0.5), ("ogm", 0.75)):
-        seeds = {seed: dict.fromkeys((*TEST_METRICS, "test_gap_absolute_mean"), accuracy) for seed in (1, 2)}
+        seeds = {seed: dict.fromkeys(SHOWN, accuracy) for seed in (1, 2)}
         results.append(MethodResult(method, 0.25, seeds))
         with sweep_log(tmp_path, "small", None, "compared", None) as log:
             log.comparison(results, "2 trials")
@@ -149,7 +149,7 @@ def test_a_comparison_is_a_run_that_grows(account: WandbServer, tmp_path: Path) 
     assert run.summary["joint/best_val_accuracy"] == 0.25
     assert run.summary["ogm/test_accuracy_mean"] == 0.75
     shown = [content.decode() for name, content in account.files.items() if f"{run.name}/media/html" in name]
-    assert all(f"<td>{cell}</td>" in shown[-1] for row in table(results) for cell in row)
+    assert all(f"<td>{escape(cell)}</td>" in shown[-1] for row in table(results) for cell in row)
 
 
 def test_no_key_and_no_client_where_they_do_not_belong(sweep: tuple[Path, Outcome]) -> None:
