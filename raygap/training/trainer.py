@@ -21,6 +21,7 @@ from raygap.methods.base import Method, Step
 from raygap.models.network import Network, Outputs, make_network
 from raygap.rng import generator
 from raygap.training.evaluation import evaluate, predict
+from raygap.training.optimizers import make_optimizer
 from raygap.training.precision import autocast, pick_device
 from raygap.training.stages import learning_rate, purified, refit_due, stage_of
 from raygap.workers import Workers
@@ -45,7 +46,7 @@ class Trainer:
         kind.check(config)
         self.network = trial_network(config, len(store.class_names), kind).to(self.device)
         self.network.to(memory_format=torch.channels_last)
-        self.optimizer = _make_optimizer(config, self.network)
+        self.optimizer = make_optimizer(config.optimizer, self.network)
         self.method = kind(config, self.labels, self.device, self.workers)
         self.ledger = Ledger(len(self.rows), config.scores.beta)
         self.epoch = 0
@@ -233,12 +234,3 @@ def training_rows(config: TrialConfig, store: Store) -> np.ndarray:
 def trial_network(config: TrialConfig, classes: int, method: type[Method]) -> Network:
     """The network of a trial, with its method's own modules, as it is before training."""
     return make_network(config.model, classes, config.seed, lambda network: method.extend(network, config))
-
-
-def _make_optimizer(config: TrialConfig, network: torch.nn.Module) -> torch.optim.Optimizer:
-    settings = config.optimizer
-    if settings.name == "adamw":
-        return torch.optim.AdamW(network.parameters(), settings.lr, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(
-        network.parameters(), settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )

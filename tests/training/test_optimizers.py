@@ -1,0 +1,57 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from stores import SMALL
+
+from raygap.config import from_mapping
+from raygap.data.store import Store
+from raygap.training.optimizers import make_optimizer
+
+TRAINS = """
+import sys
+from pathlib import Path
+from raygap.config import from_mapping
+from raygap.data.store import Store
+from raygap.training.run import train
+fields = {fields} | {{"optimizer.name": sys.argv[3]}}
+list(train(from_mapping(fields), Store.open(Path(sys.argv[1])), Path(sys.argv[2])))
+sys.exit("torch._dynamo" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("fields", "plain"),
+    [
+        (
+            {"optimizer.name": "sgd", "optimizer.momentum": 0.9},
+            lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.2),
+        ),
+        ({"optimizer.name": "adamw"}, lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.2)),
+    ],
+)
+def test_steps_are_those_of_torch_also_after_a_resumption(fields: dict, plain) -> None:
+    settings = from_mapping(
+        fields | {"optimizer.lr": 0.1, "optimizer.momentum": 0.5, "optimizer.weight_decay": 0.2}
+    ).optimizer
+    networks = [torch.nn.Linear(3, 2) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    ours, theirs = make_optimizer(settings, networks[0]), plain(networks[1].parameters())
+    for step in range(6):
+        if step == 3:
+            saved, ours = ours.state_dict(), make_optimizer(settings, networks[0])
+            ours.load_state_dict(saved)
+        for network, optimizer in zip(networks, (ours, theirs), strict=True):
+            optimizer.zero_grad()
+            network(torch.full((1, 3), float(step))).square().sum().backward()
+            optimizer.step()
+        assert all(torch.equal(a, b) for a, b in zip(networks[0].parameters(), networks[1].parameters(), strict=True))
+    assert ours.state_dict()["param_groups"] == theirs.state_dict()["param_groups"]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_process_that_trains_does_not_load_the_compiler(name: str, small_store: Store, tmp_path: Path) -> None:
+    code = TRAINS.format(fields=SMALL | {"epochs": 2, "warmup.epochs": 2, "purify.epochs": 0})
+    assert subprocess.run([sys.executable, "-c", code, small_store.path, tmp_path, name]).returncode == 0
