@@ -127,7 +127,7 @@ def table(results: list[MethodResult]) -> list[list[str]]:
     return [header, *rows]
 
 
-DETAILS = ("fused F1", "audio F1", "visual F1", "trials", "epochs", "minutes")
+DETAILS = ("fused F1", "audio F1", "visual F1", "mean gap", "trials", "epochs", "minutes")
 
 
 def narrow(rows: list[list[str]]) -> list[list[str]]:
