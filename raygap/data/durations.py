@@ -1,11 +1,9 @@
 """Lengths of video files, noted in the cache: each file is opened once, not at every start of every command."""
 
-import json
-import os
-from contextlib import suppress
 from pathlib import Path
 
 from raygap.data.media import file_seconds
+from raygap.data.notes import read_note, write_note
 
 
 class Durations:
@@ -14,11 +12,8 @@ class Durations:
     def __init__(self, note: Path) -> None:
         """`note` is the file to remember in; a damaged one is begun anew."""
         self._note = note
-        self._known: dict[str, list[float]] = {}
+        self._known: dict[str, list[float]] = read_note(note)
         self._changed = False
-        with suppress(OSError, ValueError):
-            content = json.loads(note.read_text())
-            self._known = content if isinstance(content, dict) else {}
 
     def seconds(self, path: Path) -> float:
         """0 if the file does not say, or cannot be read."""
@@ -30,11 +25,6 @@ class Durations:
         return known[1]
 
     def save(self) -> None:
-        """Write what is new; a cache that is open for reading only stays as it is."""
-        if not self._changed:
-            return
-        partial = self._note.with_name(f".{self._note.name}.{os.getpid()}")
-        with suppress(OSError):
-            self._note.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(self._known))
-            partial.replace(self._note)
+        """Write what is new."""
+        if self._changed:
+            write_note(self._note, self._known)

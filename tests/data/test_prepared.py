@@ -62,5 +62,6 @@ def test_a_damaged_note_is_none(tmp_path, text):
 
 
 def test_a_cache_that_cannot_be_written_is_left_alone(tmp_path):
+    (tmp_path / "missing").touch()  # no folder, and none can be made
     note_source(tmp_path / "missing", "ave", tmp_path, ReaderOptions())
     assert noted_source(tmp_path / "missing", "ave") is None
