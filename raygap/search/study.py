@@ -136,7 +136,7 @@ class StudySearch(OptunaSearch):
         self._epochs = epochs
         # Another seed after each restart: the same one would suggest the same points again.
         self.study.sampler = optuna.samplers.TPESampler(seed=seed + len(self.study.trials))
-        self.scheduler: PatientASHA | None = None
+        self.scheduler: PatientASHA
         self.trial_seconds: float | None = None
         self._spent: dict[str, _Spent] = {}
         self._dead_in_a_row, self._cause = 0, ""
@@ -180,8 +180,8 @@ class StudySearch(OptunaSearch):
             for name, distribution in self._space.items():
                 trial._suggest(name, distribution)  # what is already set stays; a kill may have left some unset
             self._ot_trials[trial_id] = trial
-            if self.scheduler:  # rungs that the trial has passed are not put to it again
-                remember(self.scheduler, trial_id, trial.study.trials[trial.number].intermediate_values)
+            # Rungs that the trial has passed are not put to it again.
+            remember(self.scheduler, trial_id, trial.study.trials[trial.number].intermediate_values)
         params = super().suggest(trial_id)
         if params is None:
             return None
@@ -229,7 +229,7 @@ class StudySearch(OptunaSearch):
             spent.hear(result)
         elif error:
             self._dead_in_a_row += spent.told is None
-            self._cause = self.scheduler.given_up[trial_id] if self.scheduler else "it died"
+            self._cause = self.scheduler.given_up[trial_id]
             spent.seconds += time.monotonic() - spent.since
         reason = result.get("error") or (self._cause if error else None)
         if not reason:

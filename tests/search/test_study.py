@@ -17,7 +17,14 @@ SPACE = {"loss.focus": tune.uniform(0, 5), "warmup.epochs": tune.randint(1, 4)}
 
 
 def search(journal: Path, seed: int = 0) -> StudySearch:
-    return StudySearch(SPACE, open_storage(journal), seed, epochs=4)
+    searcher = StudySearch(SPACE, open_storage(journal), seed, epochs=4)
+    searcher.scheduler = make_scheduler(searcher.study, epochs=4, longest_warmup=2)
+    return searcher
+
+
+def die(searcher: StudySearch, trial_id: str) -> None:
+    searcher.scheduler.given_up[trial_id] = f"ValueError: no {trial_id}; see error.txt"
+    searcher.on_trial_complete(trial_id, error=True)
 
 
 def report(searcher: StudySearch, trial_id: str, epochs: range, value: float = 0.5) -> None:
@@ -43,12 +50,13 @@ def test_how_a_trial_ended_is_told_as_it_was(tmp_path: Path) -> None:
     end(searcher, "b", 3, 0.6)
     failed = result(2, float("nan"), 100.0) | {"error": "the loss became nan in epoch 3"}
     searcher.on_trial_complete("c", failed)
-    searcher.on_trial_complete("d", error=True)
+    die(searcher, "d")
     a, b, c, d = searcher.study.trials
     assert [t.state for t in (a, b, c, d)] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
     assert a.value == 0.8
     assert b.intermediate_values == {1: 0.51, 2: 0.52, 3: 0.6}
     assert c.user_attrs["error"] == "the loss became nan in epoch 3"
+    assert d.user_attrs["error"] == "ValueError: no d; see error.txt"
     assert searcher.study.best_trial.number == 0
 
 
@@ -88,7 +96,7 @@ def test_seconds_of_all_processes_and_sweeps_of_a_trial_count(tmp_path: Path, mo
     again.suggest("y")
     report(again, "y", range(1, 2))
     now += 60
-    again.on_trial_complete("y", error=True)
+    die(again, "y")
     assert [trial.user_attrs["seconds"] for trial in again.study.trials] == [5 + 2.5, 1 + 60]
     again.trial_seconds = 68.5
     assert again.suggest("z") == StudySearch.FINISHED
@@ -126,10 +134,10 @@ def test_a_search_whose_trials_only_die_ends_in_one_line(tmp_path: Path) -> None
         if number == 9:  # one that works is a reason to go on
             end(searcher, trial_id, 4)
         else:
-            searcher.on_trial_complete(trial_id, error=True)
+            die(searcher, trial_id)
     searcher.suggest("20")
-    searcher.on_trial_complete("20", error=True)
-    with pytest.raises(UserError, match=r"the last 10 trials died without a result.*--resume") as error:
+    die(searcher, "20")
+    with pytest.raises(UserError, match=r"the last 10 trials died without a result.*--resume.*: no 20; see") as error:
         searcher.suggest("21")
     assert "\n" not in str(error.value)
     assert search(tmp_path / "journal").suggest("x")[TRIAL_NUMBER] == 20
