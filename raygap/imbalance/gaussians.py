@@ -71,10 +71,10 @@ def fit_gaussians(
 ) -> Gaussians:
     """Fit `components` Gaussians to values (N, D) by expectation maximisation (scikit-learn's GaussianMixture).
 
-    `n_init` random starts compete on an evenly spaced subset of the sorted values, in short runs, and the winner is
-    refined (the short and long runs of Biernacki, Celeux and Govaert 2003); then it and the fit continued from
-    `start`, the last fit, if there is one, are both finished on all values and the likelier stays. EM stops on the
-    subset when the mean log-likelihood rises by less than `tolerance`.
+    `n_init` random starts compete on an evenly spaced subset of the sorted values, in short runs (the short and long
+    runs of Biernacki, Celeux and Govaert 2003); the winner and `start`, the last fit, if there is one, are refined
+    there, until the mean log-likelihood rises by less than `tolerance`. The likelier is finished on all values; the
+    other only if that does not converge.
     The same values, in any order, with the same seed and start give the same fit to the last bit.
 
     Raises DegenerateMixture for values that are not finite, fewer than 5 distinct values a component, a fit that does
@@ -94,14 +94,12 @@ def fit_gaussians(
     candidates = [_parameters(_em(thinned, components, reg_covar, SHORT, n_init=n_init, random_state=seed))]
     if start:
         candidates.append(start)
-    finished = []
-    for candidate in candidates:
-        refined = _em(thinned, components, reg_covar, tolerance, **_start(candidate))
-        finished.append(_em(ordered, components, reg_covar, max(tolerance, FINISH), **_start(_parameters(refined))))
-    converged = [run for run in finished if run.converged_]
-    if not converged:
+    refined = [_em(thinned, components, reg_covar, tolerance, **_start(candidate)) for candidate in candidates]
+    refined.sort(key=lambda run: run.lower_bound_, reverse=True)
+    finished = (_em(ordered, components, reg_covar, max(tolerance, FINISH), **_start(_parameters(r))) for r in refined)
+    best = next((_parameters(run) for run in finished if run.converged_), None)
+    if best is None:
         raise DegenerateMixture(f"the fit of {components} components did not converge")
-    best = _parameters(max(converged, key=lambda run: run.lower_bound_))
     lightest = float(best.weights.min())
     if lightest < SMALLEST_SHARE / components:
         raise DegenerateMixture(f"a component holds only {lightest:.2%} of the clips")
