@@ -8,8 +8,9 @@ is not finite. Measured are:
 * turn-around: from the last result of a trial to the first epoch of the next one in the same process, by the
   process's own clock. In it lie the way of the result to Tune and the study, the next suggestion, and the next
   trial's configuration, network and optimiser;
-* the cost of a trial by hundreds, by the clock, and, in all, the CPU time of the sweep's own process, in which Tune,
-  the search and the bookkeeping run;
+* the cost of a trial by hundreds, by the clock, and beside it what Optuna's sampler takes of it for its suggestion,
+  which models all trials before; in all, the CPU time of the sweep's own process, in which Tune, the search and the
+  bookkeeping run;
 * the processes that ran the trials: as many as run at a time, if none was started anew after a failure;
 * what the trials leave on the disk.
 """
@@ -17,7 +18,7 @@ is not finite. Measured are:
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -139,6 +140,19 @@ def by_hundreds(moments: np.ndarray, began: float) -> Iterator[tuple[int, float]
         yield last, (moments[last - 1] - first) / HUNDRED
 
 
+def timed_ask(seconds: list[float]) -> Callable[..., optuna.trial.Trial]:
+    """Optuna's Study.ask, which notes the CPU seconds of each suggestion."""
+
+    def ask(study: optuna.Study, *arguments: Any, **options: Any) -> optuna.trial.Trial:
+        began = time.process_time()
+        trial = plain(study, *arguments, **options)
+        seconds.append(time.process_time() - began)
+        return trial
+
+    plain = optuna.Study.ask
+    return ask
+
+
 def left_behind(folder: Path) -> tuple[int, int]:
     """Files and bytes."""
     files = [file for file in folder.rglob("*") if file.is_file()]
@@ -157,8 +171,12 @@ def main(
     make_folder(folder, new=True)
     write_plan(plan, folder)
     ray.init(num_cpus=concurrency, log_to_driver=False, logging_level=logging.ERROR)
+    suggestions: list[float] = []
     began, cpu = time.time(), time.process_time()
-    with mock.patch.object(sweep, "SweepTrial", TimedTrial):
+    with (
+        mock.patch.object(sweep, "SweepTrial", TimedTrial),
+        mock.patch.object(optuna.Study, "ask", timed_ask(suggestions)),
+    ):
         study = sweep.run_trials(plan, folder, store, concurrency)
     wall, cpu = time.time() - began, time.process_time() - cpu
     processes = read_epochs(folder)
@@ -174,11 +192,12 @@ def main(
         f"CPU time of the sweep's own process: {1000 * cpu / trials:.0f} ms a trial.\n",
         f"Turn-around: median {np.median(turns):.0f} ms, 95 % below {np.quantile(turns, 0.95):.0f} ms, largest "
         f"{turns.max():.0f} ms.\n",
-        "| trials | ms on the clock a trial |",
-        "|---|---|",
+        "| trials | ms on the clock a trial | of them Optuna's suggestion |",
+        "|---|---|---|",
     ]
     for last, clock in by_hundreds(ended, ended[0]):
-        lines.append(f"| {last - HUNDRED + 1} to {last} | {1000 * clock:.0f} |")
+        asked = np.mean(suggestions[last - HUNDRED : last])
+        lines.append(f"| {last - HUNDRED + 1} to {last} | {1000 * clock:.0f} | {1000 * asked:.0f} |")
     lines += ["", "| left behind | files a trial | kB a trial |", "|---|---|---|"]
     for name in ("trials", "tune", "study.journal"):
         count, size = left_behind(folder / name) if (folder / name).is_dir() else (1, (folder / name).stat().st_size)
