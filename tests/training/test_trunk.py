@@ -17,7 +17,7 @@ from typing import Any, get_args
 import pyarrow.parquet as pq
 import pytest
 import torch
-from stores import SMALL
+from stores import SMALL, write_store
 
 from raygap.config import field_paths, flatten, from_mapping, shapes_warmup, to_mapping
 from raygap.data.store import Store
@@ -87,12 +87,13 @@ PATHS = [path for path in field_paths() if path != "schema_version"]
 
 
 @pytest.fixture(scope="module")
-def warm_up(small_store: Store) -> Any:
-    """Metrics and network after two epochs of warm-up, by configuration."""
+def warm_up(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Metrics and network after two epochs of warm-up, of a step each, by configuration."""
+    store = write_store(tmp_path_factory.mktemp("warm") / "store", clips=24)
 
     @cache
     def of(fields: tuple[tuple[str, Any], ...]) -> tuple[str, str]:
-        trainer = Trainer(from_mapping(BASE | dict(fields)), small_store)
+        trainer = Trainer(from_mapping(BASE | dict(fields)), store)
         rows = [trainer.train_epoch() for _ in range(2)]
         return str(rows), str(trainer.network.state_dict()) + str(trainer.ledger.state_dict())
 
