@@ -20,11 +20,13 @@ def torch(tmp_path: Path) -> Path:
     return tmp_path / "packages" / "torch"
 
 
-def said(torch: Path, **more: str) -> list[str]:
-    """Where this process keeps bytecode, and where the one that it starts does."""
+def said(torch: Path, *options: str, **more: str) -> list[str]:
+    """Where a process with these options of Python keeps bytecode, and where the one that it starts does."""
     ours = {"PYTHONPATH": str(torch.parent), "HOME": str(torch.parents[1])}
     others = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    run = subprocess.run([sys.executable, "-c", SAID], env=others | ours | more, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, *options, "-c", SAID], env=others | ours | more, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr
     return run.stdout.splitlines()
 
@@ -34,6 +36,11 @@ def test_where_python_may_keep_none_it_goes_to_the_cache(torch: Path) -> None:
     assert said(torch, PYTHONDONTWRITEBYTECODE="1") == [str(kept), f"{kept} False"]
     assert list(kept.rglob("torch/__init__.*.pyc"))
     assert not list(torch.rglob("*.pyc"))
+    assert said(torch, "-B") == [str(kept), f"{kept} False"]
+
+
+def test_who_has_no_home_can_import_it(torch: Path) -> None:
+    assert said(torch, PYTHONDONTWRITEBYTECODE="1", HOME="relative") == ["None", "None True"]
 
 
 def test_where_there_is_some_or_it_has_its_place_nothing_changes(torch: Path) -> None:

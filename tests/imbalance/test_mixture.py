@@ -1,9 +1,12 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from raygap.imbalance import gaussians
 from raygap.imbalance.mixture import DegenerateMixture, GapMixture, fit_gap_mixture
 
 
@@ -131,6 +134,24 @@ def test_a_fit_that_does_not_converge_is_refused(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(f"raygap.imbalance.{name}", 0.0)
     with pytest.raises(DegenerateMixture, match="did not converge"):
         fit_gap_mixture(np.abs(np.random.default_rng(0).normal(0, 0.25, 300)), n_init=1, seed=0)
+
+
+def test_the_other_candidate_steps_in_where_the_likelier_does_not_converge(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = planted(4_000)
+    start = fit_gap_mixture(values, n_init=4, seed=0)
+    usual, whole = gaussians._em, []
+
+    def first_fails(fitted_to: np.ndarray, *arguments: Any, **options: Any) -> Any:
+        run = usual(fitted_to, *arguments, **options)
+        if len(fitted_to) == len(values):
+            whole.append(run)
+            run.converged_ = len(whole) > 1
+        return run
+
+    monkeypatch.setattr(gaussians, "_em", first_fails)
+    fitted = fit_gap_mixture(values, n_init=4, seed=0, start=start)
+    assert len(whole) == 2
+    assert fitted.means == pytest.approx(start.means, abs=0.01)
 
 
 @given(mixtures)
