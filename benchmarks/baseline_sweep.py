@@ -36,8 +36,10 @@ from torchvision import transforms
 from raygap.config import Augment, Prepare, TrialConfig, from_mapping
 from raygap.data.batches import Batch
 from raygap.data.clips import Clip, ClipList
-from raygap.data.media import decode_audio, decode_audio_file, decode_frames, open_media
-from raygap.data.spectrogram import Spectrogram
+from raygap.data.media.files import open_media
+from raygap.data.media.pictures import decode_frames
+from raygap.data.media.sound import decode_audio, decode_audio_file
+from raygap.data.media.spectrogram import Spectrogram
 from raygap.data.store import Store
 from raygap.search.study import METRIC
 from raygap.training import checkpoint, evaluation, trainer

@@ -38,7 +38,7 @@ from digits_data import Recipe, read_planted, write_data
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from raygap.cli import user_errors
+from raygap.commands.options import user_errors
 from raygap.config import from_mapping
 from raygap.data.prepare import prepare
 from raygap.data.readers import read_clips

@@ -24,8 +24,8 @@ import typer
 from raygap.config import RECIPES, from_mapping
 from raygap.data.batches import Batch, batches
 from raygap.data.clips import Clip, ClipList
-from raygap.data.media import frames_shape
-from raygap.data.spectrogram import spectrogram_shape
+from raygap.data.media.pictures import frames_shape
+from raygap.data.media.spectrogram import spectrogram_shape
 from raygap.data.store import Store, StoreWriter
 from raygap.training import trainer
 from raygap.training.trainer import Trainer

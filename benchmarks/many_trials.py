@@ -33,8 +33,8 @@ from precision import processor
 
 from raygap.config import Prepare
 from raygap.data.clips import Clip, ClipList
-from raygap.data.media import frames_shape
-from raygap.data.spectrogram import spectrogram_shape
+from raygap.data.media.pictures import frames_shape
+from raygap.data.media.spectrogram import spectrogram_shape
 from raygap.data.store import StoreWriter
 from raygap.errors import TrainingDiverged
 from raygap.search import sweep

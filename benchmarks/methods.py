@@ -20,7 +20,7 @@ import typer
 from digits import FIXED, RECIPE
 from digits_data import write_data
 
-from raygap.cli import user_errors
+from raygap.commands.options import user_errors
 from raygap.config import from_mapping, load_yaml, to_mapping
 from raygap.data.predictions import Predictions
 from raygap.data.prepare import prepare
@@ -28,8 +28,8 @@ from raygap.data.readers import read_clips
 from raygap.data.store import Store
 from raygap.imbalance.correction import CORRECTIONS
 from raygap.methods import METHODS
-from raygap.search.cluster import place
 from raygap.search.comparison import Comparison, compare, write_comparison, write_tables
+from raygap.search.placement import place
 from raygap.search.seeds import train_seeds
 from raygap.search.space import SEARCHABLE
 from raygap.tracking.comparison_table import BASELINES, MethodResult

@@ -31,10 +31,10 @@ import torch
 import typer
 
 from raygap.config import Prepare, TrialConfig, from_mapping
-from raygap.data.media import frames_shape
+from raygap.data.media.pictures import frames_shape
+from raygap.data.media.spectrogram import spectrogram_shape
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import read_clips
-from raygap.data.spectrogram import spectrogram_shape
 from raygap.data.store import Store
 from raygap.imbalance.mixture import fit_gap_mixture
 from raygap.imbalance.scores_mixture import fit_reliability

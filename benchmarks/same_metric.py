@@ -22,7 +22,7 @@ import torch
 import typer
 from sweep_cost import make_data
 
-from raygap.cli import user_errors
+from raygap.commands.options import user_errors
 from raygap.config import from_mapping
 from raygap.data.batches import batches
 from raygap.data.store import Store

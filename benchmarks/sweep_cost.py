@@ -47,14 +47,14 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from raygap.cli import user_errors
+from raygap.commands.options import user_errors
 from raygap.config import from_mapping
 from raygap.data.prepare import prepare
 from raygap.data.readers import read_clips
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.search import sweep
-from raygap.search.cluster import Placement, trial_resources
+from raygap.search.placement import Placement, trial_resources
 from raygap.search.plan import Plan, make_folder, write_plan
 from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace, load_space

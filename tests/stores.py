@@ -6,8 +6,8 @@ import numpy as np
 
 from raygap.config import Prepare
 from raygap.data.clips import Clip, ClipList
-from raygap.data.media import frames_shape
-from raygap.data.spectrogram import spectrogram_shape
+from raygap.data.media.pictures import frames_shape
+from raygap.data.media.spectrogram import spectrogram_shape
 from raygap.data.store import Store, StoreWriter
 
 SETTINGS = Prepare(frame_size=8, seconds=0.5, n_mels=8, n_fft=512, hop_length=1000)

@@ -16,8 +16,10 @@ import numpy as np
 
 from raygap.config import Prepare
 from raygap.data.clips import Clip
-from raygap.data.media import BadClip, decode_audio, decode_audio_file, decode_frames, open_media
-from raygap.data.spectrogram import Spectrogram, longest_sound
+from raygap.data.media.files import BadClip, open_media
+from raygap.data.media.pictures import decode_frames
+from raygap.data.media.sound import decode_audio, decode_audio_file
+from raygap.data.media.spectrogram import Spectrogram, longest_sound
 from raygap.data.store import StoreWriter, row_checksum
 from raygap.errors import UserError, first_line
 

@@ -15,8 +15,8 @@ import numpy as np
 from raygap.config import Prepare
 from raygap.data.clips import SPLITS, ClipList, LeftOut
 from raygap.data.decoding import Decoded, decode_here, decode_on_ray
-from raygap.data.media import frames_shape
-from raygap.data.spectrogram import spectrogram_shape
+from raygap.data.media.pictures import frames_shape
+from raygap.data.media.spectrogram import spectrogram_shape
 from raygap.data.store import Store, StoreWriter, store_folder, store_key, written_once
 from raygap.errors import UserError
 

@@ -30,8 +30,8 @@ import pyarrow.parquet
 
 from raygap.config import Prepare
 from raygap.data.clips import SPLITS, Clip, ClipList, Split
-from raygap.data.media import frames_shape
-from raygap.data.spectrogram import spectrogram_shape
+from raygap.data.media.pictures import frames_shape
+from raygap.data.media.spectrogram import spectrogram_shape
 from raygap.errors import UserError
 
 # Part of the key: raise it whenever decoding or the layout changes, and old stores are made anew.

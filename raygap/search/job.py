@@ -18,7 +18,7 @@ from raygap.tracking.figures import GapCheck, check_gaps, draw_curves, draw_gap,
 from raygap.tracking.report import write_report
 from raygap.tracking.run_folder import best_trial, trial_folder, write_best
 from raygap.tracking.seed_results import Reporter, SeedResults
-from raygap.tracking.wandb_callback import SweepLog, sweep_log
+from raygap.tracking.wandb.callback import SweepLog, sweep_log
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from raygap.errors import UserError
 from raygap.search.space import SearchSpace, check_method, check_space, load_space
 from raygap.storage import Copies, Storage
 from raygap.tracking.run_folder import PLAN, write_text
-from raygap.tracking.wandb_layout import Mode
+from raygap.tracking.wandb.layout import Mode
 
 STORES = ".stores"
 """Folder beside the run folders of an object store in which their machines find what they train on."""

@@ -7,7 +7,7 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 
-from raygap.search.cluster import why_given_up
+from raygap.search.placement import why_given_up
 from raygap.search.study import METRIC, finished_trials, remember
 
 REDUCTION_FACTOR = 3

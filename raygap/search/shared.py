@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from raygap.config import TrialConfig, from_mapping, to_mapping
 from raygap.errors import UserError
-from raygap.search.cluster import place, start_ray
+from raygap.search.placement import place, start_ray
 from raygap.search.plan import Plan
 from raygap.search.study import METRIC, STUDY, open_storage
 from raygap.search.sweep import shared_warmups

@@ -13,8 +13,8 @@ from raygap.config import TrialConfig
 from raygap.data.local_store import keep_store
 from raygap.data.store import Store
 from raygap.patience import patiently
-from raygap.search.cluster import RETRIES, CountTriesAnew, Placement, fit, needs_gpus, place, start_ray
 from raygap.search.kept import KeepJournal, drop_unknown_trials
+from raygap.search.placement import RETRIES, CountTriesAnew, Placement, fit, needs_gpus, place, start_ray
 from raygap.search.plan import Plan
 from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace
@@ -30,7 +30,7 @@ from raygap.search.trial import SweepTrial
 from raygap.storage import Copies, Storage
 from raygap.tracking.progress import ProgressLine
 from raygap.tracking.run_folder import JOURNAL, clean_trial, write_trials
-from raygap.tracking.wandb_callback import SweepLog, WandbCallback
+from raygap.tracking.wandb.callback import SweepLog, WandbCallback
 from raygap.training.trunk import FOLDER as WARMUPS
 from raygap.training.trunk import SharedWarmups
 

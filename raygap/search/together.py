@@ -22,7 +22,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from raygap.config import TrialConfig
 from raygap.errors import TrialFailed
-from raygap.search.cluster import Placement, remove_orphans
+from raygap.search.placement import Placement, remove_orphans
 from raygap.search.study import METRIC, TRIAL_NUMBER, suggested_config
 from raygap.storage import Copies, machine_folder
 from raygap.tracking.run_folder import trial_folder

@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 from ray import tune
 from ray.tune.experiment import Trial
 
-from raygap.search.cluster import RETRIES, CountTriesAnew, Placement, fit, why_given_up
+from raygap.search.placement import RETRIES, CountTriesAnew, Placement, fit, why_given_up
 from raygap.search.together import DRIVER, GiveBack, Training, run_training
-from raygap.tracking.wandb_callback import TUNES_OWN
+from raygap.tracking.wandb.callback import TUNES_OWN
 from raygap.training.trainer import Metrics
 
 Key = TypeVar("Key", bound=Hashable)

@@ -14,8 +14,8 @@ from raygap.config import SCHEMA_VERSION, TrialConfig, from_mapping, load_yaml
 from raygap.errors import UserError
 from raygap.tracking.report.run import Run
 from raygap.tracking.run_folder import BEST, JOURNAL, PLAN, trial_folder
-from raygap.tracking.wandb_files import read_runs, run_files
-from raygap.tracking.wandb_layout import SELECTED, STATE, TRIAL, VALUE, trial_fields
+from raygap.tracking.wandb.files import read_runs, run_files
+from raygap.tracking.wandb.layout import SELECTED, STATE, TRIAL, VALUE, trial_fields
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def of_runs(runs: Iterator[tuple[str, dict[str, Any], dict[str, Any]]], metric: 
 
 
 def _at_server(source: str, top: int, metric: str, called: str) -> list[Entry]:
-    from raygap.tracking.wandb_queries import query  # imports W&B's client
+    from raygap.tracking.wandb.queries import query  # imports W&B's client
 
     return query(source, top, metric, called)
 

@@ -18,10 +18,11 @@ from raygap.config import Prepare, TrialConfig
 from raygap.config import from_mapping as config_from_mapping
 from raygap.data.clips import Split
 from raygap.data.decoding import Media, Parts, decode_parts, in_processes
-from raygap.data.lists import read_text
-from raygap.data.media import SOUND_FILES, frames_shape
+from raygap.data.media.pictures import frames_shape
+from raygap.data.media.sound import SOUND_FILES
+from raygap.data.media.spectrogram import spectrogram_shape
 from raygap.data.predictions import MODALITIES, READOUTS, Predictions
-from raygap.data.spectrogram import spectrogram_shape
+from raygap.data.readers.lists import read_text
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.imbalance.correction import Correction

@@ -5,7 +5,7 @@ import torch
 from raygap.config import Augment, Prepare
 from raygap.data.augment import cut_out, cut_out_all, draw_boxes
 from raygap.data.batches import _one_ahead, _read_on_gpu, batches, epoch_order
-from raygap.data.manifest import read_manifest
+from raygap.data.readers.manifest import read_manifest
 from raygap.data.store import Store, StoreWriter
 
 CPU = torch.device("cpu")

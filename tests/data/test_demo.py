@@ -14,7 +14,9 @@ import av
 import numpy as np
 import pytest
 
-from raygap.data import demo, demo_picture, demo_sound
+from raygap.data.demo import clips as demo
+from raygap.data.demo import picture as demo_picture
+from raygap.data.demo import sound as demo_sound
 from raygap.errors import UserError
 
 COUNTS = (10, 1, 2)
@@ -206,7 +208,12 @@ def test_a_failed_generation_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_generation_killed_half_way_leaves_no_folder_that_looks_complete(tiny: list[Path], tmp_path: Path) -> None:
     child = subprocess.Popen(
-        [sys.executable, "-c", "import sys; from raygap.data.demo import *; ensure_demo(Path(sys.argv[1]))", tmp_path],
+        [
+            sys.executable,
+            "-c",
+            "import sys; from raygap.data.demo.clips import *; ensure_demo(Path(sys.argv[1]))",
+            tmp_path,
+        ],
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
@@ -233,5 +240,5 @@ def test_a_folder_that_lost_its_manifest_is_an_error_with_a_mend(tmp_path: Path)
 
 
 def test_importing_the_generator_does_not_import_torch() -> None:
-    code = "import sys, raygap.data.demo; sys.exit('torch' in sys.modules)"
+    code = "import sys, raygap.data.demo.clips; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,7 +1,6 @@
 """The published layouts, with real media in them, from the folder to the store, the page and a sweep."""
 
-import importlib.util
-from pathlib import Path
+import importlib
 
 import numpy as np
 import pytest
@@ -24,15 +23,11 @@ SMALL = [
     "compute.precision=fp32",
 ]
 SMALL += ["purify.epochs=0", "optimizer.batch_size=8"]
-LAUNCH = Path(__file__).parents[2] / "launch"
 
 
 def command(name):
     """The function behind launch/<name>.py."""
-    spec = importlib.util.spec_from_file_location(f"launch_{name}", LAUNCH / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return importlib.import_module(f"raygap.commands.{name}").main
 
 
 def store_of(dataset, root, cache, *, max_quarantine=0.0, **options):

@@ -6,8 +6,8 @@ from media import write_data_set
 
 from raygap.config import Prepare
 from raygap.data.inspection import tables, write_page
-from raygap.data.manifest import read_manifest
 from raygap.data.prepare import prepare
+from raygap.data.readers.manifest import read_manifest
 from raygap.data.store import Store
 from raygap.errors import UserError
 

@@ -1,4 +1,4 @@
-"""prepare.py in a process of its own; tests/launch/test_commands.py has what it refuses."""
+"""prepare.py in a process of its own; tests/commands/test_commands.py has what it refuses."""
 
 import subprocess
 import sys

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from media import write_data_set
 
-from raygap.cli import find_source
+from raygap.commands.options import find_source
 from raygap.data.clips import ReaderOptions
 from raygap.data.prepared import note_source, noted_source
 from raygap.data.readers import read_clips

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from raygap.config import Prepare
-from raygap.data.manifest import read_manifest
+from raygap.data.readers.manifest import read_manifest
 from raygap.data.store import STORE_VERSION, Store, StoreWriter, store_key, written_once
 from raygap.errors import UserError
 

@@ -1,4 +1,4 @@
-"""How methods are compared; tests/launch/test_compare.py has a whole comparison."""
+"""How methods are compared; tests/commands/test_compare.py has a whole comparison."""
 
 from pathlib import Path
 

@@ -27,9 +27,9 @@ from raygap.config import from_mapping
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.search import sweep
-from raygap.search.cluster import fit
 from raygap.search.job import Outcome
 from raygap.search.kept import fetch_run
+from raygap.search.placement import fit
 from raygap.search.plan import Plan, make_folder, write_plan
 from raygap.search.study import STUDY, finished_trials, open_storage
 from raygap.storage import Storage

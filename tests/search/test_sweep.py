@@ -20,8 +20,8 @@ from stores import SMALL, write_store
 from raygap.config import from_mapping, load_yaml
 from raygap.data.store import Store
 from raygap.errors import UserError
-from raygap.search.cluster import in_words, place, trial_resources
 from raygap.search.job import Outcome
+from raygap.search.placement import in_words, place, trial_resources
 from raygap.search.plan import Plan, make_folder, read_plan, write_plan
 from raygap.search.study import TRIAL_NUMBER, finished_trials
 from raygap.search.sweep import run_trials
@@ -134,14 +134,14 @@ def test_a_trial_always_fits_on_one_machine(monkeypatch: pytest.MonkeyPatch) -> 
         ([head], 4, {"CPU": 0.5}),
         ([head], 9000, {"CPU": 0.001}),
     ]:
-        monkeypatch.setattr("raygap.search.cluster.nodes", lambda machines=machines: machines)
+        monkeypatch.setattr("raygap.search.placement.nodes", lambda machines=machines: machines)
         assert trial_resources(concurrency) == share
         assert any(all(node.get(name, 0) >= amount for name, amount in share.items()) for node in machines)
 
 
 def test_a_plan_tells_what_each_trial_gets_and_what_limits_them(monkeypatch: pytest.MonkeyPatch) -> None:
     def told(machines: list[dict], concurrency: int | None = None, **fields: Any) -> list[str]:
-        monkeypatch.setattr("raygap.search.cluster.nodes", lambda: machines)
+        monkeypatch.setattr("raygap.search.placement.nodes", lambda: machines)
         config = from_mapping(fields)
         return in_words(place(config, concurrency), config.compute.threads, concurrency)
 

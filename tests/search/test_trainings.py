@@ -6,7 +6,7 @@ from stores import SMALL
 from raygap.config import from_mapping
 from raygap.data.store import Store
 from raygap.search import trial
-from raygap.search.cluster import Placement
+from raygap.search.placement import Placement
 from raygap.search.together import Training
 from raygap.search.trainings import run_trainings
 

@@ -14,8 +14,8 @@ from stores import SMALL
 
 from raygap.config import from_mapping
 from raygap.data.decoding import Media
-from raygap.data.manifest import read_manifest
 from raygap.data.prepare import prepare
+from raygap.data.readers.manifest import read_manifest
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.imbalance.correction import TemperatureWeights

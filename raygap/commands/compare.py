@@ -1,0 +1,215 @@
+"""Compare methods at equal budget: a search a method, then the chosen configurations on the same fresh test seeds.
+
+python launch/compare.py --dataset demo --methods joint,unimodal_losses,gmm_scores --trials 8 --seeds 5
+python launch/compare.py --dataset cremad,ave --root cremad=/data/CREMA-D --root ave=/data/AVE --methods joint,ogm_ge
+python launch/compare.py --resume runs/compare-demo-20260101-120000
+"""
+
+import sys
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from raygap.commands.options import (
+    Cache,
+    KeepOverlap,
+    Splits,
+    Val,
+    check_shared,
+    find_source,
+    preparation_bar,
+    reader_options,
+    roots_by_dataset,
+    user_errors,
+)
+from raygap.config import parse_assignments
+from raygap.data.prepare import default_cache, prepare
+from raygap.data.readers import READERS, read_clips
+from raygap.errors import UserError
+from raygap.search.comparison import COMPARISON, Comparison, compare, read_comparison, write_comparison
+from raygap.search.plan import locked, make_folder
+from raygap.search.shared import Swept, find_shared, print_shared
+from raygap.search.space import SEARCHABLE
+from raygap.search.sweep import plan_placement
+from raygap.tracking.comparison_table import legend, narrow, table
+from raygap.tracking.seed_results import seeds_bar
+from raygap.tracking.wandb.callback import check_login
+from raygap.tracking.wandb.layout import Mode
+
+
+@user_errors()
+def main(
+    dataset: Annotated[str | None, typer.Option(help=f"One or several, by comma, of: {', '.join(READERS)}.")] = None,
+    methods: Annotated[str | None, typer.Option(help=f"By comma, of: {', '.join(SEARCHABLE)}.")] = None,
+    root: Annotated[
+        list[str] | None, typer.Option(help="Folder of the data set; NAME=FOLDER for each of several.")
+    ] = None,
+    splits: Splits = None,
+    val: Val = None,
+    keep_overlap: KeepOverlap = False,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials a method.", show_default="20")] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=1, help="Seconds that a method's trials take together, in place of --trials.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=0, help="Fresh seeds of each chosen configuration on test.", show_default="5")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs a trial, all stages together.")] = None,
+    protocol: Annotated[
+        Literal["validation", "paper"],
+        typer.Option(help="paper: beside it, a second search a method that chooses on test, labelled so."),
+    ] = "validation",
+    shared: Annotated[
+        bool, typer.Option("--shared", help="With several data sets: the configuration that suits all, a method.")
+    ] = False,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Hold a field fixed for all methods.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Trials at a time.", show_default="one a GPU or CPU")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Its folder.", show_default="runs/compare-<dataset>-<time>")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the comparison in this folder; --trials, --seeds and --methods may add to it."),
+    ] = None,
+    cache: Cache = None,
+    max_quarantine: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of clips that may be unusable.", show_default="0.05")
+    ] = None,
+    trunk_gb: Annotated[
+        float | None, typer.Option(min=0, help="Limit of saved warm-ups; 0 trains each anew.", show_default="20")
+    ] = None,
+    wandb: Annotated[
+        Mode | None, typer.Option(help="Log to Weights & Biases.", show_default="online with a key, else offline")
+    ] = None,
+) -> None:
+    """Compare methods at equal budget."""
+    console = Console()
+    if trials and budget:
+        raise UserError("--trials and --budget contradict each other; leave one out")
+    chosen = _names(methods)
+    settings = {"wandb": wandb, "max_quarantine": max_quarantine, "trunk_gb": trunk_gb}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if resume:
+        kept = {"--dataset": dataset, "--root": root, "--budget": budget, "--epochs": epochs, "--set": assignments}
+        kept |= {"--splits": splits, "--val": val, "--keep-overlap": keep_overlap or None}
+        kept |= {"--out": out, "--cache": cache, "--protocol": protocol if protocol == "paper" else None}
+        for option, value in kept.items():
+            if value is not None:
+                raise UserError(f"{option}: a resumed comparison keeps it; leave it out, or start another comparison")
+        folders = sorted(file.parent for file in (*resume.glob(COMPARISON), *resume.glob(f"*/{COMPARISON}")))
+        if not folders:
+            raise UserError(f"{resume}: holds no comparison ({COMPARISON} is missing)")
+        folder, comparisons = resume, {}
+        for place in folders:
+            earlier = read_comparison(place)
+            if trials and earlier.budget:
+                raise UserError(f"--trials {trials}: {place} compares at {earlier.budget_in_words()}; leave it out")
+            changes = {"trials": trials, "seeds": seeds, "methods": (*earlier.methods, *chosen)}
+            changes["methods"] = tuple(dict.fromkeys(changes["methods"]))
+            changes = {name: value for name, value in changes.items() if value is not None}
+            comparisons[place] = replace(earlier, **changes)
+    else:
+        names = _names(dataset)
+        if not names or not chosen:
+            raise UserError("--dataset and --methods are needed, or --resume with a comparison's folder")
+        fixed = parse_assignments(assignments or []) | ({"epochs": epochs} if epochs else {})
+        for field, why in {"method": "--methods names them", "protocol": "give --protocol"}.items():
+            if field in fixed:
+                raise UserError(f"--set {field}: cannot be fixed here; {why}")
+        folder = out or Path("runs") / f"compare-{'-'.join(names)}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder}: is not empty; go on with --resume {folder}, or choose another --out")
+        roots = roots_by_dataset(list(names), root)
+        options = reader_options(splits, val, keep_overlap)
+        sources = {name: find_source(name, path, options, cache) for name, path in roots.items()}
+        comparisons = {
+            folder / name if len(names) > 1 else folder: Comparison(
+                name,
+                path and str(path),
+                chosen,
+                10_000 if budget else trials or 20,
+                budget,
+                5 if seeds is None else seeds,
+                protocol == "paper",
+                fixed,
+                str((cache or default_cache()).resolve()),
+                reader=reader,
+            )
+            for name, (path, reader) in sources.items()
+        }
+    check_shared(shared, len(comparisons))
+    check_login(wandb)
+    comparisons = {place: replace(comparison, **settings) for place, comparison in comparisons.items()}
+    try:
+        complete = _compare_all(console, comparisons, folder, shared, concurrency)
+    except KeyboardInterrupt:
+        print(f"stopped; go on with: python launch/compare.py --resume {folder}")
+        raise
+    if not complete:
+        sys.exit(1)
+
+
+def _names(given: str | None) -> tuple[str, ...]:
+    """Those of a list by comma, each once."""
+    return tuple(dict.fromkeys(name.strip() for name in (given or "").split(",") if name.strip()))
+
+
+def _compare_all(
+    console: Console, comparisons: dict[Path, Comparison], folder: Path, shared: bool, concurrency: int | None
+) -> bool:
+    """Run the comparison of each data set and print its table; whether every method has its result."""
+    jobs = []
+    for place, comparison in comparisons.items():
+        plans = comparison.plans()
+        for plan in plans.values():
+            plan_placement(plan, concurrency)  # raises if the trials do not fit
+        clip_list = read_clips(
+            comparison.dataset, Path(comparison.root) if comparison.root else None, comparison.reader
+        )
+        jobs.append((place, comparison, next(iter(plans.values())).check(), clip_list))
+    for place, comparison, *_ in jobs:  # all of them first, so that --resume finds them after an interruption
+        make_folder(place, new=False)
+        write_comparison(comparison, place)
+    swept: dict[str, list[Swept]] = {}
+    complete = True
+    for place, comparison, config, clip_list in jobs:
+        with locked(place):
+            with preparation_bar(console) as progress:
+                store = prepare(
+                    clip_list,
+                    config.prepare,
+                    Path(comparison.cache),
+                    max_quarantine=comparison.max_quarantine,
+                    progress=progress,
+                )
+            with seeds_bar(console, comparison.seeds, config.epochs) as report:
+                results = compare(comparison, place, store, concurrency, report, console.print)
+        for method in comparison.methods:
+            plan = replace(comparison.plans()[method], trunk_gb=0.0)  # its warm-ups are gone
+            swept.setdefault(method, []).append(Swept(plan, place / method, store))
+        header, *rows = narrow(table(results))
+        shown = Table(box=SIMPLE, title=comparison.dataset)
+        for name in header:
+            shown.add_column(name, overflow="fold")
+        for row in rows:
+            shown.add_row(*row)
+        console.print(shown)
+        print(legend(comparison.budget_in_words(), comparison.seeds))
+        for result in results:
+            print("".join(f"{result.method}: {note}\n" for note in result.notes), end="")
+        print("".join(f"{kind:10}{place / f'comparison.{kind}'}\n" for kind in ("md", "tex", "csv", "json")), end="")
+        complete &= all(result.validation is not None and (result.seeds or not comparison.seeds) for result in results)
+    for method, searches in swept.items() if shared else ():
+        try:
+            print_shared(f"{method}, ", *find_shared(searches, folder / f"shared-{method}", concurrency))
+        except UserError as error:  # the other methods' are still to come
+            print(f"{method}: {error}")
+    return complete

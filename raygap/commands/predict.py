@@ -1,0 +1,60 @@
+"""Class probabilities of clips by a trained network, fused and by modality; labels are not needed.
+
+python launch/predict.py --checkpoint runs/demo-train-20260101-120000/0/best.pt holiday.mp4 speech.wav
+python launch/predict.py --checkpoint best.pt clips.csv --out answers.parquet --correction correction-learned_gate.json
+
+A .csv lists clips: columns video and/or audio (paths relative to it), and optionally start, end (seconds) and id. Where
+one modality is missing or cannot be decoded the other one's read-out answers, and the column `used` says so. A clip
+without either has its reason in its row.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from raygap.commands.options import preparation_bar, user_errors
+from raygap.data.tables import table_writer
+from raygap.errors import UserError
+from raygap.tracking.report.run import best_checkpoint
+from raygap.training.inference import Classifier, answer_columns, answer_row, answers, read_correction, read_media
+
+
+@user_errors()
+def main(
+    media: Annotated[list[Path], typer.Argument(help="Video and sound files, and .csv files that list clips.")],
+    checkpoint: Annotated[Path, typer.Option(help="best.pt of a training, or a sweep's run folder.")],
+    correction: Annotated[
+        Path | None, typer.Option(help="A correction of the decision layer, by launch/diagnose.py --correct.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A .csv or .parquet file.", show_default="CSV on standard output")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that decode.", show_default="one a core")
+    ] = None,
+) -> None:
+    """Class probabilities of clips by a trained network, fused and by modality."""
+    if out and out.suffix not in (".csv", ".parquet"):
+        raise UserError(f"--out {out}: unknown kind of file; end it in .csv or .parquet")
+    classifier = Classifier.load(best_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint)
+    corrected = read_correction(correction, classifier.class_names) if correction else None
+    clips = read_media(media)
+    columns = answer_columns(classifier.class_names)
+    unusable = 0
+    with preparation_bar(Console(stderr=True)) as progress, table_writer(out, columns) as write:
+        for answer in answers(
+            classifier,
+            clips,
+            workers=workers or len(os.sched_getaffinity(0)),
+            correction=corrected,
+            progress=progress if out else None,
+        ):
+            write(answer_row(answer, classifier.class_names))
+            unusable += answer.used == "none"
+    if unusable:
+        print(f"{unusable} of {len(clips)} clips could not be used; their rows say why", file=sys.stderr)
+    sys.exit(1 if unusable == len(clips) else 0)

@@ -1,0 +1,123 @@
+"""Decode a data set once into a packed store, which training then reads.
+
+python launch/prepare.py --dataset demo
+python launch/prepare.py --dataset manifest --root my_clips/ --set prepare.frames=3 --set prepare.frame_size=112
+python launch/prepare.py --dataset cremad --root /data/CREMA-D --inspect
+python launch/prepare.py --dataset ave --root /shared/AVE_Dataset --cache /shared/stores --address auto
+"""
+
+import os
+import socket
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from raygap.commands.options import (
+    Cache,
+    KeepOverlap,
+    MaxQuarantine,
+    Root,
+    Splits,
+    Val,
+    find_source,
+    preparation_bar,
+    reader_options,
+    user_errors,
+)
+from raygap.config import from_mapping, parse_assignments
+from raygap.data.clips import SPLITS
+from raygap.data.inspection import PAGE, tables, write_page
+from raygap.data.prepare import default_cache, prepare
+from raygap.data.prepared import note_source
+from raygap.data.readers import READERS, read_clips
+from raygap.data.store import QUARANTINED, Store
+from raygap.errors import UserError
+from raygap.search.space import load_space
+
+SHOWN = 10
+"""Quarantined clips that are printed; the store lists them all."""
+
+
+@user_errors()
+def main(
+    dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(READERS)}.")],
+    root: Root = None,
+    splits: Splits = None,
+    val: Val = None,
+    keep_overlap: KeepOverlap = False,
+    cache: Cache = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A prepare.* field; may be repeated.")
+    ] = None,
+    max_quarantine: MaxQuarantine = 0.05,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; with --address, tasks at a time.", show_default="one a core")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Spread the work over this Ray cluster (auto: the one on this machine); needs a shared disk."
+        ),
+    ] = None,
+    inspect: Annotated[
+        bool, typer.Option("--inspect", help="Print what the store holds, and write a page with some clips.")
+    ] = False,
+) -> None:
+    """Decode a data set once into a packed store, and print where it lies."""
+    fields = parse_assignments(assignments or [])
+    for field in fields:
+        if not field.startswith("prepare."):
+            raise UserError(f"--set {field}: preparation takes only prepare.* fields; leave it out")
+    settings = from_mapping(load_space(dataset, None, None).fixed | fields, "--set").prepare
+    cache = cache or default_cache()
+    root, reader = find_source(dataset, root, reader_options(splits, val, keep_overlap), cache)
+    clip_list = read_clips(dataset, root, reader)
+    if address:
+        _connect(address)
+    with preparation_bar(Console()) as progress:
+        path = prepare(
+            clip_list,
+            settings,
+            cache,
+            max_quarantine=max_quarantine,
+            workers=workers,
+            on_ray=address is not None,
+            progress=progress,
+        )
+    if root:
+        note_source(cache, dataset, root, reader)
+    store = Store.open(path)
+    header = store.header
+    counts = ", ".join(f"{header['counts'][split]} {split}" for split in SPLITS)
+    typer.echo(f"store: {path}\nclips: {counts}; {len(header['class_names'])} classes")
+    for clip in header["quarantined"][:SHOWN]:
+        typer.echo(f"quarantined: {clip['id']}: {clip['reason']}")
+    if len(header["quarantined"]) > SHOWN:
+        typer.echo(f"quarantined: {len(header['quarantined'])} in all, listed in {path / QUARANTINED}")
+    if inspect:
+        _print_tables(store)
+        typer.echo(f"page: {write_page(store, path / PAGE)}")
+
+
+def _connect(address: str) -> None:
+    from raygap.search.placement import start_ray
+
+    os.environ["RAY_ADDRESS"] = address
+    host, _, port = address.rpartition(":")
+    try:
+        if host and port.isdecimal():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=5).close()
+        start_ray()
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--address {address}: no Ray cluster answers ({reason}); start one with `ray start`") from None
+
+
+def _print_tables(store: Store) -> None:
+    for title, (header, *rows) in tables(store).items():
+        table = Table(*header, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*row)
+        Console(markup=False).print(table)

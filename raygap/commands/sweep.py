@@ -1,0 +1,315 @@
+"""Search a method's configuration on a data set; ends with the best one and its test result over fresh seeds.
+
+python launch/sweep.py --dataset demo
+python launch/sweep.py --dataset manifest --root my_clips/ --method gmm_adaptive --trials 50 --epochs 40
+python launch/sweep.py --dataset demo --resume
+python launch/sweep.py --dataset cremad,ave --root cremad=/data/CREMA-D --root ave=/data/AVE --shared
+"""
+
+import math
+import sys
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+
+from raygap.commands.options import (
+    Cache,
+    CpusPerWorker,
+    GpusPerWorker,
+    KeepOverlap,
+    Splits,
+    Val,
+    Workers,
+    check_shared,
+    find_source,
+    preparation_bar,
+    reader_options,
+    roots_by_dataset,
+    user_errors,
+)
+from raygap.config import parse_assignments, to_mapping
+from raygap.data.clips import ClipList
+from raygap.data.prepare import default_cache, prepare
+from raygap.data.readers import READERS, read_clips
+from raygap.errors import UserError
+from raygap.search.job import Outcome, judged_on, run_sweep
+from raygap.search.kept import check_storage, fetch_run
+from raygap.search.placement import in_words
+from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
+from raygap.search.shared import SHARED, Swept, find_shared, print_shared
+from raygap.search.space import SEARCHABLE
+from raygap.search.sweep import plan_placement
+from raygap.storage import Storage, split_storage
+from raygap.tracking.run_folder import BEST, REPORT, TRIALS
+from raygap.tracking.seed_results import seeds_bar, seeds_table
+from raygap.tracking.wandb.callback import check_login
+from raygap.tracking.wandb.layout import Mode
+
+RUNS = Path("runs")
+INTERRUPTED = 130
+"""Exit code, as shells use it."""
+
+
+@user_errors()
+def main(
+    dataset: Annotated[str, typer.Option(help=f"One, or several by comma, of: {', '.join(READERS)}.")],
+    root: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder of the data set, or a manifest CSV; NAME=FOLDER for each of several data sets."),
+    ] = None,
+    splits: Splits = None,
+    val: Val = None,
+    keep_overlap: KeepOverlap = False,
+    method: Annotated[str | None, typer.Option(help=f"One of: {', '.join(SEARCHABLE)}.")] = None,
+    space: Annotated[Path | None, typer.Option(help="A search space in place of search_spaces/.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials in all, also with --resume.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs a trial, all stages together.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the search and of each trial.")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Trials at a time.", show_default="one a GPU or CPU")
+    ] = None,
+    workers: Workers = None,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = None,
+    time_budget: Annotated[float | None, typer.Option(min=1, help="Seconds after which the sweep stops.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run folder under runs/.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/<name>")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder that all machines share, for runs/ and stores/, or where they share none, an object store "
+            "for copies of both: s3://BUCKET/PATH, gs://BUCKET/PATH.",
+        ),
+    ] = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="With several data sets: find the one configuration that suits all.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a sweep (the newest without --name).")] = False,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Hold a field fixed; may be repeated.")
+    ] = None,
+    test_seeds: Annotated[
+        int | None, typer.Option(min=0, help="Fresh seeds for the final test result.", show_default="3")
+    ] = None,
+    cache: Cache = None,
+    max_quarantine: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of clips that may be unusable.", show_default="0.05")
+    ] = None,
+    trunk_gb: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Limit of saved warm-ups beside the run folder; 0 trains each anew.", show_default="20"
+        ),
+    ] = None,
+    wandb: Annotated[
+        Mode | None, typer.Option(help="Log to Weights & Biases.", show_default="online with a key, else offline")
+    ] = None,
+    wandb_project: Annotated[
+        str | None, typer.Option(help="Project there.", show_default="WANDB_PROJECT, else raygap")
+    ] = None,
+    wandb_entity: Annotated[
+        str | None, typer.Option(help="Team or user there.", show_default="WANDB_ENTITY, else the key's own")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print configuration, space and plan; do nothing.")
+    ] = False,
+) -> None:
+    """Search a method's configuration on a data set."""
+    console = Console()
+    names = list(dict.fromkeys(dataset.split(",")))
+    check_shared(shared, len(names))
+    if time_budget is not None and not math.isfinite(time_budget):
+        raise UserError(f"--time-budget {time_budget}: expected a number of seconds; leave it out for no limit")
+    kept_in, kept_at = split_storage(storage)
+    runs = kept_in / "runs" if kept_in else RUNS
+    cache = cache or (kept_in / "stores" if kept_in else None)
+    settings = {
+        "trials": trials,
+        "test_seeds": test_seeds,
+        "cache": str(cache.resolve()) if cache else None,
+        "max_quarantine": max_quarantine,
+        "trunk_gb": trunk_gb,
+        "cpus_per_worker": cpus_per_worker,
+        "gpus_per_worker": gpus_per_worker,
+        "wandb": wandb,
+        "wandb_project": wandb_project,
+        "wandb_entity": wandb_entity,
+    }
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if resume:
+        kept = {"--set": assignments, "--epochs": epochs, "--seed": seed, "--space": space, "--method": method}
+        kept |= {"--root": root, "--splits": splits, "--val": val, "--keep-overlap": keep_overlap or None}
+        kept |= {"--workers-per-trial": workers}
+        for option, value in kept.items():
+            if value is not None:
+                raise UserError(f"{option}: a resumed sweep keeps its plan; leave it out, or start another sweep")
+        if len(names) > 1 and not (out or name):
+            raise UserError("--resume of several data sets: name their folder with --out or --name")
+        folder = out or (runs / name if name else newest_run(runs, dataset))
+        places = _places(folder, names)
+        for place in places.values():
+            if kept_at:
+                fetch_run(_copy_of(place, folder, kept_at), place)
+        plans = {place: read_plan(place) for place in places.values()}
+        for dataset_name, place in places.items():
+            if plans[place].dataset != dataset_name:
+                raise UserError(f"--dataset {dataset_name}: {place} holds a sweep of {plans[place].dataset}")
+        plans = {place: replace(plan, **settings) for place, plan in plans.items()}
+    else:
+        fixed = parse_assignments(assignments or [])
+        given = {"epochs": epochs, "seed": seed, "compute.workers": workers}
+        fixed |= {path: value for path, value in given.items() if value is not None}
+        options = reader_options(splits, val, keep_overlap)
+        roots = roots_by_dataset(names, root)
+        sources = {
+            dataset_name: find_source(dataset_name, roots[dataset_name], options, cache) for dataset_name in names
+        }
+        made = {
+            dataset_name: make_plan(
+                dataset_name,
+                method,
+                space,
+                fixed,
+                root=path and str(path),
+                reader=reader,
+                **{"cache": str(default_cache().resolve())} | settings,
+            )
+            for dataset_name, (path, reader) in sources.items()
+        }
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        methods = dict.fromkeys(plan.fixed["method"] for plan in made.values())
+        folder = out or runs / (name or f"{'-'.join(names)}-{'-'.join(methods)}-{stamp}")
+        plans = {place: made[dataset_name] for dataset_name, place in _places(folder, names).items()}
+    if kept_at:
+        plans = {place: replace(plan, storage=_copy_of(place, folder, kept_at).uri) for place, plan in plans.items()}
+    if shared and any(plan.fixed.get("protocol") == "paper" for plan in plans.values()):
+        raise UserError("--shared: what suits all is found on validation; leave protocol=paper out")
+    for place, plan in plans.items():
+        plan.check()
+        if dry_run:
+            _print_plan(plan, place, concurrency)
+        else:
+            plan_placement(plan, concurrency)  # raises if the trials do not fit
+            check_login(plan.wandb)
+            if plan.storage:
+                check_storage(Storage(plan.storage), new=not resume)
+    if dry_run:
+        return
+    lists = {
+        place: read_clips(plan.dataset, Path(plan.root) if plan.root else None, plan.reader)
+        for place, plan in plans.items()
+    }
+    for place, plan in plans.items():
+        make_folder(place, new=not resume)
+        if len(plans) > 1:  # so that --resume finds those too that an interruption left no time for
+            write_plan(plan, place)
+    swept, exits = [], []
+    for place, plan in plans.items():
+        with locked(place):
+            store, outcome = _run(console, plan, place, lists[place], concurrency, time_budget, resume)
+        _print_outcome(console, plan, place, outcome)
+        exits.append(_exit_code(outcome))
+        if exits[-1] == INTERRUPTED:
+            sys.exit(INTERRUPTED)
+        swept.append(Swept(plan, place, store))
+    if shared and len(swept) > 1:
+        print_shared("configuration ", *find_shared(swept, folder, concurrency))
+        print(f"all candidates: {folder / 'shared.csv'}; whole configurations: {folder}/<data set>/{SHARED}")
+    if max(exits):
+        sys.exit(max(exits))
+
+
+def _places(folder: Path, datasets: list[str]) -> dict[str, Path]:
+    """The run folder of each data set."""
+    return {name: folder / name for name in datasets} if len(datasets) > 1 else {datasets[0]: folder}
+
+
+def _copy_of(place: Path, folder: Path, storage: Storage) -> Storage:
+    """Of a run folder, which is `folder` or lies in it."""
+    return storage.at("runs", folder.name, place.relative_to(folder).as_posix())
+
+
+def _run(
+    console: Console,
+    plan: Plan,
+    folder: Path,
+    clip_list: ClipList,
+    concurrency: int | None,
+    time_budget: float | None,
+    resume: bool,
+) -> tuple[Path, Outcome]:
+    config = plan.check()
+    with preparation_bar(console) as progress:
+        store = prepare(
+            clip_list, config.prepare, Path(plan.cache), max_quarantine=plan.max_quarantine, progress=progress
+        )
+    write_plan(plan, folder)
+    console.print(
+        f"{'going on with' if resume else 'sweep'} {folder}: {plan.trials} trials of {config.epochs} epochs, "
+        f"{config.method} on {plan.dataset}; starting Ray",
+        highlight=False,
+        markup=False,
+    )
+    with seeds_bar(console, plan.test_seeds, config.epochs) as report:
+        return store, run_sweep(plan, folder, store, concurrency, time_budget, report)
+
+
+def _print_plan(plan: Plan, folder: Path, concurrency: int | None) -> None:
+    config = plan.check()
+    try:
+        at_once = in_words(plan_placement(plan, concurrency), config.compute.threads, concurrency)
+    except UserError as error:  # the plan may be meant for another cluster
+        at_once = f"none here: {error}"
+    sections = {
+        "configuration (searched stage lengths at their longest)": to_mapping(config),
+        "search space": plan.space,
+        "plan": {
+            "dataset": plan.dataset,
+            "trials": plan.trials,
+            "epochs a trial": config.epochs,
+            "first early stop after epoch": min(config.warmup.epochs + 1, config.epochs),
+            "trials at a time": at_once,
+            "test seeds": plan.test_seeds,
+            "run folder": str(folder),
+        },
+    }
+    for title, content in sections.items():
+        print(f"# {title}\n{yaml.safe_dump(content, sort_keys=False, width=120)}")
+
+
+def _print_outcome(console: Console, plan: Plan, folder: Path, outcome: Outcome) -> None:
+    again = f"python launch/sweep.py --dataset {plan.dataset} --out {folder} --resume"
+    if outcome.best is None:
+        print("\n".join(outcome.failures()))
+        print(f"{outcome.finished()} of {plan.trials} trials ended, none complete; see {folder / TRIALS}")
+        print(f"go on with: {again}")
+        return
+    console.print(
+        f"\nbest of {outcome.finished()} trials: trial {outcome.best.number}, "
+        f"{judged_on(plan)} {outcome.best.value:.3f}",
+        highlight=False,
+    )
+    for path, value in outcome.best.params.items():
+        print(f"  {path}: {value:.4g}" if isinstance(value, float) else f"  {path}: {value}")
+    print("".join(f"{line}\n" for line in outcome.failures()), end="")
+    print("\n".join([outcome.about_epochs(), *outcome.about_gaps]))
+    if outcome.test and outcome.test.rows:
+        console.print(f"\n{outcome.test.title}, chosen configuration, fresh seeds:")
+        console.print(seeds_table(outcome.test))
+    print(f"best configuration: {folder / BEST}")
+    if (folder / REPORT).exists():
+        print(f"report:             {folder / REPORT}")
+    print(f"all trials:         {folder / TRIALS}")
+    if outcome.finished() < plan.trials:
+        print(f"stopped after {outcome.finished()} of {plan.trials} trials; go on with: {again}")
+
+
+def _exit_code(outcome: Outcome) -> int:
+    if outcome.interrupted:
+        return INTERRUPTED
+    return 1 if outcome.best is None or (outcome.test and not outcome.test.rows) else 0

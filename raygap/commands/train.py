@@ -1,0 +1,96 @@
+"""Train one configuration on several seeds and print the test result with its interval.
+
+python launch/train.py --dataset demo --config runs/demo-gmm_scores-20260101-120000/best.yaml --seeds 5 --set seed=1
+python launch/train.py --dataset demo --set method=joint --set epochs=20
+"""
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from raygap.commands.options import (
+    Cache,
+    CpusPerWorker,
+    GpusPerWorker,
+    KeepOverlap,
+    MaxQuarantine,
+    Root,
+    Splits,
+    Val,
+    Workers,
+    find_source,
+    preparation_bar,
+    reader_options,
+    user_errors,
+)
+from raygap.config import flatten, from_mapping, load_yaml, parse_assignments
+from raygap.data.prepare import default_cache, prepare
+from raygap.data.readers import READERS, read_clips
+from raygap.methods import find_method
+from raygap.search.placement import place, start_ray
+from raygap.search.plan import make_folder
+from raygap.search.seeds import train_seeds
+from raygap.tracking.figures import draw_curves, draw_gap, gap_values
+from raygap.tracking.run_folder import TEST
+from raygap.tracking.seed_results import seeds_bar, seeds_table
+
+
+@user_errors()
+def main(
+    dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(READERS)}.")],
+    root: Root = None,
+    splits: Splits = None,
+    val: Val = None,
+    keep_overlap: KeepOverlap = False,
+    config: Annotated[
+        Path | None, typer.Option(help="A configuration, as a sweep's best.yaml; - is standard input.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field; may be repeated.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds, counted up from the configuration's own.")] = 1,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Seeds at a time.", show_default="one a GPU or CPU")
+    ] = None,
+    workers: Workers = None,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/<dataset>-train-<time>")] = None,
+    cache: Cache = None,
+    max_quarantine: MaxQuarantine = 0.05,
+) -> None:
+    """Train one configuration on several seeds and print the test result with its interval."""
+    console = Console()
+    fields = flatten(load_yaml(config)) if config else {}
+    fields |= parse_assignments(assignments or []) | ({"compute.workers": workers} if workers else {})
+    trial = from_mapping(fields, str(config or "--set"))
+    find_method(trial.method).check(trial)
+    place(trial, concurrency, cpus_per_worker, gpus_per_worker)  # raises if not one fits
+    clip_list = read_clips(dataset, *find_source(dataset, root, reader_options(splits, val, keep_overlap), cache))
+    folder = out or Path("runs") / f"{dataset}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    make_folder(folder, new=True)
+    with preparation_bar(console) as progress:
+        store = prepare(
+            clip_list, trial.prepare, cache or default_cache(), max_quarantine=max_quarantine, progress=progress
+        )
+    start_ray()
+    placement = place(trial, concurrency, cpus_per_worker, gpus_per_worker)
+    numbers = [trial.seed + i for i in range(seeds)]
+    with seeds_bar(console, seeds, trial.epochs) as report:
+        results = train_seeds(trial, store, folder, numbers, placement, report)
+    for seed, reason in results.failed.items():
+        print(f"seed {seed} failed: {reason}")
+    if not results.rows:
+        sys.exit(1)
+    first = folder / str(next(iter(results.rows)))
+    moments = gap_values(first, trial.gap.score)
+    draw_gap(moments, trial.gap.score, trial.seed, folder / "figures" / "gap.png")
+    draw_curves(first, folder / "figures" / "curves.png")
+    console.print(f"{results.title}:")
+    console.print(seeds_table(results))
+    print(f"results: {folder / TEST}\nfigures: {folder / 'figures'}")
+    sys.exit(1 if results.failed else 0)

@@ -1,0 +1,77 @@
+"""The data sets raygap can read. A new one is one new file and one line in READERS."""
+
+import difflib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from raygap.data.clips import ClipList, ReaderOptions
+from raygap.data.readers.ave import read_ave
+from raygap.data.readers.cremad import read_cremad
+from raygap.data.readers.kinetic_sound import read_kinetic_sound
+from raygap.data.readers.manifest import read_manifest
+from raygap.errors import UserError
+
+
+def _read_demo(root: Path | None, options: ReaderOptions) -> ClipList:
+    from raygap.data.demo.clips import ensure_demo
+
+    return read_manifest(ensure_demo(root), "demo")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How one data set is read."""
+
+    read: Callable[[Path, ReaderOptions], ClipList]
+    root: str | None
+    """What --root names; None: it may be left out."""
+    takes: tuple[str, ...] = ()
+    """The options it has a use for."""
+
+
+READERS = {
+    "manifest": Reader(lambda root, options: read_manifest(root), "a CSV file or a folder with manifest.csv"),
+    "demo": Reader(_read_demo, None),
+    "cremad": Reader(read_cremad, "the folder with AudioWAV and VideoFlash", ("--splits", "--val")),
+    "ave": Reader(read_ave, "the folder with AVE/ and its lists", ("--splits", "--keep-overlap")),
+    "kinetic_sound": Reader(read_kinetic_sound, "the folder of the videos", ("--splits", "--keep-overlap")),
+}
+
+
+def find_reader(dataset: str) -> Reader:
+    """The reader of a data set. Raises UserError with the nearest name."""
+    if dataset not in READERS:
+        near = difflib.get_close_matches(dataset, READERS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(READERS)}"
+        raise UserError(f"--dataset {dataset}: unknown data set; {hint}")
+    return READERS[dataset]
+
+
+def read_clips(dataset: str, root: Path | None, options: ReaderOptions = ReaderOptions()) -> ClipList:
+    """The clips of a data set whose files lie under `root` (None only for demo: the default cache).
+
+    What the reader left out or drew by itself is logged as a warning, so that no command passes over it in silence.
+
+    Raises UserError for an unknown data set, a missing folder, an option that the data set has no use for, and whatever
+    is wrong with the data set itself.
+    """
+    reader = find_reader(dataset)
+    for option in options.given():
+        if option not in reader.takes:
+            raise UserError(f"{option}: --dataset {dataset} has no use for it; leave it out")
+    if reader.root and root is None:
+        raise UserError(f"--dataset {dataset}: give --root, {reader.root}; later commands find it by themselves")
+    if reader.root and not root.exists():
+        raise UserError(f"--root {root}: no such file or folder; give the one that {dataset} lies in now")
+    if options.splits and not Path(options.splits).is_dir():
+        raise UserError(f"--splits {options.splits}: no such folder")
+    clip_list = reader.read(root, options)
+    notes = list(clip_list.notes)
+    if clip_list.left_out:
+        first = clip_list.left_out[0]
+        notes.append(f"faulty lines left out: {len(clip_list.left_out)}; the first: {first.id}: {first.reason}")
+    for note in notes:
+        logging.getLogger("raygap").warning("%s: %s", dataset, note)
+    return clip_list

@@ -1,0 +1,193 @@
+"""What W&B is told of a sweep: every epoch of every trial, how each ended, and the test of the chosen configuration."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.result import AUTO_RESULT_KEYS, DEBUG_METRICS
+
+from raygap.config import TrialConfig, to_mapping
+from raygap.errors import UserError
+from raygap.imbalance.gap import score_range
+from raygap.tracking.comparison_table import MethodResult, table
+from raygap.tracking.seed_results import TEST_METRICS, Interval, SeedResults
+from raygap.tracking.wandb import layout
+from raygap.tracking.wandb.process import STOPPED, logged_in
+from raygap.tracking.wandb.writer import Writer
+
+TUNES_OWN = {*AUTO_RESULT_KEYS, *DEBUG_METRICS, "checkpoint_path", "done", "experiment_tag"}
+"""Keys that Tune adds to a trial's results; some tell of machines and their addresses."""
+
+
+def check_login(mode: layout.Mode | None) -> None:
+    """Raise UserError if W&B was asked for by --wandb online, and there is no key."""
+    if mode == "online" and not logged_in():
+        raise UserError("--wandb online: no key of W&B; run `wandb login` or set WANDB_API_KEY, or log offline")
+
+
+@contextmanager
+def sweep_log(
+    folder: Path, dataset: str, mode: layout.Mode | None, project: str | None, entity: str | None
+) -> Iterator["SweepLog | None"]:
+    """A SweepLog, ended within bounds; None if W&B is disabled.
+
+    `mode` None: as WANDB_MODE says, else online if there is a key, else offline, in the run folder. `project` and
+    `entity` None: as before, or as WANDB_PROJECT and WANDB_ENTITY say.
+    """
+    mode = mode or os.environ.get("WANDB_MODE")  # type: ignore[assignment]
+    if mode == "disabled":
+        yield None
+        return
+    log = SweepLog(folder, dataset, mode, project, entity)
+    try:
+        yield log
+    finally:
+        log.writer.close()
+
+
+class SweepLog:
+    """A sweep as W&B sees it. Nothing here waits or raises; what is not known to W&B yet is told by another process."""
+
+    def __init__(
+        self, folder: Path, dataset: str, mode: layout.Mode | None, project: str | None, entity: str | None
+    ) -> None:
+        self.folder, self.dataset = folder, dataset
+        project = project or os.environ.get("WANDB_PROJECT")
+        self.note = layout.read_note(folder) or layout.new_note(folder, project or layout.PROJECT)
+        self.note.project = project or self.note.project
+        self.note.entity = entity or os.environ.get("WANDB_ENTITY") or self.note.entity
+        self._keep_note()
+        self.selected: dict[int, dict[str, Any]] = {}
+        settings = {"project": self.note.project, "entity": self.note.entity, "group": self.note.group}
+        self.writer = Writer(folder, mode, settings, _say, self._online)
+
+    def start(self, number: int, config: TrialConfig, job: str = layout.TRIAL) -> None:
+        """A trial starts, or starts again, or its configuration is tested."""
+        tags = [self.dataset, config.method, *(["paper-protocol"] if config.protocol == "paper" else [])]
+        facts = {"sweep": self.note.group, "dataset": self.dataset, "trial": number}
+        name = self.note.run_id(number, job).replace(self.note.id, self.folder.resolve().name)
+        self.writer.start(self.note.run_id(number, job), name, job, tags, to_mapping(config) | {layout.FACTS: facts})
+
+    def epoch(self, number: int, metrics: dict[str, Any], score: str) -> None:
+        """Metrics of an epoch, as training yields them; `score` is what the gap's histogram counts."""
+        numbers = {
+            name: value
+            for name, value in metrics.items()
+            if name not in TUNES_OWN and isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        }
+        numbers = {name: value.item() if isinstance(value, np.number) else value for name, value in numbers.items()}
+        if metrics["epoch"] == metrics.get("best_epoch"):
+            self.selected[number] = numbers
+        words = {name: metrics[name] for name in ("stage", "mixture_reason") if name in metrics}
+        histograms = {}
+        if counts := metrics.get("gap_counts"):
+            edges = np.linspace(*score_range(score), len(counts) + 1).tolist()
+            histograms["gap/histogram"] = (edges, list(counts))
+        values = {layout.chart(name): value for name, value in (numbers | words).items()}
+        self.writer.log(self.note.run_id(number), metrics["epoch"], values, histograms)
+
+    def end(self, told: FrozenTrial, epochs: int) -> None:
+        """How a trial of `epochs` ended, with the metrics of its selected epoch; one still running was interrupted."""
+        number, attrs = told.number, told.user_attrs
+        selected = {layout.SELECTED + name: value for name, value in self.selected.pop(number, {}).items()}
+        summary = {layout.STATE: told.state.name.lower()} | selected
+        if told.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            summary["epochs_saved"] = attrs["epochs_reused"] + epochs - attrs["epochs"]
+        if "error" in attrs:
+            summary["error"] = attrs["error"]
+        exit_code = {TrialState.FAIL: 1, TrialState.RUNNING: STOPPED}.get(told.state, 0)
+        self.writer.finish(self.note.run_id(number), summary, exit_code)
+
+    def test(self, number: int, config: TrialConfig, results: SeedResults, figures: list[Path]) -> None:
+        """The test of the chosen configuration: a step a seed; mean, deviation and interval in the summary."""
+        run = self.note.run_id(number, layout.TEST)
+        self.start(number, config, layout.TEST)
+        images = {f"figures/{file.stem}": str(file.resolve()) for file in figures if file.exists()}
+        for step, (seed, row) in enumerate(results.rows.items()):
+            values = {layout.chart(name): row[name] for name in TEST_METRICS}
+            self.writer.log(run, step, {"seed": seed} | values, images=images)
+            images = {}
+        summary: dict[str, Any] = {"seeds": len(results.rows), "seeds_failed": len(results.failed)}
+        for name in TEST_METRICS:
+            summary |= _in_summary(layout.chart(name), results.interval(name))
+        self.writer.finish(run, summary, 0)
+
+    def comparison(self, results: list[MethodResult], budget: str) -> None:
+        """The table of a comparison, and each method's numbers in the summary; told again when more are known."""
+        run = self.note.run_id(0, layout.COMPARISON)
+        methods = [result.method for result in results]
+        config = {"methods": methods, "budget": budget, layout.FACTS: {"comparison": self.note.group}}
+        self.writer.start(run, self.folder.resolve().name, layout.COMPARISON, [self.dataset, *methods], config)
+        known = sum(1 + len(result.seeds) for result in results)
+        self.writer.log(run, known, {"methods": len(methods)}, tables={"comparison": table(results)})
+        summary: dict[str, Any] = {}
+        for result in results:
+            if result.validation is not None:
+                summary[f"{result.method}/{layout.VALUE}"] = result.validation
+            for name in TEST_METRICS if result.seeds else ():
+                interval = Interval.of([row[name] for row in result.seeds.values()])
+                summary |= _in_summary(f"{result.method}/{name}", interval)
+        self.writer.finish(run, summary, 0)
+
+    def _online(self, url: str, entity: str) -> None:
+        _say(f"W&B: {url}")
+        self.note.entity = entity
+        self._keep_note()
+
+    def _keep_note(self) -> None:
+        with suppress(OSError):  # a full disk; the sweep itself will say so
+            layout.write_note(self.folder, self.note)
+
+
+class WandbCallback(Callback):
+    """Passes on what Tune tells."""
+
+    def __init__(
+        self,
+        log: SweepLog,
+        study: optuna.Study,
+        describe: Callable[[dict[str, Any]], tuple[int, TrialConfig]],
+    ) -> None:
+        """`describe` gives a trial's number and configuration, from the configuration that Tune has."""
+        self.log, self.study, self.describe = log, study, describe
+
+    def __reduce__(self) -> Any:
+        """Tune pickles its callbacks beside the trials, and never reads them: of this one a mere Callback is left."""
+        return Callback, ()
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial starts, or starts again."""
+        self.log.start(*self.describe(trial.config))
+
+    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
+        """An epoch ended."""
+        number, config = self.describe(trial.config)
+        if not result.get("error"):
+            self.log.epoch(number, result, config.gap.score)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial ended; the study knows already how."""
+        number, config = self.describe(trial.config)
+        [told] = [t for t in self.study.get_trials(deepcopy=False) if t.number == number]
+        self.log.end(told, config.epochs)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial was given up; its process may have died before Tune said that it starts."""
+        self.on_trial_start(iteration, trials, trial)
+        self.on_trial_complete(iteration, trials, trial)
+
+
+def _in_summary(name: str, interval: Interval) -> dict[str, float]:
+    return {f"{name}_mean": interval.mean, f"{name}_std": interval.std, f"{name}_ci95": interval.half_width}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
