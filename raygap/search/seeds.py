@@ -6,7 +6,7 @@ from raygap.config import TrialConfig, from_mapping, to_mapping
 from raygap.data.store import Store
 from raygap.patience import patiently
 from raygap.search.placement import Placement
-from raygap.search.together import Training
+from raygap.search.training import Training
 from raygap.search.trainings import run_trainings
 from raygap.search.trial import tested_before
 from raygap.storage import Copies

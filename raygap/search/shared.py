@@ -17,7 +17,7 @@ from raygap.search.placement import place, start_ray
 from raygap.search.plan import Plan
 from raygap.search.study import METRIC, STUDY, open_storage
 from raygap.search.sweep import shared_warmups
-from raygap.search.together import Training
+from raygap.search.training import Training
 from raygap.search.trainings import run_trainings
 from raygap.tracking.run_folder import JOURNAL, write_best, write_csv
 

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +19,10 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from raygap.config import TrialConfig
 from raygap.errors import TrialFailed
 from raygap.search.placement import Placement, remove_orphans
 from raygap.search.study import METRIC, TRIAL_NUMBER, suggested_config
+from raygap.search.training import Training
 from raygap.storage import Copies, machine_folder
 from raygap.tracking.run_folder import trial_folder
 
@@ -32,18 +31,6 @@ if TYPE_CHECKING:
 
 DRIVER = {"node:__internal_head__": 0.001}
 """Resources of the Tune trial: it does no work, and is safest on the head. Workers are placed by Ray Train."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """One training: of a trial, or, with `test`, to read the test split at its end."""
-
-    config: TrialConfig
-    store: Path
-    folder: Path
-    trunk: "SharedWarmups | None" = None
-    copies: Copies | None = None
-    test: bool = False
 
 
 def run_trial(

@@ -7,7 +7,8 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from raygap.search.placement import RETRIES, CountTriesAnew, Placement, fit, why_given_up
-from raygap.search.together import DRIVER, GiveBack, Training, run_training
+from raygap.search.together import DRIVER, GiveBack, run_training
+from raygap.search.training import Training
 from raygap.tracking.wandb.callback import TUNES_OWN
 from raygap.training.trainer import Metrics
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,15 +20,13 @@ from raygap.data.store import Store
 from raygap.errors import TrainingDiverged, TrialFailed, UserError
 from raygap.patience import patiently
 from raygap.search.study import METRIC, TRIAL_NUMBER, suggested_config
+from raygap.search.training import Training
 from raygap.storage import Copies, Storage
 from raygap.tracking.run_folder import trial_folder, write_text
 from raygap.training.run import test, train
 from raygap.training.trainer import Metrics
 from raygap.training.trunk import SharedWarmups
 from raygap.workers import Workers
-
-if TYPE_CHECKING:
-    from raygap.search.together import Training
 
 OWN_FAULT = (TrainingDiverged, UserError, torch.cuda.OutOfMemoryError)
 """What a trial does to itself, and would do again. Anything else may be the machine's fault: it is started again."""
@@ -185,7 +183,7 @@ class SweepTrial(tune.Trainable):
         self.results.close()
 
 
-def train_in_worker(training: "Training", report: Callable[[Metrics], None]) -> None:
+def train_in_worker(training: Training, report: Callable[[Metrics], None]) -> None:
     """Run a training, or a worker's part of it, and report each result. Raises TrialFailed for its own faults."""
     last = {"epoch": 0, "epochs_reused": 0}
     try:

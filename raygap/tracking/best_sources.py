@@ -1,11 +1,8 @@
 """Finding the best configurations again: in a run folder, in W&B's files, or at a W&B server."""
 
-import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 from optuna.trial import TrialState
@@ -14,8 +11,9 @@ from raygap.config import SCHEMA_VERSION, TrialConfig, from_mapping, load_yaml
 from raygap.errors import UserError
 from raygap.tracking.report.run import Run
 from raygap.tracking.run_folder import BEST, JOURNAL, PLAN, trial_folder
+from raygap.tracking.wandb.entries import Entry, lower_is_better, of_runs
 from raygap.tracking.wandb.files import read_runs, run_files
-from raygap.tracking.wandb.layout import SELECTED, STATE, TRIAL, VALUE, trial_fields
+from raygap.tracking.wandb.layout import TRIAL, VALUE, trial_fields
 
 
 @dataclass(frozen=True)
@@ -56,33 +54,6 @@ def find_best(source: str, top: int = 1, metric: str = VALUE) -> list[Found]:
     # Of equals the earliest trial is the best, as in the sweep itself.
     ranked = sorted(found, key=lambda entry: (sign * (entry.value or 0), entry.trial))[:top]
     return [Found(_checked(entry.config, entry.where), metric, entry.value, entry.where) for entry in ranked]
-
-
-class Entry(NamedTuple):
-    """A configuration as it was written, the value of the metric, where it is from, and the trial's number."""
-
-    config: dict[str, Any]
-    value: float | None
-    where: str
-    trial: int = 0
-
-
-def lower_is_better(metric: str) -> bool:
-    """Of losses and gaps."""
-    return "loss" in metric or "gap" in metric
-
-
-def of_runs(runs: Iterator[tuple[str, dict[str, Any], dict[str, Any]]], metric: str) -> list[Entry]:
-    """The complete trials among W&B runs, each given by where it is, its configuration and its summary."""
-    key = metric if metric == VALUE else SELECTED + metric
-    entries = []
-    for where, config, summary in runs:
-        fields, facts = trial_fields(config)
-        value = summary.get(key)
-        if facts and summary.get(STATE) == "complete" and isinstance(value, int | float) and not math.isnan(value):
-            number = facts.get("trial", 0)
-            entries.append(Entry(fields, float(value), f"trial {number}, {where}", number))
-    return entries
 
 
 def _at_server(source: str, top: int, metric: str, called: str) -> list[Entry]:

@@ -9,7 +9,7 @@ from raygap.errors import UserError
 from raygap.search.placement import Placement, in_words, place
 from raygap.search.plan import Plan
 from raygap.search.shared import _validate
-from raygap.search.together import Training
+from raygap.search.training import Training
 
 HEAD, CPUS, GPUS = {"memory": 1.0}, {"CPU": 5.0}, {"CPU": 16.0, "GPU": 3.0}
 

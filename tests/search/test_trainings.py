@@ -7,7 +7,7 @@ from raygap.config import from_mapping
 from raygap.data.store import Store
 from raygap.search import trial
 from raygap.search.placement import Placement
-from raygap.search.together import Training
+from raygap.search.training import Training
 from raygap.search.trainings import run_trainings
 
 

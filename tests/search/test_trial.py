@@ -10,7 +10,7 @@ from raygap.data.store import Store
 from raygap.errors import TrialFailed
 from raygap.methods.unimodal_losses import UnimodalLosses
 from raygap.search.study import METRIC, TRIAL_NUMBER
-from raygap.search.together import Training
+from raygap.search.training import Training
 from raygap.search.trial import SweepTrial, train_in_worker
 from raygap.training.run import train
 from raygap.training.trunk import SharedWarmups

@@ -20,7 +20,7 @@ from wandb_workspaces import expr
 
 from raygap.config import flatten
 from raygap.errors import UserError
-from raygap.tracking.best_sources import Entry, lower_is_better, of_runs
+from raygap.tracking.wandb.entries import Entry, lower_is_better, of_runs
 from raygap.tracking.wandb.layout import SELECTED, TRIAL, VALUE
 from raygap.tracking.wandb.process import logged_in, reason
 
