@@ -34,7 +34,7 @@ from stores import SMALL, write_store
 
 import raygap
 from raygap.config import flatten, from_mapping, load_yaml
-from raygap.data.demo import generate_demo
+from raygap.data.demo.clips import generate_demo
 from raygap.data.prepare import prepare
 from raygap.data.readers import read_clips
 from raygap.data.store import Store
