@@ -23,7 +23,9 @@ from raygap.config import TrialConfig, check_path, flatten, from_mapping, load_y
 from raygap.errors import UserError
 from raygap.methods import METHODS, find_method
 
-FOLDER = Path(__file__).resolve().parents[2] / "search_spaces"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# In the package where it was installed, beside it in a checkout.
+FOLDER = next(f for f in (_PACKAGE / "search_spaces", _PACKAGE.parent / "search_spaces") if f.is_dir())
 DEFAULT_TRIALS = 50
 PRESETS = ("dus_heuristic", "dus_ppo")
 """Names for a method with some of its fields fixed, by a file in FOLDER: searched and compared as methods are."""

@@ -38,7 +38,7 @@ FOLDER = ".trunk"
 LONGEST = 1000
 """Epochs that a warm-up has at most."""
 PACKAGE = Path(__file__).parents[1]
-ABOVE = ("search/", "tracking/")
+ABOVE = ("cluster/", "commands/", "provenance.py", "search/", "tracking/")
 """Parts of raygap that training imports nothing from; all others may shape a warm-up."""
 DIGEST_BYTES = 32
 LEFT_OVER = 3600.0
