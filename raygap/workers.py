@@ -1,11 +1,12 @@
 """The processes that train one trial together, over torch.distributed; one process alone needs none of it."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np
-import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+
+from raygap.lazy import torch
 
 
 class Workers:
@@ -16,8 +17,10 @@ class Workers:
 
     def __init__(self) -> None:
         """Takes rank and size from torch.distributed where a process group is up; else this process is alone."""
-        together = dist.is_available() and dist.is_initialized()
-        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+        together = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.rank, self.size = (
+            (torch.distributed.get_rank(), torch.distributed.get_world_size()) if together else (0, 1)
+        )
 
     @property
     def first(self) -> bool:
@@ -37,13 +40,13 @@ class Workers:
             return mine, len(mine)
         return np.repeat(mine if len(mine) else positions[:1], 2), len(mine)
 
-    def sum(self, values: Tensor) -> Tensor:
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over the workers, in place."""
         if self.size > 1:
-            dist.all_reduce(values)
+            torch.distributed.all_reduce(values)
         return values
 
-    def sum_gradients(self, network: nn.Module) -> None:
+    def sum_gradients(self, network: torch.nn.Module) -> None:
         """Sum each parameter's gradient over the workers, in one message; all must lack the same ones, if any."""
         if self.size == 1:
             return
@@ -53,7 +56,7 @@ class Workers:
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
-    def average_buffers(self, network: nn.Module) -> None:
+    def average_buffers(self, network: torch.nn.Module) -> None:
         """Give all workers the mean of their floating-point buffers: the running statistics of batch normalisation.
 
         Each worker takes them from its own parts of the batches; validation and checkpoints need one network.
@@ -64,12 +67,12 @@ class Workers:
             if buffer.is_floating_point():
                 self.sum(buffer).div_(self.size)
 
-    def interleave(self, parts: list[Tensor], count: int) -> Tensor:
+    def interleave(self, parts: list[torch.Tensor], count: int) -> torch.Tensor:
         """All `count` rows, on the CPU, where the parts of worker r hold, one after the other, rows r, r + size, ..."""
         if self.size == 1:
             return torch.cat(parts).cpu()
         everyones: list[Any] = [None] * self.size
-        dist.all_gather_object(everyones, torch.cat(parts).cpu() if parts else None)
+        torch.distributed.all_gather_object(everyones, torch.cat(parts).cpu() if parts else None)
         shape = next(rows.shape[1:] for rows in everyones if rows is not None)
         whole = torch.empty((count, *shape))
         for rank, rows in enumerate(everyones):
@@ -82,5 +85,5 @@ class Workers:
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box)
+        torch.distributed.broadcast_object_list(box)
         return box[0]

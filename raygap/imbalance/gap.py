@@ -3,14 +3,17 @@
 A score p_m(i) is the softmax probability that modality m alone gives the true class of clip i.
 """
 
-from typing import Literal, TypeVar
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # commands read methods, and those this, before they need torch
+    from torch import Tensor
 
 GapScore = Literal["absolute", "signed", "min_score"]
-Array = TypeVar("Array", Tensor, np.ndarray)
+Array = TypeVar("Array", "Tensor", np.ndarray)
 
 
 def true_class_score(logits: Tensor, labels: Tensor) -> Tensor:
@@ -19,7 +22,7 @@ def true_class_score(logits: Tensor, labels: Tensor) -> Tensor:
     `logits` is (B, C) of any float type, `labels` (B,) of int64; returns (B,) float32 in [0, 1], differentiable.
     """
     # bf16 keeps 8 bits: near 1 its steps are 0.004, too coarse for a gap of well-fitted clips.
-    probabilities = torch.softmax(logits, dim=1, dtype=torch.float32)
+    probabilities = logits.float().softmax(1)
     return probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
 
 

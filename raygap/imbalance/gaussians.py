@@ -6,7 +6,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import logsumexp
+import scipy  # whose parts load when they are used
 from threadpoolctl import ThreadpoolController
 
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ class Gaussians:
     def posteriors(self, values: np.ndarray) -> np.ndarray:
         """P(component k given value), (N, K), by Bayes' theorem in log space: far values underflow nowhere."""
         joint = self.log_joint(values)
-        return np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
+        return np.exp(joint - scipy.special.logsumexp(joint, axis=1, keepdims=True))
 
     def log_likelihood(self, values: np.ndarray) -> float:
         """Sum over the clips of the log density, in nats."""
-        return float(logsumexp(self.log_joint(values), axis=1).sum())
+        return float(scipy.special.logsumexp(self.log_joint(values), axis=1).sum())
 
 
 def fit_gaussians(

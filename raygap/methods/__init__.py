@@ -1,52 +1,55 @@
-"""The training methods by the name a configuration gives."""
+"""The training methods by the name a configuration gives: each file of this folder but NO_METHODS is one, of that name.
+
+`package.module:Class` names a method from elsewhere: from the working directory, or an installed package.
+"""
+
+from __future__ import annotations
 
 import difflib
+import importlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raygap.errors import UserError
-from raygap.methods.agm import Agm
-from raygap.methods.base import Method
-from raygap.methods.cml import Cml
-from raygap.methods.gmm_adaptive import GmmAdaptive
-from raygap.methods.gmm_scores import GmmScores
-from raygap.methods.gradient_blending import GradientBlending
-from raygap.methods.joint import Joint
-from raygap.methods.lfm import Lfm
-from raygap.methods.mla import Mla
-from raygap.methods.mmcosine import MMCosine
-from raygap.methods.mmpareto import MMPareto
-from raygap.methods.ogm import Ogm, OgmGe
-from raygap.methods.one_modality import AudioOnly, VisualOnly
-from raygap.methods.opm import Opm
-from raygap.methods.pmr import Pmr
-from raygap.methods.reconboost import ReconBoost
-from raygap.methods.relearning import Relearning
-from raygap.methods.resample import Resample
-from raygap.methods.umt import Umt
-from raygap.methods.unimodal_losses import UnimodalLosses
 
-METHODS: dict[str, type[Method]] = {
-    "joint": Joint,
-    "unimodal_losses": UnimodalLosses,
-    "audio_only": AudioOnly,
-    "visual_only": VisualOnly,
-    "ogm": Ogm,
-    "ogm_ge": OgmGe,
-    "mmpareto": MMPareto,
-    "gradient_blending": GradientBlending,
-    "mmcosine": MMCosine,
-    "opm": Opm,
-    "cml": Cml,
-    "pmr": Pmr,
-    "agm": Agm,
-    "mla": Mla,
-    "umt": Umt,
-    "relearning": Relearning,
-    "resample": Resample,
-    "reconboost": ReconBoost,
-    "lfm": Lfm,
-    "gmm_adaptive": GmmAdaptive,
-    "gmm_scores": GmmScores,
-}
+if TYPE_CHECKING:
+    from raygap.methods.base import Method
+
+NO_METHODS = ("__init__", "base", "dus", "held_out", "losses", "ppo")
+"""Files with what methods share."""
+
+
+class _Methods(Mapping):
+    """Names to classes; a file is imported when its class is asked for."""
+
+    def __iter__(self) -> Iterator[str]:
+        files = sorted(file.stem for file in Path(__file__).parent.glob("*.py"))
+        return (name for name in files if name not in NO_METHODS)
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __contains__(self, name: object) -> bool:
+        return name in list(iter(self))
+
+    def __getitem__(self, name: str) -> type[Method]:
+        if name not in self:
+            raise KeyError(name)
+        module = importlib.import_module(f"raygap.methods.{name}")
+        [method] = [
+            kind for kind in vars(module).values() if isinstance(kind, type) and _is_method(kind, module.__name__)
+        ]
+        return method
+
+
+def _is_method(kind: type, module: str) -> bool:
+    from raygap.methods.base import Method
+
+    return issubclass(kind, Method) and kind.__module__ == module
+
+
+METHODS: Mapping[str, type[Method]] = _Methods()
 
 
 def find_method(name: str) -> type[Method]:

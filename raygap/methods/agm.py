@@ -13,16 +13,21 @@ an absent modality's input by zeros; we replace its features, which costs no pas
 the split read-out where the fusion is linear. It works with every fusion; separate heads are probes.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from raygap.methods.base import Step, Terms
+from raygap.lazy import torch
 from raygap.methods.joint import Joint
 from raygap.methods.losses import cross_entropy
-from raygap.models.network import Network, Outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raygap.methods.base import Step, Terms
+    from raygap.models.network import Network
+    from raygap.models.outputs import Outputs
 
 WORST = -math.log(1e-8)
 CAP = 10.0
@@ -74,11 +79,11 @@ class Agm(Joint):
             self.running = self.running.to(self.device)
 
 
-@torch.no_grad()
 def shapley(network: Network, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
     """What each modality contributes to the fused logits, in float32; features (B, F) to (B, classes) each."""
-    audio, visual = audio.float(), visual.float()
-    both = network.fusion(audio, visual)
-    only_audio = network.fusion(audio, torch.zeros_like(visual))
-    only_visual = network.fusion(torch.zeros_like(audio), visual)
-    return (both - only_visual + only_audio) / 2, (both - only_audio + only_visual) / 2
+    with torch.no_grad():
+        audio, visual = audio.float(), visual.float()
+        both = network.fusion(audio, visual)
+        only_audio = network.fusion(audio, torch.zeros_like(visual))
+        only_visual = network.fusion(torch.zeros_like(audio), visual)
+        return (both - only_visual + only_audio) / 2, (both - only_audio + only_visual) / 2

@@ -1,27 +1,33 @@
 """What a method is: hooks around the steps of training, and how it separates balanced from imbalanced clips."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from raygap.config import TrialConfig
 from raygap.errors import UserError
 from raygap.imbalance.controls import controlled, within_class_permutation
 from raygap.imbalance.gap import mixture_values, true_class_score
-from raygap.imbalance.ledger import Ledger
 from raygap.imbalance.mixture import DegenerateMixture, GapMixture, bic_one_gaussian, fit_gap_mixture
+from raygap.lazy import torch
 from raygap.methods.dus import Dus
 from raygap.methods.losses import cross_entropy
-from raygap.models.network import Network, Outputs
 from raygap.workers import Workers
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raygap.config import TrialConfig
+    from raygap.imbalance.ledger import Ledger
+    from raygap.models.network import Network
+    from raygap.models.outputs import Outputs
+
 Autocast = Callable[[], AbstractContextManager]
-Terms = dict[str, Tensor]
+Terms = dict[str, "Tensor"]
 """Loss terms of a batch by name, each a weighted scalar; the loss is their sum."""
 
 

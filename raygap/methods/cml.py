@@ -11,12 +11,18 @@ The paper tunes the weight; 0.1 is ours. It leaves open whether the larger set's
 the gradient reaches both sides.
 """
 
-import torch
-from torch import Tensor
+from __future__ import annotations
 
-from raygap.methods.base import Terms
+from typing import TYPE_CHECKING
+
+from raygap.lazy import torch
 from raygap.methods.unimodal_losses import UnimodalLosses
-from raygap.models.network import Outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raygap.methods.base import Terms
+    from raygap.models.outputs import Outputs
 
 
 def confidence(logits: Tensor) -> Tensor:

@@ -6,14 +6,22 @@ w_u = w_f or 1, each of mean 1 over the ledger, and r_i = P(imbalanced given the
 formulas; these are ours.
 """
 
-import numpy as np
-import torch
-from torch import Tensor
+from __future__ import annotations
 
-from raygap.imbalance.ledger import Ledger
-from raygap.methods.base import Method, Terms
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from raygap.lazy import torch
+from raygap.methods.base import Method
 from raygap.methods.losses import alignment, cross_entropy, excess_gap
-from raygap.models.network import Outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raygap.imbalance.ledger import Ledger
+    from raygap.methods.base import Terms
+    from raygap.models.outputs import Outputs
 
 
 class GmmAdaptive(Method):

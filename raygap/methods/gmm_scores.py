@@ -7,16 +7,23 @@ w_f = 1 + focus * q_a * q_v, each of mean 1 over the ledger. A spoiled modality'
 keeps its weight.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
-from raygap.imbalance.ledger import Ledger
-from raygap.imbalance.scores_mixture import Reliability, fit_reliability
-from raygap.methods.base import Method, Terms
+from raygap.imbalance.scores_mixture import fit_reliability
+from raygap.methods.base import Method
 from raygap.methods.losses import alignment, cross_entropy
-from raygap.models.network import Outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raygap.imbalance.ledger import Ledger
+    from raygap.imbalance.scores_mixture import Reliability
+    from raygap.methods.base import Terms
+    from raygap.models.outputs import Outputs
 
 
 class GmmScores(Method):

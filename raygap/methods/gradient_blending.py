@@ -13,17 +13,23 @@ without augmentation, from equally many clips. Where the paper is silent: a loss
 if all did the weights stay; |O_k| counts as 0.01 at least, lest rounding decides.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from raygap.config import TrialConfig
-from raygap.methods.base import Look, Terms
+from raygap.lazy import torch
 from raygap.methods.held_out import HoldsOut
 from raygap.methods.losses import cross_entropy
-from raygap.models.network import Network, Outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raygap.config import TrialConfig
+    from raygap.methods.base import Look, Terms
+    from raygap.models.network import Network
+    from raygap.models.outputs import Outputs
 
 LOSSES = ("fused", "audio", "visual")
 LEAST_OVERFITTING = 0.01

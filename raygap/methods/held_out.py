@@ -1,14 +1,18 @@
 """Clips of the training split that a method keeps for measuring, and does not train on."""
 
+from __future__ import annotations
+
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raygap.config import TrialConfig
 from raygap.errors import UserError
 from raygap.methods.base import Method
 from raygap.rng import generator
+
+if TYPE_CHECKING:
+    from raygap.config import TrialConfig
 
 
 class HoldsOut(Method):

@@ -1,10 +1,17 @@
 """Joint training: the fused cross-entropy alone. Separate heads, if any, are probes."""
 
-from torch import Tensor
+from __future__ import annotations
 
-from raygap.methods.base import Method, Terms
+from typing import TYPE_CHECKING
+
+from raygap.methods.base import Method
 from raygap.methods.losses import cross_entropy
-from raygap.models.network import Outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raygap.methods.base import Terms
+    from raygap.models.outputs import Outputs
 
 
 class Joint(Method):

@@ -17,17 +17,21 @@ which is as sharp at half the weights. Other fusions work too. With several work
 batch, as batch normalisation does.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from raygap.methods.base import Terms
+from raygap.lazy import torch
 from raygap.methods.losses import cross_entropy
 from raygap.methods.unimodal_losses import UnimodalLosses
-from raygap.models.network import Outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raygap.methods.base import Terms
+    from raygap.models.outputs import Outputs
 
 LEARNED = (-5.39717505e-11, 2.23835486e-08, -2.92947416e-06, 1.22989557e-04, 3.35472727e-03, 2.04623704e-01)
 """a by the epoch, as np.polyval takes it."""
@@ -63,6 +67,8 @@ class Lfm(UnimodalLosses):
 
 def contrast(audio: Tensor, visual: Tensor, temperature: float) -> Tensor:
     """Symmetric InfoNCE of two (B, features); a scalar, in float32."""
-    similar = F.normalize(audio.float()) @ F.normalize(visual.float()).T / temperature
+    similar = (
+        torch.nn.functional.normalize(audio.float()) @ torch.nn.functional.normalize(visual.float()).T / temperature
+    )
     own = torch.arange(len(similar), device=similar.device)
-    return (F.cross_entropy(similar, own) + F.cross_entropy(similar.T, own)) / 2
+    return (torch.nn.functional.cross_entropy(similar, own) + torch.nn.functional.cross_entropy(similar.T, own)) / 2

@@ -1,16 +1,21 @@
 """Per-clip loss terms, each (B,), in float32. Weighting and averaging are the methods' business."""
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from raygap.imbalance.gap import modality_gap, true_class_score
-from raygap.models.network import Outputs
+from raygap.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raygap.models.outputs import Outputs
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """(B, C), (B,) -> (B,)."""
-    return F.cross_entropy(logits.float(), labels, reduction="none")
+    return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
 
 
 def alignment(outputs: Outputs, labels: Tensor, kind: str) -> Tensor:
@@ -36,4 +41,4 @@ def alignment(outputs: Outputs, labels: Tensor, kind: str) -> Tensor:
 def excess_gap(outputs: Outputs, labels: Tensor, balanced_mean: Tensor) -> Tensor:
     """relu(|gap| - balanced_mean), (B,): how far a clip lies outside the balanced component; moves both modalities."""
     gap = modality_gap(true_class_score(outputs.audio, labels), true_class_score(outputs.visual, labels))
-    return F.relu(gap.abs() - balanced_mean)
+    return torch.nn.functional.relu(gap.abs() - balanced_mean)

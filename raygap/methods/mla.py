@@ -17,40 +17,23 @@ of the two updates. Unlike it (and as the paper says), a gradient is projected w
 of its own. The shared head is the fusion; model.fusion and the read-out of separate heads have no place in it.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
-from raygap.config import TrialConfig
 from raygap.errors import UserError
-from raygap.methods.base import Autocast, Method, Step, Terms
+from raygap.lazy import torch
+from raygap.methods.base import Method
 from raygap.methods.losses import cross_entropy
-from raygap.models.network import Network, Outputs, draw_linear_weights
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-class SharedHead(nn.Module):
-    """One linear head for both modalities; the fused logits are a weighted mean of theirs."""
-
-    def __init__(self, features: int, classes: int, dynamic: bool) -> None:
-        super().__init__()
-        self.dynamic = dynamic
-        self.head = nn.Linear(features, classes)
-        draw_linear_weights(self)
-
-    def forward(self, audio: Tensor, visual: Tensor) -> Tensor:
-        """Two (B, features) -> (B, classes)."""
-        logits = torch.stack(self.split(audio, visual)).float()
-        if not self.dynamic:
-            return logits.mean(0)
-        logs = logits.log_softmax(2)
-        entropy = -(logs.exp() * logs).sum(2, keepdim=True)
-        return (torch.softmax(-entropy, 0) * logits).sum(0)
-
-    def split(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits of either."""
-        return self.head(audio), self.head(visual)
+    from raygap.config import TrialConfig
+    from raygap.methods.base import Autocast, Step, Terms
+    from raygap.models.network import Network
+    from raygap.models.outputs import Outputs
 
 
 class Mla(Method):
@@ -69,6 +52,8 @@ class Mla(Method):
     @classmethod
     def extend(cls, network: Network, config: TrialConfig) -> None:
         """The fusion is the shared head."""
+        from raygap.models.heads import SharedHead
+
         network.fusion = SharedHead(network.features, network.classes, config.mla.fusion == "dynamic")
 
     def train_step(
@@ -88,7 +73,7 @@ class Mla(Method):
             optimizer.step()
         return outputs, terms
 
-    def _project(self, weight: nn.Parameter, seen: Tensor, step: Step) -> None:
+    def _project(self, weight: torch.nn.Parameter, seen: Tensor, step: Step) -> None:
         if self.projection is None:
             self.projection = torch.eye(len(seen), device=self.device)
         weight.grad = weight.grad @ self.projection

@@ -6,36 +6,16 @@ The fused logits are s (cos(z_a, W_a) + cos(z_v, W_v)) a class, without bias, an
 the modality's own logit. The paper's code has s = 10. Both fusion=concat and sum become this; the read-out is split.
 """
 
-from torch import Tensor, nn
-from torch.nn.functional import linear, normalize
+from __future__ import annotations
 
-from raygap.config import TrialConfig
+from typing import TYPE_CHECKING
+
 from raygap.errors import UserError
 from raygap.methods.joint import Joint
-from raygap.models.network import Network, draw_linear_weights
 
-
-class CosineFusion(nn.Module):
-    """Sum over the modalities of `scale` times the cosines between features and class weights."""
-
-    def __init__(self, features: int, classes: int, scale: float) -> None:
-        super().__init__()
-        self.scale = scale
-        self.audio = nn.Linear(features, classes, bias=False)
-        self.visual = nn.Linear(features, classes, bias=False)
-        draw_linear_weights(self)
-
-    def forward(self, audio: Tensor, visual: Tensor) -> Tensor:
-        """Two (B, features) -> (B, classes)."""
-        u_audio, u_visual = self.split(audio, visual)
-        return u_audio + u_visual
-
-    def split(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
-        """The summands."""
-        return self._cosines(audio, self.audio), self._cosines(visual, self.visual)
-
-    def _cosines(self, features: Tensor, head: nn.Linear) -> Tensor:
-        return self.scale * linear(normalize(features.float()), normalize(head.weight))
+if TYPE_CHECKING:
+    from raygap.config import TrialConfig
+    from raygap.models.network import Network
 
 
 class MMCosine(Joint):
@@ -54,4 +34,6 @@ class MMCosine(Joint):
     @classmethod
     def extend(cls, network: Network, config: TrialConfig) -> None:
         """The fusion is one of cosines."""
+        from raygap.models.heads import CosineFusion
+
         network.fusion = CosineFusion(network.features, network.classes, config.mmcosine.scale)

@@ -12,14 +12,21 @@ gradients without conflict. The paper's unimodal losses go through separate head
 works too, and loss.fusion_weight and loss.unimodal_weight (1 in the paper) weigh the losses before all this.
 """
 
-import torch
-from torch import Tensor, nn
+from __future__ import annotations
 
-from raygap.methods.base import Step, Terms
+from typing import TYPE_CHECKING
+
+from raygap.lazy import torch
 from raygap.methods.unimodal_losses import UnimodalLosses
-from raygap.models.network import Network, Outputs
 
-Gradients = dict[nn.Parameter, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raygap.methods.base import Step, Terms
+    from raygap.models.network import Network
+    from raygap.models.outputs import Outputs
+
+Gradients = dict["torch.nn.Parameter", "Tensor"]
 TINY = 1e-12
 
 
@@ -41,7 +48,7 @@ class MMPareto(UnimodalLosses):
         whole = flat.split([p.numel() for p in parameters])
         return {p: part.view_as(p) for p, part in zip(parameters, whole, strict=True)}
 
-    def _reconcile(self, encoder: nn.Module, fused: Gradients, alone: Gradients, name: str) -> None:
+    def _reconcile(self, encoder: torch.nn.Module, fused: Gradients, alone: Gradients, name: str) -> None:
         both = [_joined([gradients[p] for p in encoder.parameters()]) for gradients in (fused, alone)]
         product = both[0] @ both[1]
         smallest = ((both[1] - both[0]) @ both[1] / (both[0] - both[1]).square().sum().clamp_min(TINY)).clamp(0, 1)

@@ -11,14 +11,19 @@ deviation of its own gradient, which is taken before the multiplication, for bot
 ogm.epochs. The paper's unimodal logits are the split read-out; with heads, these are probes, and any fusion will do.
 """
 
-import torch
-from torch import nn
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from raygap.imbalance.gap import true_class_score
-from raygap.methods.base import Step, Terms
+from raygap.lazy import torch
 from raygap.methods.joint import Joint
-from raygap.models.network import Network, Outputs
 from raygap.rng import generator
+
+if TYPE_CHECKING:
+    from raygap.methods.base import Step, Terms
+    from raygap.models.network import Network
+    from raygap.models.outputs import Outputs
 
 
 class Ogm(Joint):
@@ -40,19 +45,13 @@ class Ogm(Joint):
         draw.manual_seed(int(generator(self.config.seed, "ogm_ge", step.epoch, step.number).integers(2**62)))
         for factor, encoder in zip(kept, (network.audio_encoder, network.visual_encoder), strict=True):
             for layer in encoder.modules():
-                if isinstance(layer, nn.Conv2d):
+                if isinstance(layer, torch.nn.Conv2d):
                     self._modulate(layer.weight, factor, draw)
         self.note("ogm_kept_audio", kept[0])
         self.note("ogm_kept_visual", kept[1])
 
-    def _modulate(self, weight: nn.Parameter, factor: torch.Tensor, draw: torch.Generator) -> None:
+    def _modulate(self, weight: torch.nn.Parameter, factor: torch.Tensor, draw: torch.Generator) -> None:
         deviation = weight.grad.std() + 1e-8
         weight.grad *= factor
         if self.noise:
             weight.grad += deviation * torch.randn(weight.shape, generator=draw, device=weight.device)
-
-
-class OgmGe(Ogm):
-    """The same, with noise."""
-
-    noise = True

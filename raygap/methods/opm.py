@@ -11,16 +11,21 @@ The defaults are those of its code. q is held below 1. The scores and the ledger
 before anything is dropped. Whether a clip is dropped follows from a number of its own, drawn once an epoch.
 """
 
-from typing import Any
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from raygap.imbalance.gap import true_class_score
-from raygap.methods.base import Step
+from raygap.lazy import torch
 from raygap.methods.joint import Joint
-from raygap.models.network import Network, Outputs
+from raygap.models.outputs import Outputs
 from raygap.rng import generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raygap.methods.base import Step
+    from raygap.models.network import Network
 
 
 class Opm(Joint):

@@ -18,20 +18,26 @@ and not the sum, so that its weight means the same for any batch size. A class w
 Any fusion will do; separate heads are probes.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from raygap.imbalance.gap import true_class_score
-from raygap.methods.base import Look, Step, Terms
+from raygap.lazy import torch
 from raygap.methods.joint import Joint
 from raygap.methods.losses import cross_entropy
-from raygap.models.network import Network, Outputs
+from raygap.models.outputs import Outputs
 from raygap.rng import generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raygap.methods.base import Look, Step, Terms
+    from raygap.models.network import Network
 
 
 @dataclass

@@ -17,15 +17,23 @@ one, else the term would do nothing. Left out: a factor on the sum that the code
 its one head of two layers for both. Its learners were trained alone beforehand: here that is the warm-up, umt's.
 """
 
-import torch
-from torch import Tensor
+from __future__ import annotations
 
-from raygap.config import TrialConfig
+from typing import TYPE_CHECKING
+
 from raygap.errors import UserError
-from raygap.methods.base import Autocast, Method, Step, Terms
+from raygap.methods.base import Method
 from raygap.methods.losses import cross_entropy
 from raygap.methods.umt import Umt
-from raygap.models.network import Network, Outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raygap.config import TrialConfig
+    from raygap.lazy import torch
+    from raygap.methods.base import Autocast, Step, Terms
+    from raygap.models.network import Network
+    from raygap.models.outputs import Outputs
 
 MODALITIES = ("audio", "visual")
 

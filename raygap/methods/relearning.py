@@ -12,16 +12,20 @@ normalisation layers do not), and held-out clips are of the training split. Unli
 many clips without augmentation: purity rises by itself as clips get fewer. The optimiser keeps its momentum.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from raygap.config import TrialConfig
-from raygap.methods.base import Look
+from raygap.lazy import torch
 from raygap.methods.held_out import HoldsOut
 from raygap.methods.joint import Joint
-from raygap.models.network import Network, make_network
+
+if TYPE_CHECKING:
+    from raygap.config import TrialConfig
+    from raygap.methods.base import Look
+    from raygap.models.network import Network
 
 
 class Relearning(HoldsOut, Joint):
@@ -42,6 +46,8 @@ class Relearning(HoldsOut, Joint):
         if not due or not len(self.held):
             return
         self.done += 1
+        from raygap.models.network import make_network
+
         initial = make_network(self.config.model, network.classes, self.config.seed).to(self.device)
         # Clustered once: another machine's k-means could end elsewhere.
         outputs = look(np.concatenate((self.compared, self.held)))
@@ -82,8 +88,8 @@ def purity(features: np.ndarray, labels: np.ndarray) -> float:
     return float(counts.max(1).sum() / len(labels))
 
 
-@torch.no_grad()
 def set_back(encoder: torch.nn.Module, initial: torch.nn.Module, share: float) -> None:
     """Move all parameters this share of the way to the initial ones."""
-    for parameter, start in zip(encoder.parameters(), initial.parameters(), strict=True):
-        parameter.lerp_(start, share)
+    with torch.no_grad():
+        for parameter, start in zip(encoder.parameters(), initial.parameters(), strict=True):
+            parameter.lerp_(start, share)

@@ -15,14 +15,22 @@ Unlike there, contributions are measured without augmentation. An epoch has up t
 method's; a budget in seconds is the fairer comparison.
 """
 
-import numpy as np
-import torch
-from torch import Tensor
+from __future__ import annotations
 
-from raygap.methods.base import Look, Step
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from raygap.lazy import torch
 from raygap.methods.joint import Joint
-from raygap.models.network import Network, Outputs
+from raygap.models.outputs import Outputs
 from raygap.rng import generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raygap.methods.base import Look, Step
+    from raygap.models.network import Network
 
 NONE, AUDIO, VISUAL = range(3)
 """What is missing of a clip."""
@@ -67,12 +75,12 @@ class Resample(Joint):
         fused = network.fusion(audio * (missing != AUDIO), visual * (missing != VISUAL))
         return Outputs(fused, whole.audio, whole.visual, audio, visual)
 
-    @torch.no_grad()
     def _contributions(self, network: Network, outputs: Outputs, clips: np.ndarray) -> np.ndarray:
         audio, visual = outputs.audio_features.to(self.device), outputs.visual_features.to(self.device)
         absent = torch.zeros_like(audio)
         labels = torch.from_numpy(self.labels[clips]).to(self.device)
-        answers = [network.fusion(*pair) for pair in ((audio, visual), (audio, absent), (absent, visual))]
+        with torch.no_grad():
+            answers = [network.fusion(*pair) for pair in ((audio, visual), (audio, absent), (absent, visual))]
         return contributions(*((logits.argmax(1) == labels) for logits in answers)).cpu().numpy()
 
 

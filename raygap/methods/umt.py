@@ -13,19 +13,24 @@ afterwards. The paper tunes the weight a data set; ours of 1 is BalanceBenchmark
 repeat the warm-up's loss.
 """
 
+from __future__ import annotations
+
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
-from raygap.config import TrialConfig
 from raygap.errors import UserError
-from raygap.methods.base import Autocast, Look, Method, Step, Terms
+from raygap.lazy import torch
+from raygap.methods.base import Method
 from raygap.methods.losses import cross_entropy
-from raygap.models.encoders import encode_frames, make_encoder
-from raygap.models.network import Network, Outputs, make_network
+from raygap.models.outputs import Outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raygap.config import TrialConfig
+    from raygap.methods.base import Autocast, Look, Step, Terms
+    from raygap.models.network import Network
 
 
 @dataclass
@@ -40,7 +45,7 @@ class TaughtOutputs(Outputs):
 class Umt(Method):
     """CE(fused) and the distances to the teachers' features."""
 
-    teachers: nn.ModuleList | None = None
+    teachers: torch.nn.ModuleList | None = None
     """Encoders of audio and visual."""
 
     @classmethod
@@ -63,16 +68,20 @@ class Umt(Method):
         """The first time, the encoders become teachers, and the network starts anew."""
         if epoch > self.config.warmup.epochs:
             return
+        from raygap.models.network import make_network
+
         self._teach(copy.deepcopy([network.audio_encoder, network.visual_encoder]))
         fresh = make_network(self.config.model, network.classes, self.config.seed)
         network.load_state_dict(fresh.state_dict())
 
-    def _teach(self, encoders: list[nn.Module]) -> None:
-        teachers = nn.ModuleList(encoders).to(self.device, memory_format=torch.channels_last)
+    def _teach(self, encoders: list[torch.nn.Module]) -> None:
+        teachers = torch.nn.ModuleList(encoders).to(self.device, memory_format=torch.channels_last)
         self.teachers = teachers.eval().requires_grad_(False)
 
     def outputs(self, network: Network, step: Step) -> TaughtOutputs:
         """Adds the teachers' features."""
+        from raygap.models.encoders import encode_frames
+
         outputs = network(step.audio, step.visual, probe=True)
         audio, visual = self.teachers
         taught = {"audio_taught": audio(step.audio), "visual_taught": encode_frames(visual, step.visual)}
@@ -104,6 +113,8 @@ class Umt(Method):
         """Inverse of state_dict."""
         super().load_state_dict(state)
         if state["teachers"]:
+            from raygap.models.encoders import make_encoder
+
             self._teach([make_encoder(self.config.model, channels) for channels in (1, 3)])
             self.teachers.load_state_dict(state["teachers"])
 

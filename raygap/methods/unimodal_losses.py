@@ -1,10 +1,17 @@
 """Uniform sum of the fused and both unimodal cross-entropies: the fair baseline for all that has unimodal losses."""
 
-from torch import Tensor
+from __future__ import annotations
 
-from raygap.methods.base import Method, Terms
+from typing import TYPE_CHECKING
+
+from raygap.methods.base import Method
 from raygap.methods.losses import cross_entropy
-from raygap.models.network import Outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raygap.methods.base import Terms
+    from raygap.models.outputs import Outputs
 
 
 class UnimodalLosses(Method):

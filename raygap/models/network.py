@@ -1,7 +1,6 @@
 """The two-modality network: an encoder a modality, the fusion, the unimodal read-out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,17 +8,7 @@ from torch import Tensor, nn
 from raygap.config import Model
 from raygap.models.encoders import encode_frames, make_encoder
 from raygap.models.fusion import FUSIONS
-
-
-@dataclass
-class Outputs:
-    """Logits of a batch, each (B, classes), and the features they came from, each (B, features)."""
-
-    fused: Tensor
-    audio: Tensor
-    visual: Tensor
-    audio_features: Tensor
-    visual_features: Tensor
+from raygap.models.outputs import Outputs
 
 
 class Network(nn.Module):

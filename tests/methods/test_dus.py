@@ -12,7 +12,8 @@ from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.imbalance.discrepancy import cumulative_score
 from raygap.methods import METHODS, find_method
-from raygap.methods.dus import ACTIONS, DISCOUNT, TRACE, Dus, advantages, heuristic
+from raygap.methods.dus import Dus, heuristic
+from raygap.methods.ppo import ACTIONS, DISCOUNT, TRACE, advantages
 from raygap.models.network import Outputs
 from raygap.training.checkpoint import dumps, loads
 from raygap.training.trainer import Trainer
