@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raygap.errors import UserError
+from raygap.plugins import is_plugin, load_plugin
 
 if TYPE_CHECKING:
     from raygap.methods.base import Method
@@ -53,9 +54,22 @@ METHODS: Mapping[str, type[Method]] = _Methods()
 
 
 def find_method(name: str) -> type[Method]:
-    """The class of a method. Raises UserError with the nearest name."""
+    """The class of a method. Raises UserError with the nearest name, or for what is no method."""
+    if is_plugin(name):
+        return _checked(load_plugin(name, "method"), name)
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the methods are {', '.join(METHODS)}"
         raise UserError(f"unknown method {name!r}; {hint}")
     return METHODS[name]
+
+
+def _checked(kind: object, name: str) -> type[Method]:
+    """A method from elsewhere. Raises UserError if it is none."""
+    from raygap.methods.base import Method
+
+    if not isinstance(kind, type) or not issubclass(kind, Method):
+        raise UserError(f"method {name}: not a subclass of raygap.methods.base.Method")
+    if kind.adaptive_terms is Method.adaptive_terms and kind.train_step is Method.train_step:
+        raise UserError(f"method {name}: has no adaptive_terms, which give the loss of its adaptive stage")
+    return kind
