@@ -36,16 +36,18 @@ from raygap.config import parse_assignments, to_mapping
 from raygap.data.clips import ClipList
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
+from raygap.data.store import store_key
 from raygap.errors import UserError
 from raygap.search.job import Outcome, judged_on, run_sweep
 from raygap.search.kept import check_storage, fetch_run
 from raygap.search.placement import in_words
 from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
 from raygap.search.shared import SHARED, Swept, find_shared, print_shared
-from raygap.search.space import SEARCHABLE
+from raygap.search.space import SEARCHABLE, SearchSpace
+from raygap.search.study import check_resumed, mend_journal
 from raygap.search.sweep import plan_placement
 from raygap.storage import Storage, split_storage
-from raygap.tracking.run_folder import BEST, REPORT, TRIALS
+from raygap.tracking.run_folder import BEST, JOURNAL, PLAN, REPORT, TRIALS
 from raygap.tracking.seed_results import seeds_bar, seeds_table
 from raygap.tracking.wandb.callback import check_login
 from raygap.tracking.wandb.layout import Mode
@@ -93,9 +95,10 @@ def main(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Hold a field fixed; may be repeated.")
     ] = None,
-    test_seeds: Annotated[
+    seeds: Annotated[
         int | None, typer.Option(min=0, help="Fresh seeds for the final test result.", show_default="3")
     ] = None,
+    test_seeds: Annotated[int | None, typer.Option(min=0, hidden=True, help="As --seeds.")] = None,
     cache: Cache = None,
     max_quarantine: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of clips that may be unusable.", show_default="0.05")
@@ -130,10 +133,11 @@ def main(
     cache = cache or (kept_in / "stores" if kept_in else None)
     settings = {
         "trials": trials,
-        "test_seeds": test_seeds,
+        "test_seeds": test_seeds if seeds is None else seeds,
         "cache": str(cache.resolve()) if cache else None,
         "max_quarantine": max_quarantine,
         "trunk_gb": trunk_gb,
+        "concurrency": concurrency,
         "cpus_per_worker": cpus_per_worker,
         "gpus_per_worker": gpus_per_worker,
         "wandb": wandb,
@@ -143,8 +147,7 @@ def main(
     settings = {name: value for name, value in settings.items() if value is not None}
     if resume:
         kept = {"--set": assignments, "--epochs": epochs, "--seed": seed, "--space": space, "--method": method}
-        kept |= {"--root": root, "--splits": splits, "--val": val, "--keep-overlap": keep_overlap or None}
-        kept |= {"--workers-per-trial": workers}
+        kept |= {"--val": val, "--keep-overlap": keep_overlap or None, "--workers-per-trial": workers}
         for option, value in kept.items():
             if value is not None:
                 raise UserError(f"{option}: a resumed sweep keeps its plan; leave it out, or start another sweep")
@@ -159,7 +162,16 @@ def main(
         for dataset_name, place in places.items():
             if plans[place].dataset != dataset_name:
                 raise UserError(f"--dataset {dataset_name}: {place} holds a sweep of {plans[place].dataset}")
-        plans = {place: replace(plan, **settings) for place, plan in plans.items()}
+        roots = roots_by_dataset(names, root)
+        plans = {
+            place: replace(
+                plan,
+                root=roots[plan.dataset] or plan.root,  # the same data may lie elsewhere by now
+                reader=replace(plan.reader, splits=str(splits.resolve()) if splits else plan.reader.splits),
+                **settings,
+            )
+            for place, plan in plans.items()
+        }
     else:
         fixed = parse_assignments(assignments or [])
         given = {"epochs": epochs, "seed": seed, "compute.workers": workers}
@@ -190,11 +202,11 @@ def main(
     if shared and any(plan.fixed.get("protocol") == "paper" for plan in plans.values()):
         raise UserError("--shared: what suits all is found on validation; leave protocol=paper out")
     for place, plan in plans.items():
-        plan.check()
+        plan.check(_source(place))
         if dry_run:
-            _print_plan(plan, place, concurrency)
+            _print_plan(plan, place)
         else:
-            plan_placement(plan, concurrency)  # raises if the trials do not fit
+            plan_placement(plan, plan.concurrency)  # raises if the trials do not fit
             check_login(plan.wandb)
             if plan.storage:
                 check_storage(Storage(plan.storage), new=not resume)
@@ -211,14 +223,14 @@ def main(
     swept, exits = [], []
     for place, plan in plans.items():
         with locked(place):
-            store, outcome = _run(console, plan, place, lists[place], concurrency, time_budget, resume)
+            store, outcome = _run(console, plan, place, lists[place], time_budget, resume)
         _print_outcome(console, plan, place, outcome)
         exits.append(_exit_code(outcome))
         if exits[-1] == INTERRUPTED:
             sys.exit(INTERRUPTED)
         swept.append(Swept(plan, place, store))
     if shared and len(swept) > 1:
-        print_shared("configuration ", *find_shared(swept, folder, concurrency))
+        print_shared("configuration ", *find_shared(swept, folder, swept[0].plan.concurrency))
         print(f"all candidates: {folder / 'shared.csv'}; whole configurations: {folder}/<data set>/{SHARED}")
     if max(exits):
         sys.exit(max(exits))
@@ -239,11 +251,16 @@ def _run(
     plan: Plan,
     folder: Path,
     clip_list: ClipList,
-    concurrency: int | None,
     time_budget: float | None,
     resume: bool,
 ) -> tuple[Path, Outcome]:
-    config = plan.check()
+    config = plan.check(_source(folder))
+    for note in (mend_journal(folder / JOURNAL), *(plan.notes if not resume else ())):
+        if note:
+            print(f"note: {note}")
+    if resume:
+        domains = SearchSpace(plan.fixed, plan.space).domains()
+        check_resumed(folder, _source(folder), config, domains, store_key(clip_list, config.prepare))
     with preparation_bar(console) as progress:
         store = prepare(
             clip_list, config.prepare, Path(plan.cache), max_quarantine=plan.max_quarantine, progress=progress
@@ -256,13 +273,18 @@ def _run(
         markup=False,
     )
     with seeds_bar(console, plan.test_seeds, config.epochs) as report:
-        return store, run_sweep(plan, folder, store, concurrency, time_budget, report)
+        return store, run_sweep(plan, folder, store, plan.concurrency, time_budget, report)
 
 
-def _print_plan(plan: Plan, folder: Path, concurrency: int | None) -> None:
+def _source(folder: Path) -> str:
+    """Where a plan stands that may be wrong: in its folder if it has been written."""
+    return str(folder / PLAN) if (folder / PLAN).exists() else "search space"
+
+
+def _print_plan(plan: Plan, folder: Path) -> None:
     config = plan.check()
     try:
-        at_once = in_words(plan_placement(plan, concurrency), config.compute.threads, concurrency)
+        at_once = in_words(plan_placement(plan, plan.concurrency), config.compute.threads, plan.concurrency)
     except UserError as error:  # the plan may be meant for another cluster
         at_once = f"none here: {error}"
     sections = {
@@ -278,6 +300,8 @@ def _print_plan(plan: Plan, folder: Path, concurrency: int | None) -> None:
             "run folder": str(folder),
         },
     }
+    if plan.notes:
+        sections["plan"]["notes"] = list(plan.notes)
     for title, content in sections.items():
         print(f"# {title}\n{yaml.safe_dump(content, sort_keys=False, width=120)}")
 
@@ -287,14 +311,17 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, outcome: Outcome)
     if outcome.best is None:
         print("\n".join(outcome.failures()))
         print(f"{outcome.finished()} of {plan.trials} trials ended, none complete; see {folder / TRIALS}")
-        print(f"go on with: {again}")
+        if outcome.finished() < plan.trials:
+            print(f"go on with: {again}")
+        else:
+            print(f"mend what failed them (fields may be changed in {folder / PLAN}), then try all again with: {again}")
         return
     console.print(
         f"\nbest of {outcome.finished()} trials: trial {outcome.best.number}, "
         f"{judged_on(plan)} {outcome.best.value:.3f}",
         highlight=False,
     )
-    for path, value in outcome.best.params.items():
+    for path, value in outcome.best_fields().items():
         print(f"  {path}: {value:.4g}" if isinstance(value, float) else f"  {path}: {value}")
     print("".join(f"{line}\n" for line in outcome.failures()), end="")
     print("\n".join([outcome.about_epochs(), *outcome.about_gaps]))
