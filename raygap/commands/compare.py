@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Literal
 
 import typer
@@ -28,19 +29,20 @@ from raygap.commands.options import (
     roots_by_dataset,
     user_errors,
 )
+from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
 from raygap.config import parse_assignments
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
-from raygap.data.store import store_key
+from raygap.data.store import Store, store_key
 from raygap.errors import UserError
-from raygap.search.comparison import COMPARISON, Comparison, compare, read_comparison, write_comparison
+from raygap.search.comparison import Comparison, compare, read_comparison, write_comparison
 from raygap.search.plan import locked, make_folder
 from raygap.search.shared import Swept, find_shared, print_shared
 from raygap.search.space import SEARCHABLE, SearchSpace
 from raygap.search.study import check_resumed, mend_journal
 from raygap.search.sweep import plan_placement
 from raygap.tracking.comparison_table import legend, narrow, table
-from raygap.tracking.run_folder import JOURNAL
+from raygap.tracking.run_folder import COMPARISON, JOURNAL
 from raygap.tracking.seed_results import seeds_bar
 from raygap.tracking.wandb.callback import check_login
 from raygap.tracking.wandb.layout import Mode
@@ -189,7 +191,7 @@ def _compare_all(console: Console, comparisons: dict[Path, Comparison], folder: 
             key = store_key(clip_list, config.prepare)
             for name, plan in comparison.plans().items():
                 if note := mend_journal(place / name / JOURNAL):
-                    print(f"note: {note}")
+                    print_remarks([note])
                 domains = SearchSpace(plan.fixed, plan.space).domains()
                 check_resumed(place / name, str(place / COMPARISON), plan.check(), domains, key)
             with preparation_bar(console) as progress:
@@ -200,6 +202,8 @@ def _compare_all(console: Console, comparisons: dict[Path, Comparison], folder: 
                     max_quarantine=comparison.max_quarantine,
                     progress=progress,
                 )
+            opened = Store.open(store)
+            print_remarks(on_silence(opened, config.prepare) + on_steps(opened, config))
             with seeds_bar(console, comparison.seeds, config.epochs) as report:
                 results = compare(comparison, place, store, report, console.print)
         for method in comparison.methods:
@@ -215,6 +219,9 @@ def _compare_all(console: Console, comparisons: dict[Path, Comparison], folder: 
         print(legend(comparison.budget_in_words(), comparison.seeds))
         for result in results:
             print("".join(f"{result.method}: {note}\n" for note in result.notes), end="")
+            if result.seeds:
+                reached = fmean(row["test_accuracy"] for row in result.seeds.values())
+                print_remarks(on_chance(f"{result.method}: test accuracy", reached, opened, "test"))
         print("".join(f"{kind:10}{place / f'comparison.{kind}'}\n" for kind in ("md", "tex", "csv", "json")), end="")
         complete &= all(result.validation is not None and (result.seeds or not comparison.seeds) for result in results)
     for method, searches in swept.items() if shared else ():

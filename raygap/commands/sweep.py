@@ -32,11 +32,12 @@ from raygap.commands.options import (
     roots_by_dataset,
     user_errors,
 )
+from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
 from raygap.config import parse_assignments, to_mapping
 from raygap.data.clips import ClipList
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
-from raygap.data.store import store_key
+from raygap.data.store import Store, store_key
 from raygap.errors import UserError
 from raygap.search.job import Outcome, judged_on, run_sweep
 from raygap.search.kept import check_storage, fetch_run
@@ -224,7 +225,7 @@ def main(
     for place, plan in plans.items():
         with locked(place):
             store, outcome = _run(console, plan, place, lists[place], time_budget, resume)
-        _print_outcome(console, plan, place, outcome)
+        _print_outcome(console, plan, place, store, outcome)
         exits.append(_exit_code(outcome))
         if exits[-1] == INTERRUPTED:
             sys.exit(INTERRUPTED)
@@ -255,9 +256,8 @@ def _run(
     resume: bool,
 ) -> tuple[Path, Outcome]:
     config = plan.check(_source(folder))
-    for note in (mend_journal(folder / JOURNAL), *(plan.notes if not resume else ())):
-        if note:
-            print(f"note: {note}")
+    mended = mend_journal(folder / JOURNAL)
+    print_remarks([*([mended] if mended else []), *(() if resume else plan.notes)])
     if resume:
         domains = SearchSpace(plan.fixed, plan.space).domains()
         check_resumed(folder, _source(folder), config, domains, store_key(clip_list, config.prepare))
@@ -266,6 +266,9 @@ def _run(
             clip_list, config.prepare, Path(plan.cache), max_quarantine=plan.max_quarantine, progress=progress
         )
     write_plan(plan, folder)
+    opened = Store.open(store)
+    steps = [] if "optimizer.batch_size" in plan.space else on_steps(opened, config)
+    print_remarks(on_silence(opened, config.prepare) + steps)
     console.print(
         f"{'going on with' if resume else 'sweep'} {folder}: {plan.trials} trials of {config.epochs} epochs, "
         f"{config.method} on {plan.dataset}; starting Ray",
@@ -306,7 +309,7 @@ def _print_plan(plan: Plan, folder: Path) -> None:
         print(f"# {title}\n{yaml.safe_dump(content, sort_keys=False, width=120)}")
 
 
-def _print_outcome(console: Console, plan: Plan, folder: Path, outcome: Outcome) -> None:
+def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outcome: Outcome) -> None:
     again = f"python launch/sweep.py --dataset {plan.dataset} --out {folder} --resume"
     if outcome.best is None:
         print("\n".join(outcome.failures()))
@@ -328,12 +331,21 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, outcome: Outcome)
     if outcome.test and outcome.test.rows:
         console.print(f"\n{outcome.test.title}, chosen configuration, fresh seeds:")
         console.print(seeds_table(outcome.test))
+    print_remarks(_on_chance(plan, store, outcome))
     print(f"best configuration: {folder / BEST}")
     if (folder / REPORT).exists():
         print(f"report:             {folder / REPORT}")
     print(f"all trials:         {folder / TRIALS}")
     if outcome.finished() < plan.trials:
         print(f"stopped after {outcome.finished()} of {plan.trials} trials; go on with: {again}")
+
+
+def _on_chance(plan: Plan, store: Path, outcome: Outcome) -> list[str]:
+    opened = Store.open(store)
+    if outcome.test and outcome.test.rows:
+        return on_chance("test accuracy", outcome.test.interval("test_accuracy").mean, opened, "test")
+    split = "test" if plan.fixed.get("protocol") == "paper" else "val"
+    return on_chance(judged_on(plan), outcome.best.value, opened, split)
 
 
 def _exit_code(outcome: Outcome) -> int:

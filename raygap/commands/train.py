@@ -27,9 +27,11 @@ from raygap.commands.options import (
     reader_options,
     user_errors,
 )
+from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
 from raygap.config import flatten, from_mapping, load_yaml, parse_assignments
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
+from raygap.data.store import Store
 from raygap.methods import find_method
 from raygap.search.placement import place, start_ray
 from raygap.search.plan import make_folder, trial_fields
@@ -71,8 +73,7 @@ def main(
     fields, notes = trial_fields(dataset, flatten(load_yaml(config)) if config else {}, given)
     trial = from_mapping(fields, str(config or "--set"))
     find_method(trial.method).check(trial)
-    for note in notes:
-        print(f"note: {note}")
+    print_remarks(notes)
     place(trial, concurrency, cpus_per_worker, gpus_per_worker)  # raises if not one fits
     clip_list = read_clips(dataset, *find_source(dataset, root, reader_options(splits, val, keep_overlap), cache))
     folder = out or Path("runs") / f"{dataset}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
@@ -81,6 +82,8 @@ def main(
         store = prepare(
             clip_list, trial.prepare, cache or default_cache(), max_quarantine=max_quarantine, progress=progress
         )
+    opened = Store.open(store)
+    print_remarks(on_silence(opened, trial.prepare) + on_steps(opened, trial))
     start_ray()
     placement = place(trial, concurrency, cpus_per_worker, gpus_per_worker)
     numbers = [trial.seed + i for i in range(seeds)]
@@ -96,5 +99,6 @@ def main(
     draw_curves(first, folder / "figures" / "curves.png")
     console.print(f"{results.title}:")
     console.print(seeds_table(results))
+    print_remarks(on_chance("test accuracy", results.interval("test_accuracy").mean, opened, "test"))
     print(f"results: {folder / TEST}\nfigures: {folder / 'figures'}")
     sys.exit(1 if results.failed else 0)

@@ -35,13 +35,12 @@ from raygap.tracking.comparison_table import (
     table,
 )
 from raygap.tracking.report import write_report
-from raygap.tracking.run_folder import write_csv, write_text
+from raygap.tracking.run_folder import COMPARISON, write_csv, write_text
 from raygap.tracking.seed_results import Reporter
 from raygap.tracking.wandb.callback import sweep_log
 from raygap.tracking.wandb.layout import Mode
 from raygap.training.trunk import FOLDER as WARMUPS
 
-COMPARISON = "comparison.yaml"
 PAPER = "-paper"
 
 
