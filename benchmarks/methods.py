@@ -86,7 +86,7 @@ def main(
     store = prepare(read_clips("manifest", manifest.parent), from_mapping(fixed).prepare, out / "stores")
     comparison = Comparison("demo", None, tuple(methods.split(",")), trials, None, seeds, False, fixed, "")
     write_comparison(comparison, out)
-    results = compare(comparison, out, store, None, lambda seed, metrics: None, lambda line: print(line, flush=True))
+    results = compare(comparison, out, store, lambda seed, metrics: None, lambda line: print(line, flush=True))
     rows: list[MethodResult] = []
     for result in results:
         rows.append(result)

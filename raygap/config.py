@@ -7,7 +7,8 @@
 
 import difflib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,6 +20,28 @@ from raygap.errors import UserError
 SCHEMA_VERSION = 1
 LATER: dict[str, Any] = {"shapes_warmup": False}
 """Marks a field that changes nothing before the warm-up ends; every field without the mark is taken to shape it."""
+
+
+def acts_when(*cases: dict[str, Any]) -> dict[str, Any]:
+    """Marks a field, or a section by its `model_config`, that can only act in one of these cases.
+
+    A case holds when each field in it meets its condition: a value, a tuple of values, "!=VALUE" or ">NUMBER". A field
+    without the mark is taken to act always.
+    """
+    return {"acts_when": cases}
+
+
+GUIDED = ("gmm_adaptive", "gmm_scores")
+WITH_UNIMODAL_LOSSES = (*GUIDED, "unimodal_losses", "cml", "mmpareto", "lfm", "gradient_blending")
+"""Methods by what they have, for the marks; a test holds them against the methods themselves."""
+_WEIGHING_LOSSES = (*GUIDED, "unimodal_losses", "cml", "mmpareto")
+_PLAIN_UNIMODAL = (*WITH_UNIMODAL_LOSSES, "mla")
+_PURIFYING = {"purify.epochs": ">0"}
+_ALIGNING = {"method": GUIDED, "loss.align_weight": ">0"}
+
+
+def _of_method(*methods: str) -> ConfigDict:
+    return ConfigDict(json_schema_extra=acts_when({"method": methods}))
 
 
 class Section(BaseModel):
@@ -42,7 +65,7 @@ class Prepare(Section):
     """What follows a sound shorter than seconds: silence, or the same sound again."""
     spectrogram: Literal["mel", "stft", "psd", "fbank"] = "mel"
     """Log-mel bands, log-magnitude Fourier transform, log power density (SciPy's), or Kaldi's log-mel filter bank."""
-    n_mels: int = Field(64, ge=8, le=512)
+    n_mels: int = Field(64, ge=8, le=512, json_schema_extra=acts_when({"prepare.spectrogram": ("mel", "fbank")}))
     """Mel bands (spectrogram mel and fbank)."""
     n_fft: int = Field(1024, ge=16, le=8192)
     """Window and Fourier length in samples."""
@@ -92,7 +115,7 @@ class Model(Section):
 
     encoder: Literal["small_cnn", "resnet18"] = "small_cnn"
     """Network of each modality; resnet18 starts from random weights."""
-    width: int = Field(16, ge=4, le=256)
+    width: int = Field(16, ge=4, le=256, json_schema_extra=acts_when({"model.encoder": "small_cnn"}))
     """Channels of the first layer of small_cnn."""
     fusion: Literal["concat", "sum", "film", "gated"] = "concat"
     """How the two feature vectors become fused logits."""
@@ -115,7 +138,7 @@ class Optimizer(Section):
     """SGD with momentum, or AdamW."""
     lr: float = Field(0.05, gt=0, le=10)
     """Learning rate at the start."""
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(0.9, ge=0, lt=1, json_schema_extra=acts_when({"optimizer.name": "sgd"}))
     """Momentum of SGD."""
     weight_decay: float = Field(1e-4, ge=0, le=1)
     """Weight decay (decoupled with adamw)."""
@@ -123,9 +146,9 @@ class Optimizer(Section):
     """Clips a step, over all workers."""
     schedule: Literal["constant", "step", "cosine"] = "constant"
     """constant; step: times gamma every step_size epochs; cosine: to 0 over all epochs of the trial."""
-    step_size: int = Field(70, ge=1, le=10_000)
+    step_size: int = Field(70, ge=1, le=10_000, json_schema_extra=acts_when({"optimizer.schedule": "step"}))
     """Epochs between two drops of schedule step."""
-    gamma: float = Field(0.1, gt=0, le=1)
+    gamma: float = Field(0.1, gt=0, le=1, json_schema_extra=acts_when({"optimizer.schedule": "step"}))
     """Factor of one drop of schedule step."""
 
 
@@ -134,12 +157,23 @@ class Warmup(Section):
 
     epochs: int = Field(4, ge=0, le=1000, json_schema_extra=LATER)
     """Epochs before the adaptive stage."""
-    unimodal_weight: float = Field(1.0, ge=0, le=100)
+    unimodal_weight: float = Field(
+        1.0,
+        ge=0,
+        le=100,
+        json_schema_extra=acts_when(
+            {"method": _PLAIN_UNIMODAL, "warmup.epochs": ">0"}, {"method": _PLAIN_UNIMODAL} | _PURIFYING
+        ),
+    )
     """Weight of the unimodal losses during warm-up (its own field, so that loss.* never changes the warm-up)."""
 
 
 class Gap(Section):
     """What the mixture over the gaps is fitted to: that of gmm_adaptive, and of purification but after gmm_scores."""
+
+    model_config = ConfigDict(
+        json_schema_extra=acts_when({"method": "gmm_adaptive"}, {"method": "!=gmm_scores"} | _PURIFYING)
+    )
 
     score: Literal["absolute", "signed", "min_score"] = Field("absolute", json_schema_extra=LATER)
     """|gap|, the gap, or 1 - min(score audio, score visual)."""
@@ -150,54 +184,84 @@ class Gap(Section):
 class Mixture(Section):
     """Fitting of the mixture, for gmm_adaptive and gmm_scores."""
 
-    refit_every: int = Field(1, ge=1, le=1000, json_schema_extra=LATER)
+    refit_every: int = Field(1, ge=1, le=1000, json_schema_extra=LATER | acts_when({"method": GUIDED}))
     """Adaptive epochs between two fits."""
-    n_init: int = Field(4, ge=1, le=50, json_schema_extra=LATER)
+    n_init: int = Field(
+        4,
+        ge=1,
+        le=50,
+        json_schema_extra=LATER
+        | acts_when(
+            {"method": "gmm_scores", "scores.separator": "!=raw"},
+            {"method": "gmm_adaptive"},
+            {"method": "!=gmm_scores"} | _PURIFYING,
+        ),
+    )
     """Random starts of the first fit; later fits start from the last one too."""
-    posterior: Literal["fitted", "shuffled", "inverted", "constant"] = Field("fitted", json_schema_extra=LATER)
+    posterior: Literal["fitted", "shuffled", "inverted", "constant"] = Field(
+        "fitted", json_schema_extra=LATER | acts_when({"method": GUIDED}, _PURIFYING)
+    )
     """fitted, or a control: shuffled within each class (one fixed permutation), inverted (1 - p), constant (mean)."""
 
 
 class Loss(Section):
     """Weights of the adaptive stage's loss (DESIGN: the method)."""
 
-    fusion_weight: float = Field(1.0, ge=0, le=100, json_schema_extra=LATER)
+    fusion_weight: float = Field(1.0, ge=0, le=100, json_schema_extra=LATER | acts_when({"method": _WEIGHING_LOSSES}))
     """Weight of the fused cross-entropy."""
-    unimodal_weight: float = Field(1.0, ge=0, le=100, json_schema_extra=LATER)
+    unimodal_weight: float = Field(1.0, ge=0, le=100, json_schema_extra=LATER | acts_when({"method": _WEIGHING_LOSSES}))
     """Weight of the sum of both unimodal cross-entropies."""
-    align_weight: float = Field(0.5, ge=0, le=100, json_schema_extra=LATER)
+    align_weight: float = Field(0.5, ge=0, le=100, json_schema_extra=LATER | acts_when({"method": GUIDED}))
     """Weight of the alignment term."""
-    shift_weight: float = Field(0.0, ge=0, le=100, json_schema_extra=LATER)
+    shift_weight: float = Field(
+        0.0, ge=0, le=100, json_schema_extra=LATER | acts_when(_ALIGNING | {"method": "gmm_adaptive"})
+    )
     """Weight, inside the alignment term, of pulling imbalanced clips to the balanced mean (gmm_adaptive)."""
-    focus: float = Field(3.0, ge=0, le=100, json_schema_extra=LATER)
+    focus: float = Field(
+        3.0, ge=0, le=100, json_schema_extra=LATER | acts_when({"method": GUIDED, "mixture.posterior": "!=constant"})
+    )
     """How much more a balanced clip weighs than an imbalanced one: weights 1 + focus * P(balanced)."""
-    focus_scope: Literal["all", "fusion"] = Field("all", json_schema_extra=LATER)
+    focus_scope: Literal["all", "fusion"] = Field(
+        "all",
+        json_schema_extra=LATER
+        | acts_when({"method": "gmm_adaptive", "loss.focus": ">0", "loss.unimodal_weight": ">0"}),
+    )
     """Focus the fused and unimodal losses, or the fused loss alone (gmm_adaptive)."""
 
 
 class Align(Section):
     """The alignment term."""
 
-    kind: Literal["kl", "gap_weak", "gap_both"] = Field("kl", json_schema_extra=LATER)
+    kind: Literal["kl", "gap_weak", "gap_both"] = Field("kl", json_schema_extra=LATER | acts_when(_ALIGNING))
     """KL from the stronger modality to the weaker; |stronger - weaker| moving only the weaker; |gap| moving both."""
-    focus: Literal["imbalanced", "balanced", "uniform"] = Field("imbalanced", json_schema_extra=LATER)
+    focus: Literal["imbalanced", "balanced", "uniform"] = Field(
+        "imbalanced", json_schema_extra=LATER | acts_when(_ALIGNING | {"method": "gmm_adaptive", "loss.focus": ">0"})
+    )
     """Clips on which gmm_adaptive aligns more."""
-    mask: Literal["balanced", "all"] = Field("balanced", json_schema_extra=LATER)
+    mask: Literal["balanced", "all"] = Field(
+        "balanced", json_schema_extra=LATER | acts_when(_ALIGNING | {"method": "gmm_scores"})
+    )
     """Clips on which gmm_scores aligns."""
 
 
 class Scores(Section):
     """The two-dimensional separator of gmm_scores."""
 
+    model_config = _of_method("gmm_scores")
+
     beta: float = Field(0.8, ge=0, lt=1)
     """Memory of the averaged scores: 0 keeps the last epoch alone."""
-    components: int = Field(4, ge=2, le=16, json_schema_extra=LATER)
+    components: int = Field(4, ge=2, le=16, json_schema_extra=LATER | acts_when({"scores.separator": "scores2d"}))
     """Components of the mixture over the pair of scores."""
-    reg_covar: float = Field(1e-3, gt=0, le=1, json_schema_extra=LATER)
+    reg_covar: float = Field(
+        1e-3, gt=0, le=1, json_schema_extra=LATER | acts_when({"scores.separator": ("scores2d", "scores1d")})
+    )
     """Added to the diagonal of each covariance."""
     separator: Literal["scores2d", "scores1d", "min_score", "raw"] = Field("scores2d", json_schema_extra=LATER)
     """One mixture over the pair, one a modality, one over the smaller score, or the averaged scores themselves."""
-    weights: Literal["per_modality", "all"] = Field("per_modality", json_schema_extra=LATER)
+    weights: Literal["per_modality", "all"] = Field(
+        "per_modality", json_schema_extra=LATER | acts_when({"loss.focus": ">0"})
+    )
     """Weigh each modality's loss by its own reliability, or all terms by the joint one."""
 
 
@@ -206,16 +270,18 @@ class Purify(Section):
 
     epochs: int = Field(0, ge=0, le=1000, json_schema_extra=LATER)
     """Epochs of fine-tuning at the end; 0 leaves the stage out."""
-    threshold: float = Field(0.5, ge=0, le=1, json_schema_extra=LATER)
+    threshold: float = Field(0.5, ge=0, le=1, json_schema_extra=LATER | acts_when(_PURIFYING))
     """A clip is kept if P(balanced) reaches this."""
-    class_floor: float = Field(0.25, ge=0, le=1, json_schema_extra=LATER)
+    class_floor: float = Field(0.25, ge=0, le=1, json_schema_extra=LATER | acts_when(_PURIFYING))
     """Share of each class that is kept at least (the clips with the highest P(balanced))."""
-    subset: Literal["filtered", "random"] = Field("filtered", json_schema_extra=LATER)
+    subset: Literal["filtered", "random"] = Field("filtered", json_schema_extra=LATER | acts_when(_PURIFYING))
     """filtered, or a control: a random subset with the same number of clips in each class."""
 
 
 class Ogm(Section):
     """Methods ogm and ogm_ge."""
+
+    model_config = _of_method("ogm", "ogm_ge")
 
     alpha: float = Field(0.8, ge=0, le=10, json_schema_extra=LATER)
     """How much the gradients of the modality that is ahead shrink: by 1 - tanh(alpha * ratio of the scores)."""
@@ -226,12 +292,16 @@ class Ogm(Section):
 class MMPareto(Section):
     """Method mmpareto."""
 
+    model_config = _of_method("mmpareto")
+
     gamma: float = Field(1.5, gt=0, le=10, json_schema_extra=LATER)
     """Factor on the encoders' gradients."""
 
 
 class GradientBlending(Section):
     """Method gradient_blending."""
+
+    model_config = _of_method("gradient_blending")
 
     super_epoch: int = Field(10, ge=1, le=1000, json_schema_extra=LATER)
     """Adaptive epochs between two estimates of the weights."""
@@ -242,6 +312,8 @@ class GradientBlending(Section):
 class MMCosine(Section):
     """Method mmcosine."""
 
+    model_config = _of_method("mmcosine")
+
     scale: float = Field(10.0, gt=0, le=1000)
     """Factor on the cosines of features and class weights."""
 
@@ -249,16 +321,22 @@ class MMCosine(Section):
 class Opm(Section):
     """Method opm."""
 
-    q_base: float = Field(0.5, ge=0, lt=1, json_schema_extra=LATER)
+    model_config = _of_method("opm")
+
+    q_base: float = Field(0.5, ge=0, lt=1, json_schema_extra=LATER | acts_when({"opm.executed": ">0"}))
     """Chance that a clip's feature of the modality ahead is dropped, before its lead is added."""
-    strength: float = Field(0.5, ge=0, le=10, json_schema_extra=LATER)
+    strength: float = Field(
+        0.5, ge=0, le=10, json_schema_extra=LATER | acts_when({"opm.executed": ">0", "opm.q_base": ">0"})
+    )
     """How much the lead adds: q_base * strength * tanh(ratio of the scores - 1)."""
-    executed: float = Field(0.7, ge=0, le=1, json_schema_extra=LATER)
+    executed: float = Field(0.7, ge=0, le=1, json_schema_extra=LATER | acts_when({"opm.q_base": ">0"}))
     """Share of the steps in which features are dropped."""
 
 
 class Cml(Section):
     """Method cml."""
+
+    model_config = _of_method("cml")
 
     weight: float = Field(0.1, ge=0, le=100, json_schema_extra=LATER)
     """Weight of the penalty on a modality that is surer than both together."""
@@ -267,16 +345,20 @@ class Cml(Section):
 class Dus(Section):
     """Data-aware unimodal sampling, on top of a method with unimodal losses: fewer clips for the modality ahead."""
 
+    model_config = _of_method(*WITH_UNIMODAL_LOSSES)
+
     kind: Literal["none", "heuristic", "ppo"] = Field("none", json_schema_extra=LATER)
     """Off, by the ratio of the cumulative scores, or by a policy that learns what raises the fused score."""
-    strength: float = Field(1.0, ge=0, le=10, json_schema_extra=LATER)
+    strength: float = Field(1.0, ge=0, le=10, json_schema_extra=LATER | acts_when({"dus.kind": "heuristic"}))
     """heuristic: how much fewer clips the dominant modality draws for its lead."""
-    floor: float = Field(0.25, gt=0, le=1, json_schema_extra=LATER)
+    floor: float = Field(0.25, gt=0, le=1, json_schema_extra=LATER | acts_when({"dus.kind": "heuristic"}))
     """heuristic: share of the batch that a modality draws at least."""
 
 
 class Pmr(Section):
     """Method pmr."""
+
+    model_config = _of_method("pmr")
 
     alpha: float = Field(1.0, ge=0, le=100, json_schema_extra=LATER)
     """Weight of the slower modality's prototype loss."""
@@ -284,14 +366,16 @@ class Pmr(Section):
     """Share of the last epoch's prototypes in the new ones."""
     share: float = Field(0.1, gt=0, le=1, json_schema_extra=LATER)
     """Share of each class's training clips, drawn anew each epoch, that its prototype is the mean of."""
-    entropy_weight: float = Field(0.01, ge=0, le=100, json_schema_extra=LATER)
+    entropy_weight: float = Field(0.01, ge=0, le=100, json_schema_extra=LATER | acts_when({"pmr.entropy_epochs": ">0"}))
     """Weight of the faster modality's entropy regularisation."""
-    entropy_epochs: int = Field(10, ge=0, le=10_000, json_schema_extra=LATER)
+    entropy_epochs: int = Field(10, ge=0, le=10_000, json_schema_extra=LATER | acts_when({"pmr.entropy_weight": ">0"}))
     """First adaptive epochs, which alone have that regularisation."""
 
 
 class Agm(Section):
     """Method agm."""
+
+    model_config = _of_method("agm")
 
     alpha: float = Field(1.0, ge=0, le=10, json_schema_extra=LATER)
     """How strongly a modality's gradients follow its share of the answer."""
@@ -302,6 +386,8 @@ class Agm(Section):
 class Mla(Section):
     """Method mla."""
 
+    model_config = _of_method("mla")
+
     alpha: float = Field(0.1, gt=0, lt=1, json_schema_extra=LATER)
     """Softness of the projection of the shared head's gradients: it falls from alpha to alpha squared in an epoch."""
     fusion: Literal["dynamic", "fixed"] = "dynamic"
@@ -311,6 +397,8 @@ class Mla(Section):
 class Umt(Section):
     """Method umt."""
 
+    model_config = _of_method("umt")
+
     weight: float = Field(1.0, ge=0, le=1000, json_schema_extra=LATER)
     """Weight of the distance to the teachers' features."""
 
@@ -318,9 +406,11 @@ class Umt(Section):
 class Relearning(Section):
     """Method relearning."""
 
-    strength: float = Field(3.0, ge=0, le=100, json_schema_extra=LATER)
+    model_config = _of_method("relearning")
+
+    strength: float = Field(3.0, ge=0, le=100, json_schema_extra=LATER | acts_when({"relearning.times": ">0"}))
     """How far encoders go back to their initial weights: by tanh(strength * difference of the purities)."""
-    every: int = Field(20, ge=1, le=1000, json_schema_extra=LATER)
+    every: int = Field(20, ge=1, le=1000, json_schema_extra=LATER | acts_when({"relearning.times": ">0"}))
     """Adaptive epochs between two re-initialisations."""
     times: int = Field(3, ge=0, le=1000, json_schema_extra=LATER)
     """Re-initialisations at most."""
@@ -331,16 +421,20 @@ class Relearning(Section):
 class Resample(Section):
     """Method resample."""
 
+    model_config = _of_method("resample")
+
     level: Literal["sample", "modality"] = Field("sample", json_schema_extra=LATER)
     """Train more on each clip's own weak modality, or on the modality that is weaker over all clips."""
-    part: float = Field(0.2, gt=0, le=1, json_schema_extra=LATER)
+    part: float = Field(0.2, gt=0, le=1, json_schema_extra=LATER | acts_when({"resample.level": "modality"}))
     """modality: share of the training clips that the contributions are measured on before each epoch."""
-    alpha: float = Field(1.0, ge=0, le=10, json_schema_extra=LATER)
+    alpha: float = Field(1.0, ge=0, le=10, json_schema_extra=LATER | acts_when({"resample.level": "modality"}))
     """modality: how many clips more for a difference of the contributions."""
 
 
 class ReconBoost(Section):
     """Method reconboost."""
+
+    model_config = _of_method("reconboost")
 
     boost_epochs: int = Field(4, ge=1, le=1000, json_schema_extra=LATER)
     """Adaptive epochs of one modality alone."""
@@ -354,6 +448,8 @@ class ReconBoost(Section):
 
 class Lfm(Section):
     """Method lfm."""
+
+    model_config = _of_method("lfm")
 
     temperature: float = Field(0.07, gt=0, le=10, json_schema_extra=LATER)
     """Of the contrast between the features of both modalities."""
@@ -415,10 +511,15 @@ class TrialConfig(Section):
 
     @model_validator(mode="after")
     def _stages_fit_into_epochs(self) -> Self:
-        if self.warmup.epochs + self.purify.epochs > self.epochs:
+        warmup, purify, epochs = self.warmup.epochs, self.purify.epochs, self.epochs
+        if warmup + purify > epochs:
+            # Both in proportion, so that one adaptive epoch is left.
+            shorter = (epochs - 1) * warmup // (warmup + purify)
+            lengths = {"warmup.epochs": shorter, "purify.epochs": epochs - 1 - shorter if purify else 0}
+            options = [f"--set {path}={length}" for path, length in lengths.items() if (warmup, purify)[path[0] == "p"]]
             raise ValueError(
-                f"warmup.epochs ({self.warmup.epochs}) + purify.epochs ({self.purify.epochs}) exceed "
-                f"epochs ({self.epochs}); raise epochs or shorten a stage"
+                f"warmup.epochs ({warmup}) + purify.epochs ({purify}) exceed epochs ({epochs}); "
+                f"add --epochs {warmup + purify + 1}, or {' '.join(options)}"
             )
         return self
 
@@ -437,6 +538,71 @@ def field_paths(section: type[Section] = TrialConfig, prefix: str = "") -> dict[
 def shapes_warmup(path: str) -> bool:
     """Whether a field can change a trial before its warm-up ends."""
     return (field_paths()[path].json_schema_extra or {}).get("shapes_warmup", True)
+
+
+@lru_cache
+def _cases(path: str) -> list[tuple[dict[str, Any], ...]]:
+    """The cases in which a field's sections, and it itself, act; of each group one must hold."""
+    node, groups = TrialConfig, []
+    for name in path.split("."):
+        info = node.model_fields[name]
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+            node = info.annotation
+            extra = node.model_config.get("json_schema_extra")
+        else:
+            extra = info.json_schema_extra
+        groups.append((extra or {}).get("acts_when"))
+    return [group for group in groups if group]
+
+
+def _meets(value: Any, condition: Any) -> bool:
+    if isinstance(condition, tuple):
+        return value in condition
+    if isinstance(condition, str) and condition.startswith(">"):
+        return isinstance(value, int | float) and value > float(condition[1:])
+    if isinstance(condition, str) and condition.startswith("!="):
+        return value != condition[2:]
+    return value == condition
+
+
+def can_act(path: str, values: Callable[[str], Iterable[Any]]) -> bool:
+    """Whether a field can change anything, where `values` tells which values each other field may have."""
+    return all(
+        any(
+            all(any(_meets(value, condition) for value in values(other)) for other, condition in case.items())
+            for case in group
+        )
+        for group in _cases(path)
+    )
+
+
+def acting(paths: Iterable[str], config: TrialConfig) -> list[str]:
+    """Those of the fields that can change anything in a configuration."""
+    flat = flatten(to_mapping(config))
+    return [path for path in paths if can_act(path, lambda other: (flat[other],))]
+
+
+def why_inert(path: str, values: Callable[[str], Iterable[Any]]) -> str:
+    """What a field that cannot act lacks, in words: of the cases the one that lacks least."""
+
+    def missing(case: dict[str, Any]) -> list[str]:
+        return [
+            f"{other} {_in_words(condition)}"
+            for other, condition in case.items()
+            if not any(_meets(value, condition) for value in values(other))
+        ]
+
+    lacking = [min(map(missing, group), key=len) for group in _cases(path)]
+    return "needs " + " and ".join(dict.fromkeys(lack for group in lacking for lack in group))
+
+
+def _in_words(condition: Any) -> str:
+    if isinstance(condition, tuple):
+        return condition[0] if len(condition) == 1 else "one of " + ", ".join(map(str, condition))
+    if isinstance(condition, str) and condition.startswith((">", "!=")):
+        sign = ">" if condition.startswith(">") else "!="
+        return f"{sign} {condition.removeprefix(sign)}"
+    return str(condition)
 
 
 def check_path(path: str, source: str) -> None:

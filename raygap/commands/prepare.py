@@ -26,6 +26,7 @@ from raygap.commands.options import (
     reader_options,
     user_errors,
 )
+from raygap.commands.remarks import on_silence, print_remarks
 from raygap.config import from_mapping, parse_assignments
 from raygap.data.clips import SPLITS
 from raygap.data.inspection import PAGE, tables, write_page
@@ -94,6 +95,7 @@ def main(
     typer.echo(f"store: {path}\nclips: {counts}; {len(header['class_names'])} classes")
     for clip in header["quarantined"][:SHOWN]:
         typer.echo(f"quarantined: {clip['id']}: {clip['reason']}")
+    print_remarks(on_silence(store, settings))
     if len(header["quarantined"]) > SHOWN:
         typer.echo(f"quarantined: {len(header['quarantined'])} in all, listed in {path / QUARANTINED}")
     if inspect:

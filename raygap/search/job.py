@@ -3,11 +3,12 @@
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from raygap.config import TrialConfig, from_mapping, load_yaml, to_mapping
+from raygap.config import TrialConfig, acting, from_mapping, load_yaml, to_mapping
 from raygap.patience import patiently
 from raygap.search.kept import keep_run
 from raygap.search.plan import Plan
@@ -34,6 +35,10 @@ class Outcome:
     config: TrialConfig | None
     test: SeedResults | None
     about_gaps: list[str] = field(default_factory=list)
+
+    def best_fields(self) -> dict[str, Any]:
+        """The searched fields of the best configuration, without those that cannot act in it."""
+        return {path: self.best.params[path] for path in acting(self.best.params, self.config)}
 
     def finished(self) -> int:
         """Trials that are complete, stopped early or failed."""

@@ -80,7 +80,7 @@ def key_of(fields: dict[str, Any]) -> str:
 
 
 NO_PURIFICATION = {"purify.epochs": 0}
-KINDS = {key_of({"method": method}): NO_PURIFICATION | {"method": method} for method in reversed(METHODS)}
+KINDS = {key_of({"method": method}): NO_PURIFICATION | {"method": method} for method in reversed(list(METHODS))}
 """One method of each kind of warm-up."""
 KINDS |= {schedule: {"optimizer.schedule": schedule, "optimizer.step_size": 1} for schedule in ("step", "cosine")}
 PATHS = [path for path in field_paths() if path != "schema_version"]
