@@ -13,7 +13,7 @@ import typer
 import yaml
 
 from raygap.commands.options import user_errors
-from raygap.config import to_mapping
+from raygap.schema import to_mapping
 from raygap.tracking.best_sources import find_best
 from raygap.tracking.wandb.layout import VALUE
 

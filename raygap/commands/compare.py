@@ -30,11 +30,11 @@ from raygap.commands.options import (
     user_errors,
 )
 from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
-from raygap.config import parse_assignments
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.data.store import Store, store_key
 from raygap.errors import UserError
+from raygap.schema import parse_assignments
 from raygap.search.comparison import Comparison, compare, read_comparison, write_comparison
 from raygap.search.plan import locked, make_folder
 from raygap.search.shared import Swept, find_shared, print_shared

@@ -27,7 +27,6 @@ from raygap.commands.options import (
     user_errors,
 )
 from raygap.commands.remarks import on_silence, print_remarks
-from raygap.config import from_mapping, parse_assignments
 from raygap.data.clips import SPLITS
 from raygap.data.inspection import PAGE, tables, write_page
 from raygap.data.prepare import default_cache, prepare
@@ -35,6 +34,7 @@ from raygap.data.prepared import note_source
 from raygap.data.readers import READERS, read_clips
 from raygap.data.store import QUARANTINED, Store
 from raygap.errors import UserError
+from raygap.schema import from_mapping, parse_assignments
 from raygap.search.space import load_space
 
 SHOWN = 10

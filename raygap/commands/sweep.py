@@ -33,12 +33,12 @@ from raygap.commands.options import (
     user_errors,
 )
 from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
-from raygap.config import parse_assignments, to_mapping
 from raygap.data.clips import ClipList
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.data.store import Store, store_key
 from raygap.errors import UserError
+from raygap.schema import parse_assignments, to_mapping
 from raygap.search.job import Outcome, judged_on, run_sweep
 from raygap.search.kept import check_storage, fetch_run
 from raygap.search.placement import in_words
@@ -174,7 +174,7 @@ def main(
             for place, plan in plans.items()
         }
     else:
-        fixed = parse_assignments(assignments or [])
+        fixed = parse_assignments(assignments or [], method)
         given = {"epochs": epochs, "seed": seed, "compute.workers": workers}
         fixed |= {path: value for path, value in given.items() if value is not None}
         options = reader_options(splits, val, keep_overlap)

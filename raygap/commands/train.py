@@ -28,11 +28,12 @@ from raygap.commands.options import (
     user_errors,
 )
 from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
-from raygap.config import flatten, from_mapping, load_yaml, parse_assignments
+from raygap.config import flatten, load_yaml
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.data.store import Store
 from raygap.methods import find_method
+from raygap.schema import from_mapping, parse_assignments
 from raygap.search.placement import place, start_ray
 from raygap.search.plan import make_folder, trial_fields
 from raygap.search.seeds import train_seeds

@@ -8,8 +8,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from raygap.config import TrialConfig, acting, from_mapping, load_yaml, to_mapping
+from raygap.config import TrialConfig, load_yaml
 from raygap.patience import patiently
+from raygap.schema import acting, from_mapping, to_mapping
 from raygap.search.kept import keep_run
 from raygap.search.plan import Plan
 from raygap.search.seeds import train_seeds

@@ -10,10 +10,11 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from raygap.config import TrialConfig, from_mapping, load_yaml, to_mapping
+from raygap.config import TrialConfig, load_yaml
 from raygap.data.clips import ReaderOptions
 from raygap.data.readers import find_reader
 from raygap.errors import UserError
+from raygap.schema import from_mapping, to_mapping
 from raygap.search.shorten import shorten_stages
 from raygap.search.space import SearchSpace, check_method, check_space, drop_inert, load_space, parse_space
 from raygap.storage import Copies, Storage

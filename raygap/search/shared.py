@@ -11,8 +11,9 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from raygap.config import TrialConfig, acting, from_mapping, to_mapping
+from raygap.config import TrialConfig
 from raygap.errors import UserError
+from raygap.schema import acting, from_mapping, to_mapping
 from raygap.search.placement import place, start_ray
 from raygap.search.plan import Plan
 from raygap.search.study import METRIC, STUDY, open_storage

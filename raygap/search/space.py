@@ -19,9 +19,11 @@ from typing import Any
 from ray import tune
 from ray.tune.search.sample import Categorical, Domain, Float
 
-from raygap.config import TrialConfig, can_act, check_path, field_paths, flatten, from_mapping, load_yaml, why_inert
+from raygap.config import TrialConfig, flatten, load_yaml
 from raygap.errors import UserError
 from raygap.methods import METHODS, find_method
+from raygap.plugins import is_plugin
+from raygap.schema import can_act, check_path, field_paths, from_mapping, why_inert
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # In the package where it was installed, beside it in a checkout.
@@ -62,7 +64,7 @@ def load_space(dataset: str, method: str | None, file: Path | None) -> SearchSpa
     """
     by_dataset = FOLDER / f"{dataset}.yaml"
     base = read_space(by_dataset) if by_dataset.exists() else SearchSpace({}, {})
-    top = read_space(file) if file else base
+    top = read_space(file, method) if file else base
     method = method or top.fixed.get("method", TrialConfig().method)
     by_method = FOLDER / f"{method}.yaml"
     own = read_space(by_method) if by_method.exists() else None
@@ -76,8 +78,8 @@ def load_space(dataset: str, method: str | None, file: Path | None) -> SearchSpa
     return SearchSpace(base.fixed | {"method": method}, base.space, base.trials)
 
 
-def read_space(file: Path) -> SearchSpace:
-    """Read one file. Raises UserError naming the file and the field."""
+def read_space(file: Path, method: str | None = None) -> SearchSpace:
+    """Read one file, for this method where the file does not name another. Raises UserError naming file and field."""
     content = load_yaml(file)
     unknown = [key for key in content if key not in ("fixed", "space", "trials")]
     if unknown:
@@ -85,32 +87,34 @@ def read_space(file: Path) -> SearchSpace:
     trials = content.get("trials", DEFAULT_TRIALS)
     if not isinstance(trials, int) or isinstance(trials, bool) or trials < 1:
         raise UserError(f"{file}: trials = {trials!r}: expected a whole number from 1 on")
-    return parse_space(content, str(file), trials)
+    return parse_space(content, str(file), trials, method)
 
 
-def parse_space(content: Mapping[str, Any], source: str, trials: int) -> SearchSpace:
+def parse_space(content: Mapping[str, Any], source: str, trials: int, method: str | None = None) -> SearchSpace:
     """`fixed` and `space` of a file's content. Raises UserError naming the file and the field."""
     for key in ("fixed", "space"):
         if not isinstance(content.get(key) or {}, Mapping):
             raise UserError(f"{source}: {key}: expected a mapping of fields")
     fixed = flatten(content.get("fixed") or {})
+    method = str(fixed.get("method", method or ""))
+    own = method if is_plugin(method) else None  # of raygap's methods one file may hold fields for several
     for path in fixed:
-        check_path(path, f"{source}: fixed")
+        check_path(path, f"{source}: fixed", own)
     space = {str(path): entry for path, entry in (content.get("space") or {}).items()}
     for path, entry in space.items():
-        check_path(path, f"{source}: space")
+        check_path(path, f"{source}: space", own)
         _domain(path, entry, f"{source}: space")
     return SearchSpace(fixed, space, trials)
 
 
 def drop_inert(space: SearchSpace) -> tuple[SearchSpace, str]:
     """The space without the fields that can act in no trial of it, and a line that names them; empty if all can."""
-    dropped: dict[str, str] = {}
+    known, dropped = field_paths(space.fixed["method"]), {}
     while True:
         domains = SearchSpace(space.fixed, {p: e for p, e in space.space.items() if p not in dropped}).domains()
 
         def values(path: str, domains: dict[str, Domain] = domains) -> list[Any]:
-            return ends(domains[path]) if path in domains else [space.fixed.get(path, field_paths()[path].default)]
+            return ends(domains[path]) if path in domains else [space.fixed.get(path, known[path].default)]
 
         inert = {path: why_inert(path, values) for path in domains if not can_act(path, values)}
         if not inert:

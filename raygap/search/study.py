@@ -20,9 +20,10 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Domain
 
-from raygap.config import TrialConfig, flatten, from_mapping, load_yaml, to_mapping
+from raygap.config import TrialConfig, flatten, load_yaml
 from raygap.errors import UserError
 from raygap.patience import patiently
+from raygap.schema import from_mapping, to_mapping
 from raygap.tracking.run_folder import JOURNAL, trial_folder, write_text
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow.parquet as pq
 from optuna.trial import TrialState
 
-from raygap.config import SCHEMA_VERSION, TrialConfig, flatten, from_mapping, load_yaml
+from raygap.config import SCHEMA_VERSION, TrialConfig, flatten, load_yaml
 from raygap.errors import UserError
+from raygap.schema import from_mapping
 from raygap.tracking.report.run import Absent, Run
 from raygap.tracking.run_folder import BEST, COMPARISON, JOURNAL, PLAN, trial_folder
 from raygap.tracking.wandb.entries import Entry, lower_is_better, of_runs
@@ -120,9 +121,9 @@ def _in_wandb_files(folder: Path, metric: str) -> list[Entry]:
 
 def _checked(config: dict[str, Any], where: str) -> TrialConfig:
     version = config.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if version not in (1, SCHEMA_VERSION):
         raise UserError(
-            f"{where}: a configuration of schema version {version}, this raygap reads {SCHEMA_VERSION}; "
+            f"{where}: a configuration of schema version {version}, this raygap reads 1 to {SCHEMA_VERSION}; "
             "use the raygap that wrote it"
         )
     return from_mapping(config, where)

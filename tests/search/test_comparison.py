@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from stores import SMALL
 
-from raygap.config import from_mapping, load_yaml
+from raygap.config import load_yaml
 from raygap.data.store import Store
 from raygap.errors import UserError
+from raygap.schema import from_mapping
 from raygap.search.comparison import Comparison, compare, read_comparison, write_comparison
 from raygap.search.space import PRESETS
 from raygap.training.run import train

@@ -13,9 +13,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from raygap.config import TrialConfig, acting, flatten, from_mapping, load_yaml
+from raygap.config import TrialConfig, flatten, load_yaml
 from raygap.data.store import Store, store_folder
 from raygap.errors import UserError
+from raygap.schema import acting, from_mapping
 from raygap.tracking.comparison_table import MethodResult, table
 from raygap.tracking.run_folder import FAILED, JOURNAL, PLAN, TEST, best_trial, trial_folder
 from raygap.tracking.seed_results import SeedResults

@@ -9,8 +9,8 @@ import yaml
 from optuna.trial import TrialState
 from wandb_workspaces import expr
 
-from raygap.config import from_mapping, to_mapping
 from raygap.errors import UserError
+from raygap.schema import from_mapping, to_mapping
 from raygap.tracking.comparison_table import markdown
 from raygap.tracking.report.run import Absent, Run
 from raygap.tracking.wandb.layout import TEST, TRIAL, VALUE, Note, chart, read_note, write_note
