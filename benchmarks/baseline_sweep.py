@@ -33,7 +33,7 @@ from ray.tune.search.optuna import OptunaSearch
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from raygap.config import Augment, Prepare, TrialConfig, from_mapping
+from raygap.config import Augment, Prepare, TrialConfig
 from raygap.data.batches import Batch
 from raygap.data.clips import Clip, ClipList
 from raygap.data.media.files import open_media
@@ -41,6 +41,7 @@ from raygap.data.media.pictures import decode_frames
 from raygap.data.media.sound import decode_audio, decode_audio_file
 from raygap.data.media.spectrogram import Spectrogram
 from raygap.data.store import Store
+from raygap.schema import from_mapping
 from raygap.search.study import METRIC
 from raygap.training import checkpoint, evaluation, trainer
 from raygap.training.trainer import Trainer

@@ -29,8 +29,9 @@ from ray._common.utils import reset_ray_address
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
-from raygap.config import from_mapping, load_yaml
+from raygap.config import load_yaml
 from raygap.data.store import Store
+from raygap.schema import from_mapping
 from raygap.search import sweep
 from raygap.search.plan import Plan, make_folder, read_plan, write_plan
 from raygap.search.study import FINISHED, TRIAL_NUMBER

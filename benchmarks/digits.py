@@ -39,7 +39,6 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from raygap.commands.options import user_errors
-from raygap.config import from_mapping
 from raygap.data.prepare import prepare
 from raygap.data.readers import read_clips
 from raygap.data.store import Store
@@ -49,6 +48,7 @@ from raygap.imbalance.scores_mixture import Reliability
 from raygap.methods import find_method
 from raygap.methods.base import Method
 from raygap.rng import generator
+from raygap.schema import from_mapping
 from raygap.tracking.seed_results import Interval
 from raygap.training.run import test, train
 

@@ -21,12 +21,13 @@ import numpy as np
 import torch
 import typer
 
-from raygap.config import RECIPES, from_mapping
+from raygap.config import RECIPES
 from raygap.data.batches import Batch, batches
 from raygap.data.clips import Clip, ClipList
 from raygap.data.media.pictures import frames_shape
 from raygap.data.media.spectrogram import spectrogram_shape
 from raygap.data.store import Store, StoreWriter
+from raygap.schema import from_mapping
 from raygap.training import trainer
 from raygap.training.trainer import Trainer
 

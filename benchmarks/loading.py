@@ -41,9 +41,10 @@ import typer
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from raygap.config import Augment, Prepare, from_mapping
+from raygap.config import Augment, Prepare
 from raygap.data.clips import Clip
 from raygap.data.readers import read_clips
+from raygap.schema import from_mapping
 
 # torch, Ray and what imports them is imported where it is used: a measured process holds no more than its way needs.
 

@@ -21,13 +21,14 @@ from digits import FIXED, RECIPE
 from digits_data import write_data
 
 from raygap.commands.options import user_errors
-from raygap.config import from_mapping, load_yaml, to_mapping
+from raygap.config import load_yaml
 from raygap.data.predictions import Predictions
 from raygap.data.prepare import prepare
 from raygap.data.readers import read_clips
 from raygap.data.store import Store
 from raygap.imbalance.correction import CORRECTIONS
 from raygap.methods import METHODS
+from raygap.schema import from_mapping, to_mapping
 from raygap.search.comparison import Comparison, compare, write_comparison, write_tables
 from raygap.search.placement import place
 from raygap.search.seeds import train_seeds
@@ -86,7 +87,7 @@ def main(
     store = prepare(read_clips("manifest", manifest.parent), from_mapping(fixed).prepare, out / "stores")
     comparison = Comparison("demo", None, tuple(methods.split(",")), trials, None, seeds, False, fixed, "")
     write_comparison(comparison, out)
-    results = compare(comparison, out, store, None, lambda seed, metrics: None, lambda line: print(line, flush=True))
+    results = compare(comparison, out, store, lambda seed, metrics: None, lambda line: print(line, flush=True))
     rows: list[MethodResult] = []
     for result in results:
         rows.append(result)

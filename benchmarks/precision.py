@@ -30,7 +30,7 @@ import numpy as np
 import torch
 import typer
 
-from raygap.config import Prepare, TrialConfig, from_mapping
+from raygap.config import Prepare, TrialConfig
 from raygap.data.media.pictures import frames_shape
 from raygap.data.media.spectrogram import spectrogram_shape
 from raygap.data.prepare import default_cache, prepare
@@ -40,6 +40,7 @@ from raygap.imbalance.mixture import fit_gap_mixture
 from raygap.imbalance.scores_mixture import fit_reliability
 from raygap.methods.base import Step
 from raygap.methods.gmm_scores import GmmScores
+from raygap.schema import from_mapping
 from raygap.search.space import load_space
 from raygap.tracking.seed_results import Interval
 from raygap.training.precision import autocast, pick_device

@@ -23,9 +23,9 @@ import typer
 from sweep_cost import make_data
 
 from raygap.commands.options import user_errors
-from raygap.config import from_mapping
 from raygap.data.batches import batches
 from raygap.data.store import Store
+from raygap.schema import from_mapping
 from raygap.search.study import METRIC
 from raygap.tracking.seed_results import Interval
 from raygap.training import evaluation

@@ -1,28 +1,39 @@
-"""The one schema of a trial: every field of a training run is documented, bounded and defaulted here.
+"""What every trial has: each field is documented, bounded and defaulted here. What a method adds stands in its file."""
 
->>> config = from_mapping({"warmup.epochs": 3, "loss": {"align_weight": 0.2}})
->>> config.warmup.epochs, config.loss.align_weight
-(3, 0.2)
-"""
-
-import difflib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raygap.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LATER: dict[str, Any] = {"shapes_warmup": False}
 """Marks a field that changes nothing before the warm-up ends; every field without the mark is taken to shape it."""
 
 
+def acts_when(*cases: dict[str, Any]) -> dict[str, Any]:
+    """Marks a field, or a section by its `model_config`, that can only act in one of these cases.
+
+    A case holds when each field in it meets its condition: a value, a tuple of values, "!=VALUE" or ">NUMBER". Besides
+    fields, `method.NAME` asks the method's class for a flag. A field without the mark is taken to act always.
+    """
+    return {"acts_when": cases}
+
+
+_PURIFYING = {"purify.epochs": ">0"}
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a configuration is written down with it."""
+        return True
 
 
 class Prepare(Section):
@@ -42,7 +53,7 @@ class Prepare(Section):
     """What follows a sound shorter than seconds: silence, or the same sound again."""
     spectrogram: Literal["mel", "stft", "psd", "fbank"] = "mel"
     """Log-mel bands, log-magnitude Fourier transform, log power density (SciPy's), or Kaldi's log-mel filter bank."""
-    n_mels: int = Field(64, ge=8, le=512)
+    n_mels: int = Field(64, ge=8, le=512, json_schema_extra=acts_when({"prepare.spectrogram": ("mel", "fbank")}))
     """Mel bands (spectrogram mel and fbank)."""
     n_fft: int = Field(1024, ge=16, le=8192)
     """Window and Fourier length in samples."""
@@ -92,7 +103,7 @@ class Model(Section):
 
     encoder: Literal["small_cnn", "resnet18"] = "small_cnn"
     """Network of each modality; resnet18 starts from random weights."""
-    width: int = Field(16, ge=4, le=256)
+    width: int = Field(16, ge=4, le=256, json_schema_extra=acts_when({"model.encoder": "small_cnn"}))
     """Channels of the first layer of small_cnn."""
     fusion: Literal["concat", "sum", "film", "gated"] = "concat"
     """How the two feature vectors become fused logits."""
@@ -115,7 +126,7 @@ class Optimizer(Section):
     """SGD with momentum, or AdamW."""
     lr: float = Field(0.05, gt=0, le=10)
     """Learning rate at the start."""
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(0.9, ge=0, lt=1, json_schema_extra=acts_when({"optimizer.name": "sgd"}))
     """Momentum of SGD."""
     weight_decay: float = Field(1e-4, ge=0, le=1)
     """Weight decay (decoupled with adamw)."""
@@ -123,9 +134,9 @@ class Optimizer(Section):
     """Clips a step, over all workers."""
     schedule: Literal["constant", "step", "cosine"] = "constant"
     """constant; step: times gamma every step_size epochs; cosine: to 0 over all epochs of the trial."""
-    step_size: int = Field(70, ge=1, le=10_000)
+    step_size: int = Field(70, ge=1, le=10_000, json_schema_extra=acts_when({"optimizer.schedule": "step"}))
     """Epochs between two drops of schedule step."""
-    gamma: float = Field(0.1, gt=0, le=1)
+    gamma: float = Field(0.1, gt=0, le=1, json_schema_extra=acts_when({"optimizer.schedule": "step"}))
     """Factor of one drop of schedule step."""
 
 
@@ -134,12 +145,25 @@ class Warmup(Section):
 
     epochs: int = Field(4, ge=0, le=1000, json_schema_extra=LATER)
     """Epochs before the adaptive stage."""
-    unimodal_weight: float = Field(1.0, ge=0, le=100)
+    unimodal_weight: float = Field(
+        1.0,
+        ge=0,
+        le=100,
+        json_schema_extra=acts_when(
+            {"method.plain_unimodal": True, "warmup.epochs": ">0"}, {"method.plain_unimodal": True} | _PURIFYING
+        ),
+    )
     """Weight of the unimodal losses during warm-up (its own field, so that loss.* never changes the warm-up)."""
 
 
 class Gap(Section):
     """What the mixture over the gaps is fitted to: that of gmm_adaptive, and of purification but after gmm_scores."""
+
+    model_config = ConfigDict(
+        json_schema_extra=acts_when(
+            {"method.own_separator": False, "method.guided": True}, {"method.own_separator": False} | _PURIFYING
+        )
+    )
 
     score: Literal["absolute", "signed", "min_score"] = Field("absolute", json_schema_extra=LATER)
     """|gap|, the gap, or 1 - min(score audio, score visual)."""
@@ -150,55 +174,20 @@ class Gap(Section):
 class Mixture(Section):
     """Fitting of the mixture, for gmm_adaptive and gmm_scores."""
 
-    refit_every: int = Field(1, ge=1, le=1000, json_schema_extra=LATER)
+    refit_every: int = Field(1, ge=1, le=1000, json_schema_extra=LATER | acts_when({"method.guided": True}))
     """Adaptive epochs between two fits."""
-    n_init: int = Field(4, ge=1, le=50, json_schema_extra=LATER)
+    n_init: int = Field(
+        4,
+        ge=1,
+        le=50,
+        json_schema_extra=LATER
+        | acts_when({"method.guided": True, "scores.separator": "!=raw"}, {"scores.separator": "!=raw"} | _PURIFYING),
+    )
     """Random starts of the first fit; later fits start from the last one too."""
-    posterior: Literal["fitted", "shuffled", "inverted", "constant"] = Field("fitted", json_schema_extra=LATER)
+    posterior: Literal["fitted", "shuffled", "inverted", "constant"] = Field(
+        "fitted", json_schema_extra=LATER | acts_when({"method.guided": True}, _PURIFYING)
+    )
     """fitted, or a control: shuffled within each class (one fixed permutation), inverted (1 - p), constant (mean)."""
-
-
-class Loss(Section):
-    """Weights of the adaptive stage's loss (DESIGN: the method)."""
-
-    fusion_weight: float = Field(1.0, ge=0, le=100, json_schema_extra=LATER)
-    """Weight of the fused cross-entropy."""
-    unimodal_weight: float = Field(1.0, ge=0, le=100, json_schema_extra=LATER)
-    """Weight of the sum of both unimodal cross-entropies."""
-    align_weight: float = Field(0.5, ge=0, le=100, json_schema_extra=LATER)
-    """Weight of the alignment term."""
-    shift_weight: float = Field(0.0, ge=0, le=100, json_schema_extra=LATER)
-    """Weight, inside the alignment term, of pulling imbalanced clips to the balanced mean (gmm_adaptive)."""
-    focus: float = Field(3.0, ge=0, le=100, json_schema_extra=LATER)
-    """How much more a balanced clip weighs than an imbalanced one: weights 1 + focus * P(balanced)."""
-    focus_scope: Literal["all", "fusion"] = Field("all", json_schema_extra=LATER)
-    """Focus the fused and unimodal losses, or the fused loss alone (gmm_adaptive)."""
-
-
-class Align(Section):
-    """The alignment term."""
-
-    kind: Literal["kl", "gap_weak", "gap_both"] = Field("kl", json_schema_extra=LATER)
-    """KL from the stronger modality to the weaker; |stronger - weaker| moving only the weaker; |gap| moving both."""
-    focus: Literal["imbalanced", "balanced", "uniform"] = Field("imbalanced", json_schema_extra=LATER)
-    """Clips on which gmm_adaptive aligns more."""
-    mask: Literal["balanced", "all"] = Field("balanced", json_schema_extra=LATER)
-    """Clips on which gmm_scores aligns."""
-
-
-class Scores(Section):
-    """The two-dimensional separator of gmm_scores."""
-
-    beta: float = Field(0.8, ge=0, lt=1)
-    """Memory of the averaged scores: 0 keeps the last epoch alone."""
-    components: int = Field(4, ge=2, le=16, json_schema_extra=LATER)
-    """Components of the mixture over the pair of scores."""
-    reg_covar: float = Field(1e-3, gt=0, le=1, json_schema_extra=LATER)
-    """Added to the diagonal of each covariance."""
-    separator: Literal["scores2d", "scores1d", "min_score", "raw"] = Field("scores2d", json_schema_extra=LATER)
-    """One mixture over the pair, one a modality, one over the smaller score, or the averaged scores themselves."""
-    weights: Literal["per_modality", "all"] = Field("per_modality", json_schema_extra=LATER)
-    """Weigh each modality's loss by its own reliability, or all terms by the joint one."""
 
 
 class Purify(Section):
@@ -206,157 +195,12 @@ class Purify(Section):
 
     epochs: int = Field(0, ge=0, le=1000, json_schema_extra=LATER)
     """Epochs of fine-tuning at the end; 0 leaves the stage out."""
-    threshold: float = Field(0.5, ge=0, le=1, json_schema_extra=LATER)
+    threshold: float = Field(0.5, ge=0, le=1, json_schema_extra=LATER | acts_when(_PURIFYING))
     """A clip is kept if P(balanced) reaches this."""
-    class_floor: float = Field(0.25, ge=0, le=1, json_schema_extra=LATER)
+    class_floor: float = Field(0.25, ge=0, le=1, json_schema_extra=LATER | acts_when(_PURIFYING))
     """Share of each class that is kept at least (the clips with the highest P(balanced))."""
-    subset: Literal["filtered", "random"] = Field("filtered", json_schema_extra=LATER)
+    subset: Literal["filtered", "random"] = Field("filtered", json_schema_extra=LATER | acts_when(_PURIFYING))
     """filtered, or a control: a random subset with the same number of clips in each class."""
-
-
-class Ogm(Section):
-    """Methods ogm and ogm_ge."""
-
-    alpha: float = Field(0.8, ge=0, le=10, json_schema_extra=LATER)
-    """How much the gradients of the modality that is ahead shrink: by 1 - tanh(alpha * ratio of the scores)."""
-    epochs: int = Field(50, ge=1, le=10_000, json_schema_extra=LATER)
-    """Adaptive epochs with modulation; those after them train plainly."""
-
-
-class MMPareto(Section):
-    """Method mmpareto."""
-
-    gamma: float = Field(1.5, gt=0, le=10, json_schema_extra=LATER)
-    """Factor on the encoders' gradients."""
-
-
-class GradientBlending(Section):
-    """Method gradient_blending."""
-
-    super_epoch: int = Field(10, ge=1, le=1000, json_schema_extra=LATER)
-    """Adaptive epochs between two estimates of the weights."""
-    held_out: float = Field(0.1, gt=0, lt=1, json_schema_extra=LATER)
-    """Share of each class that the method does not train on, and measures overfitting with."""
-
-
-class MMCosine(Section):
-    """Method mmcosine."""
-
-    scale: float = Field(10.0, gt=0, le=1000)
-    """Factor on the cosines of features and class weights."""
-
-
-class Opm(Section):
-    """Method opm."""
-
-    q_base: float = Field(0.5, ge=0, lt=1, json_schema_extra=LATER)
-    """Chance that a clip's feature of the modality ahead is dropped, before its lead is added."""
-    strength: float = Field(0.5, ge=0, le=10, json_schema_extra=LATER)
-    """How much the lead adds: q_base * strength * tanh(ratio of the scores - 1)."""
-    executed: float = Field(0.7, ge=0, le=1, json_schema_extra=LATER)
-    """Share of the steps in which features are dropped."""
-
-
-class Cml(Section):
-    """Method cml."""
-
-    weight: float = Field(0.1, ge=0, le=100, json_schema_extra=LATER)
-    """Weight of the penalty on a modality that is surer than both together."""
-
-
-class Dus(Section):
-    """Data-aware unimodal sampling, on top of a method with unimodal losses: fewer clips for the modality ahead."""
-
-    kind: Literal["none", "heuristic", "ppo"] = Field("none", json_schema_extra=LATER)
-    """Off, by the ratio of the cumulative scores, or by a policy that learns what raises the fused score."""
-    strength: float = Field(1.0, ge=0, le=10, json_schema_extra=LATER)
-    """heuristic: how much fewer clips the dominant modality draws for its lead."""
-    floor: float = Field(0.25, gt=0, le=1, json_schema_extra=LATER)
-    """heuristic: share of the batch that a modality draws at least."""
-
-
-class Pmr(Section):
-    """Method pmr."""
-
-    alpha: float = Field(1.0, ge=0, le=100, json_schema_extra=LATER)
-    """Weight of the slower modality's prototype loss."""
-    momentum: float = Field(0.2, ge=0, lt=1, json_schema_extra=LATER)
-    """Share of the last epoch's prototypes in the new ones."""
-    share: float = Field(0.1, gt=0, le=1, json_schema_extra=LATER)
-    """Share of each class's training clips, drawn anew each epoch, that its prototype is the mean of."""
-    entropy_weight: float = Field(0.01, ge=0, le=100, json_schema_extra=LATER)
-    """Weight of the faster modality's entropy regularisation."""
-    entropy_epochs: int = Field(10, ge=0, le=10_000, json_schema_extra=LATER)
-    """First adaptive epochs, which alone have that regularisation."""
-
-
-class Agm(Section):
-    """Method agm."""
-
-    alpha: float = Field(1.0, ge=0, le=10, json_schema_extra=LATER)
-    """How strongly a modality's gradients follow its share of the answer."""
-    clip_norm: float = Field(1.0, gt=0, le=1e6, json_schema_extra=LATER)
-    """Where an entry of the fusion's gradient exceeds this, all gradients are clipped to this norm."""
-
-
-class Mla(Section):
-    """Method mla."""
-
-    alpha: float = Field(0.1, gt=0, lt=1, json_schema_extra=LATER)
-    """Softness of the projection of the shared head's gradients: it falls from alpha to alpha squared in an epoch."""
-    fusion: Literal["dynamic", "fixed"] = "dynamic"
-    """Answer weighted by how sure each modality is of the clip, or the mean of both."""
-
-
-class Umt(Section):
-    """Method umt."""
-
-    weight: float = Field(1.0, ge=0, le=1000, json_schema_extra=LATER)
-    """Weight of the distance to the teachers' features."""
-
-
-class Relearning(Section):
-    """Method relearning."""
-
-    strength: float = Field(3.0, ge=0, le=100, json_schema_extra=LATER)
-    """How far encoders go back to their initial weights: by tanh(strength * difference of the purities)."""
-    every: int = Field(20, ge=1, le=1000, json_schema_extra=LATER)
-    """Adaptive epochs between two re-initialisations."""
-    times: int = Field(3, ge=0, le=1000, json_schema_extra=LATER)
-    """Re-initialisations at most."""
-    held_out: float = Field(0.1, gt=0, lt=1, json_schema_extra=LATER)
-    """Share of each class that the method does not train on, and diagnoses with."""
-
-
-class Resample(Section):
-    """Method resample."""
-
-    level: Literal["sample", "modality"] = Field("sample", json_schema_extra=LATER)
-    """Train more on each clip's own weak modality, or on the modality that is weaker over all clips."""
-    part: float = Field(0.2, gt=0, le=1, json_schema_extra=LATER)
-    """modality: share of the training clips that the contributions are measured on before each epoch."""
-    alpha: float = Field(1.0, ge=0, le=10, json_schema_extra=LATER)
-    """modality: how many clips more for a difference of the contributions."""
-
-
-class ReconBoost(Section):
-    """Method reconboost."""
-
-    boost_epochs: int = Field(4, ge=1, le=1000, json_schema_extra=LATER)
-    """Adaptive epochs of one modality alone."""
-    rectify_epochs: int = Field(4, ge=0, le=1000, json_schema_extra=LATER)
-    """Epochs of both together after them; then the other modality has its turn."""
-    reconcile: float = Field(0.2, ge=0, le=1, json_schema_extra=LATER)
-    """How much less a clip counts that the other modality is right about."""
-    consolidate: float = Field(0.1, ge=0, le=100, json_schema_extra=LATER)
-    """Weight of the squared distance to the other modality's probabilities."""
-
-
-class Lfm(Section):
-    """Method lfm."""
-
-    temperature: float = Field(0.07, gt=0, le=10, json_schema_extra=LATER)
-    """Of the contrast between the features of both modalities."""
 
 
 class Compute(Section):
@@ -371,9 +215,9 @@ class Compute(Section):
 
 
 class TrialConfig(Section):
-    """One training run."""
+    """One training run; what schema.py makes has its method's sections too."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     """Version of this schema, written with every saved configuration."""
     method: str = "gmm_scores"
     """Training method; raygap.methods.METHODS lists them."""
@@ -392,63 +236,26 @@ class TrialConfig(Section):
     warmup: Warmup = Warmup()
     gap: Gap = Gap()
     mixture: Mixture = Mixture()
-    loss: Loss = Loss()
-    align: Align = Align()
-    scores: Scores = Scores()
     purify: Purify = Purify()
-    ogm: Ogm = Ogm()
-    mmpareto: MMPareto = MMPareto()
-    gradient_blending: GradientBlending = GradientBlending()
-    mmcosine: MMCosine = MMCosine()
-    opm: Opm = Opm()
-    cml: Cml = Cml()
-    dus: Dus = Dus()
-    pmr: Pmr = Pmr()
-    agm: Agm = Agm()
-    mla: Mla = Mla()
-    umt: Umt = Umt()
-    relearning: Relearning = Relearning()
-    resample: Resample = Resample()
-    reconboost: ReconBoost = ReconBoost()
-    lfm: Lfm = Lfm()
     compute: Compute = Compute()
+
+    if TYPE_CHECKING:  # the sections of the method
+
+        def __getattr__(self, name: str) -> Any: ...
 
     @model_validator(mode="after")
     def _stages_fit_into_epochs(self) -> Self:
-        if self.warmup.epochs + self.purify.epochs > self.epochs:
+        warmup, purify, epochs = self.warmup.epochs, self.purify.epochs, self.epochs
+        if warmup + purify > epochs:
+            # Both in proportion, so that one adaptive epoch is left.
+            shorter = (epochs - 1) * warmup // (warmup + purify)
+            lengths = {"warmup.epochs": shorter, "purify.epochs": epochs - 1 - shorter if purify else 0}
+            options = [f"--set {path}={length}" for path, length in lengths.items() if (warmup, purify)[path[0] == "p"]]
             raise ValueError(
-                f"warmup.epochs ({self.warmup.epochs}) + purify.epochs ({self.purify.epochs}) exceed "
-                f"epochs ({self.epochs}); raise epochs or shorten a stage"
+                f"warmup.epochs ({warmup}) + purify.epochs ({purify}) exceed epochs ({epochs}); "
+                f"add --epochs {warmup + purify + 1}, or {' '.join(options)}"
             )
         return self
-
-
-def field_paths(section: type[Section] = TrialConfig, prefix: str = "") -> dict[str, Any]:
-    """Every leaf field of the schema as dotted path -> pydantic FieldInfo."""
-    paths: dict[str, Any] = {}
-    for name, info in section.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
-            paths |= field_paths(info.annotation, f"{prefix}{name}.")
-        else:
-            paths[prefix + name] = info
-    return paths
-
-
-def shapes_warmup(path: str) -> bool:
-    """Whether a field can change a trial before its warm-up ends."""
-    return (field_paths()[path].json_schema_extra or {}).get("shapes_warmup", True)
-
-
-def check_path(path: str, source: str) -> None:
-    """Raise UserError, with the nearest valid name, if the schema has no field at this dotted path."""
-    path, paths = str(path), field_paths()
-    if path not in paths:
-        # A bare leaf name ("align_weigth") should find its dotted path too.
-        leaves = {p.rsplit(".", 1)[-1]: p for p in paths}
-        near = difflib.get_close_matches(path, paths, n=1, cutoff=0.6)
-        near = near or [leaves[n] for n in difflib.get_close_matches(path.rsplit(".", 1)[-1], leaves, n=1)]
-        hint = f"did you mean {near[0]}?" if near else "the fields are listed in raygap/config.py"
-        raise UserError(f"{source}: unknown field {path!r}; {hint}")
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -467,38 +274,6 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def from_mapping(mapping: Mapping[str, Any], source: str = "configuration") -> TrialConfig:
-    """Build a checked TrialConfig from nested and/or dotted keys; `source` names the file in errors.
-
-    Raises UserError (one line) for an unknown field, a wrong type, a value out of bounds, or stages longer than epochs.
-    """
-    flat = flatten(mapping)
-    nested: dict[str, Any] = {}
-    for path, value in flat.items():
-        check_path(path, source)
-        if isinstance(value, bool) and field_paths()[path].annotation in (int, float):
-            raise UserError(f"{source}: {path} = {value}: Input should be a number")
-        *sections, leaf = path.split(".")
-        node = nested
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[leaf] = value
-    try:
-        return TrialConfig.model_validate(nested)
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        if path not in flat:  # raised by a section as a whole
-            raise UserError(f"{source}: {message}") from None
-        raise UserError(f"{source}: {path} = {flat[path]!r}: {message}") from None
-
-
-def to_mapping(config: TrialConfig) -> dict[str, Any]:
-    """Nested plain dict, as written to YAML; from_mapping reads it back."""
-    return config.model_dump(mode="python")
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -520,20 +295,3 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of fields to values")
     return content
-
-
-def parse_assignments(assignments: list[str]) -> dict[str, Any]:
-    """`["loss.focus=2", ...]` as a flat dict; values are read as YAML. Raises UserError without an '='."""
-    values: dict[str, Any] = {}
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not equals:
-            raise UserError(f"--set {assignment}: expected field=value")
-        try:
-            given = flatten({path.strip(): yaml.safe_load(text)})
-        except yaml.YAMLError:
-            raise UserError(f"--set {assignment}: the value is not valid YAML") from None
-        for field in given:
-            check_path(field, "--set")
-        values |= given
-    return values

@@ -15,11 +15,12 @@ BELOW = {
     "models": set(),
     "data": set(),
     "methods": {"imbalance", "models"},
-    "training": {"data", "imbalance", "methods", "models"},
-    "tracking": {"data", "imbalance"},
-    "search": {"data", "methods", "tracking", "training"},
+    "schema": {"methods"},
+    "training": {"data", "imbalance", "methods", "models", "schema"},
+    "tracking": {"data", "imbalance", "schema"},
+    "search": {"data", "methods", "schema", "tracking", "training"},
     "cluster": {"search", "tracking"},
-    "commands": {"cluster", "data", "imbalance", "methods", "search", "tracking", "training"},
+    "commands": {"cluster", "data", "imbalance", "methods", "schema", "search", "tracking", "training"},
 }
 """The rooms that each room may import, ground apart; a new room gets a line here."""
 

@@ -14,9 +14,10 @@ import pytest
 import torch
 from stores import SMALL, write_store
 
-from raygap.config import from_mapping, load_yaml
+from raygap.config import load_yaml
 from raygap.data.store import Store
 from raygap.errors import UserError
+from raygap.schema import from_mapping
 from raygap.training import checkpoint
 from raygap.training.run import load_network, train
 from raygap.training.trunk import SharedWarmups

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from stores import SMALL
 
-from raygap.config import from_mapping
 from raygap.data.local_store import keep_store, local_store
 from raygap.data.store import Store
 from raygap.errors import UserError
+from raygap.schema import from_mapping
 from raygap.search.job import Outcome, run_sweep
 from raygap.search.kept import check_storage, drop_unknown_trials, fetch_run
 from raygap.search.plan import Plan, make_folder, read_plan, write_plan

@@ -1,6 +1,7 @@
 """Print the best configuration of a sweep, as launch/train.py --config takes it.
 
 python launch/best.py runs/demo-gmm_scores-20260101-120000
+python launch/best.py runs/compare-demo-20260101-120000
 python launch/best.py my-team/raygap/demo-gmm_scores-20260101-120000-1a2b3c4d --top 3
 python launch/best.py https://wandb.ai/my-team/raygap/reports/... | python launch/train.py --dataset demo --config -
 """
@@ -12,7 +13,7 @@ import typer
 import yaml
 
 from raygap.commands.options import user_errors
-from raygap.config import to_mapping
+from raygap.schema import to_mapping
 from raygap.tracking.best_sources import find_best
 from raygap.tracking.wandb.layout import VALUE
 
@@ -22,7 +23,8 @@ def main(
     source: Annotated[
         str,
         typer.Argument(
-            help="A run folder, a W&B report's URL, entity/project or entity/project/group, or W&B's offline files."
+            help="A run folder, or a comparison's; a W&B report's URL, entity/project or entity/project/group, or its "
+            "offline files."
         ),
     ],
     top: Annotated[int, typer.Option(min=1, help="How many configurations, best first.")] = 1,

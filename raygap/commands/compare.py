@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Literal
 
 import typer
@@ -28,16 +29,20 @@ from raygap.commands.options import (
     roots_by_dataset,
     user_errors,
 )
-from raygap.config import parse_assignments
+from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
+from raygap.data.store import Store, store_key
 from raygap.errors import UserError
-from raygap.search.comparison import COMPARISON, Comparison, compare, read_comparison, write_comparison
+from raygap.schema import parse_assignments
+from raygap.search.comparison import Comparison, compare, read_comparison, write_comparison
 from raygap.search.plan import locked, make_folder
 from raygap.search.shared import Swept, find_shared, print_shared
-from raygap.search.space import SEARCHABLE
+from raygap.search.space import SEARCHABLE, SearchSpace
+from raygap.search.study import check_resumed, mend_journal
 from raygap.search.sweep import plan_placement
 from raygap.tracking.comparison_table import legend, narrow, table
+from raygap.tracking.run_folder import COMPARISON, JOURNAL
 from raygap.tracking.seed_results import seeds_bar
 from raygap.tracking.wandb.callback import check_login
 from raygap.tracking.wandb.layout import Mode
@@ -95,11 +100,11 @@ def main(
     if trials and budget:
         raise UserError("--trials and --budget contradict each other; leave one out")
     chosen = _names(methods)
-    settings = {"wandb": wandb, "max_quarantine": max_quarantine, "trunk_gb": trunk_gb}
+    settings = {"wandb": wandb, "max_quarantine": max_quarantine, "trunk_gb": trunk_gb, "concurrency": concurrency}
     settings = {name: value for name, value in settings.items() if value is not None}
     if resume:
-        kept = {"--dataset": dataset, "--root": root, "--budget": budget, "--epochs": epochs, "--set": assignments}
-        kept |= {"--splits": splits, "--val": val, "--keep-overlap": keep_overlap or None}
+        kept = {"--dataset": dataset, "--budget": budget, "--epochs": epochs, "--set": assignments}
+        kept |= {"--val": val, "--keep-overlap": keep_overlap or None}
         kept |= {"--out": out, "--cache": cache, "--protocol": protocol if protocol == "paper" else None}
         for option, value in kept.items():
             if value is not None:
@@ -108,12 +113,15 @@ def main(
         if not folders:
             raise UserError(f"{resume}: holds no comparison ({COMPARISON} is missing)")
         folder, comparisons = resume, {}
-        for place in folders:
-            earlier = read_comparison(place)
+        noted = {place: read_comparison(place) for place in folders}
+        roots = roots_by_dataset([earlier.dataset for earlier in noted.values()], root)
+        for place, earlier in noted.items():
             if trials and earlier.budget:
                 raise UserError(f"--trials {trials}: {place} compares at {earlier.budget_in_words()}; leave it out")
             changes = {"trials": trials, "seeds": seeds, "methods": (*earlier.methods, *chosen)}
             changes["methods"] = tuple(dict.fromkeys(changes["methods"]))
+            changes["root"] = roots[earlier.dataset]  # the same data may lie elsewhere by now
+            changes["reader"] = replace(earlier.reader, splits=str(splits.resolve())) if splits else None
             changes = {name: value for name, value in changes.items() if value is not None}
             comparisons[place] = replace(earlier, **changes)
     else:
@@ -149,7 +157,7 @@ def main(
     check_login(wandb)
     comparisons = {place: replace(comparison, **settings) for place, comparison in comparisons.items()}
     try:
-        complete = _compare_all(console, comparisons, folder, shared, concurrency)
+        complete = _compare_all(console, comparisons, folder, shared)
     except KeyboardInterrupt:
         print(f"stopped; go on with: python launch/compare.py --resume {folder}")
         raise
@@ -162,15 +170,13 @@ def _names(given: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in (given or "").split(",") if name.strip()))
 
 
-def _compare_all(
-    console: Console, comparisons: dict[Path, Comparison], folder: Path, shared: bool, concurrency: int | None
-) -> bool:
+def _compare_all(console: Console, comparisons: dict[Path, Comparison], folder: Path, shared: bool) -> bool:
     """Run the comparison of each data set and print its table; whether every method has its result."""
     jobs = []
     for place, comparison in comparisons.items():
         plans = comparison.plans()
         for plan in plans.values():
-            plan_placement(plan, concurrency)  # raises if the trials do not fit
+            plan_placement(plan, plan.concurrency)  # raises if the trials do not fit
         clip_list = read_clips(
             comparison.dataset, Path(comparison.root) if comparison.root else None, comparison.reader
         )
@@ -182,6 +188,12 @@ def _compare_all(
     complete = True
     for place, comparison, config, clip_list in jobs:
         with locked(place):
+            key = store_key(clip_list, config.prepare)
+            for name, plan in comparison.plans().items():
+                if note := mend_journal(place / name / JOURNAL):
+                    print_remarks([note])
+                domains = SearchSpace(plan.fixed, plan.space).domains()
+                check_resumed(place / name, str(place / COMPARISON), plan.check(), domains, key)
             with preparation_bar(console) as progress:
                 store = prepare(
                     clip_list,
@@ -190,8 +202,10 @@ def _compare_all(
                     max_quarantine=comparison.max_quarantine,
                     progress=progress,
                 )
+            opened = Store.open(store)
+            print_remarks(on_silence(opened, config.prepare) + on_steps(opened, config))
             with seeds_bar(console, comparison.seeds, config.epochs) as report:
-                results = compare(comparison, place, store, concurrency, report, console.print)
+                results = compare(comparison, place, store, report, console.print)
         for method in comparison.methods:
             plan = replace(comparison.plans()[method], trunk_gb=0.0)  # its warm-ups are gone
             swept.setdefault(method, []).append(Swept(plan, place / method, store))
@@ -205,11 +219,16 @@ def _compare_all(
         print(legend(comparison.budget_in_words(), comparison.seeds))
         for result in results:
             print("".join(f"{result.method}: {note}\n" for note in result.notes), end="")
+            if result.seeds:
+                reached = fmean(row["test_accuracy"] for row in result.seeds.values())
+                print_remarks(on_chance(f"{result.method}: test accuracy", reached, opened, "test"))
         print("".join(f"{kind:10}{place / f'comparison.{kind}'}\n" for kind in ("md", "tex", "csv", "json")), end="")
         complete &= all(result.validation is not None and (result.seeds or not comparison.seeds) for result in results)
     for method, searches in swept.items() if shared else ():
         try:
-            print_shared(f"{method}, ", *find_shared(searches, folder / f"shared-{method}", concurrency))
+            print_shared(
+                f"{method}, ", *find_shared(searches, folder / f"shared-{method}", searches[0].plan.concurrency)
+            )
         except UserError as error:  # the other methods' are still to come
             print(f"{method}: {error}")
     return complete

@@ -26,7 +26,7 @@ from raygap.commands.options import (
     reader_options,
     user_errors,
 )
-from raygap.config import from_mapping, parse_assignments
+from raygap.commands.remarks import on_silence, print_remarks
 from raygap.data.clips import SPLITS
 from raygap.data.inspection import PAGE, tables, write_page
 from raygap.data.prepare import default_cache, prepare
@@ -34,6 +34,7 @@ from raygap.data.prepared import note_source
 from raygap.data.readers import READERS, read_clips
 from raygap.data.store import QUARANTINED, Store
 from raygap.errors import UserError
+from raygap.schema import from_mapping, parse_assignments
 from raygap.search.space import load_space
 
 SHOWN = 10
@@ -94,6 +95,7 @@ def main(
     typer.echo(f"store: {path}\nclips: {counts}; {len(header['class_names'])} classes")
     for clip in header["quarantined"][:SHOWN]:
         typer.echo(f"quarantined: {clip['id']}: {clip['reason']}")
+    print_remarks(on_silence(store, settings))
     if len(header["quarantined"]) > SHOWN:
         typer.echo(f"quarantined: {len(header['quarantined'])} in all, listed in {path / QUARANTINED}")
     if inspect:

@@ -1,4 +1,4 @@
-"""Write report.html of a sweep, and on request its report at W&B: at any time, also while it is at work.
+"""Write report.html of a sweep, or of each in a folder, and on request its report at W&B: also while it is at work.
 
 python launch/report.py runs/demo-gmm_scores-20260101-120000
 python launch/report.py runs/demo-gmm_scores-20260101-120000 --publish
@@ -12,11 +12,14 @@ import typer
 from raygap.commands.options import user_errors
 from raygap.errors import UserError
 from raygap.tracking.report import write_report
+from raygap.tracking.run_folder import PLAN
+
+TABLE = "comparison.md"
 
 
 @user_errors()
 def main(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(help="A run folder, or one that holds several, as a comparison's does.")],
     publish: Annotated[
         bool, typer.Option("--publish", help="Write a report at W&B too, or bring the one that is there up to date.")
     ] = False,
@@ -24,11 +27,15 @@ def main(
     """Write report.html of a sweep, and on request its report at W&B."""
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder")
-    try:
-        print(write_report(run))
-    except OSError as error:
-        raise UserError(f"{run}: the report cannot be written ({error.strerror})") from None
-    if publish:
-        from raygap.tracking.wandb import report as wandb_report  # imports W&B's client
+    inside = [] if (run / PLAN).exists() else sorted(file.parent for file in run.rglob(f"*/{PLAN}"))
+    for folder in inside or [run]:
+        try:
+            print(write_report(folder))
+        except OSError as error:
+            raise UserError(f"{folder}: the report cannot be written ({error.strerror})") from None
+        if publish:
+            from raygap.tracking.wandb import report as wandb_report  # imports W&B's client
 
-        print(wandb_report.publish(run))
+            print(wandb_report.publish(folder))
+    for table in sorted(run.rglob(TABLE)) if inside else ():
+        print(f"methods side by side: {table}")

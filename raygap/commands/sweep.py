@@ -32,20 +32,23 @@ from raygap.commands.options import (
     roots_by_dataset,
     user_errors,
 )
-from raygap.config import parse_assignments, to_mapping
+from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
 from raygap.data.clips import ClipList
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
+from raygap.data.store import Store, store_key
 from raygap.errors import UserError
+from raygap.schema import parse_assignments, to_mapping
 from raygap.search.job import Outcome, judged_on, run_sweep
 from raygap.search.kept import check_storage, fetch_run
 from raygap.search.placement import in_words
 from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
 from raygap.search.shared import SHARED, Swept, find_shared, print_shared
-from raygap.search.space import SEARCHABLE
+from raygap.search.space import SEARCHABLE, SearchSpace
+from raygap.search.study import check_resumed, mend_journal
 from raygap.search.sweep import plan_placement
 from raygap.storage import Storage, split_storage
-from raygap.tracking.run_folder import BEST, REPORT, TRIALS
+from raygap.tracking.run_folder import BEST, JOURNAL, PLAN, REPORT, TRIALS
 from raygap.tracking.seed_results import seeds_bar, seeds_table
 from raygap.tracking.wandb.callback import check_login
 from raygap.tracking.wandb.layout import Mode
@@ -93,9 +96,10 @@ def main(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Hold a field fixed; may be repeated.")
     ] = None,
-    test_seeds: Annotated[
+    seeds: Annotated[
         int | None, typer.Option(min=0, help="Fresh seeds for the final test result.", show_default="3")
     ] = None,
+    test_seeds: Annotated[int | None, typer.Option(min=0, hidden=True, help="As --seeds.")] = None,
     cache: Cache = None,
     max_quarantine: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of clips that may be unusable.", show_default="0.05")
@@ -130,10 +134,11 @@ def main(
     cache = cache or (kept_in / "stores" if kept_in else None)
     settings = {
         "trials": trials,
-        "test_seeds": test_seeds,
+        "test_seeds": test_seeds if seeds is None else seeds,
         "cache": str(cache.resolve()) if cache else None,
         "max_quarantine": max_quarantine,
         "trunk_gb": trunk_gb,
+        "concurrency": concurrency,
         "cpus_per_worker": cpus_per_worker,
         "gpus_per_worker": gpus_per_worker,
         "wandb": wandb,
@@ -143,8 +148,7 @@ def main(
     settings = {name: value for name, value in settings.items() if value is not None}
     if resume:
         kept = {"--set": assignments, "--epochs": epochs, "--seed": seed, "--space": space, "--method": method}
-        kept |= {"--root": root, "--splits": splits, "--val": val, "--keep-overlap": keep_overlap or None}
-        kept |= {"--workers-per-trial": workers}
+        kept |= {"--val": val, "--keep-overlap": keep_overlap or None, "--workers-per-trial": workers}
         for option, value in kept.items():
             if value is not None:
                 raise UserError(f"{option}: a resumed sweep keeps its plan; leave it out, or start another sweep")
@@ -159,9 +163,18 @@ def main(
         for dataset_name, place in places.items():
             if plans[place].dataset != dataset_name:
                 raise UserError(f"--dataset {dataset_name}: {place} holds a sweep of {plans[place].dataset}")
-        plans = {place: replace(plan, **settings) for place, plan in plans.items()}
+        roots = roots_by_dataset(names, root)
+        plans = {
+            place: replace(
+                plan,
+                root=roots[plan.dataset] or plan.root,  # the same data may lie elsewhere by now
+                reader=replace(plan.reader, splits=str(splits.resolve()) if splits else plan.reader.splits),
+                **settings,
+            )
+            for place, plan in plans.items()
+        }
     else:
-        fixed = parse_assignments(assignments or [])
+        fixed = parse_assignments(assignments or [], method)
         given = {"epochs": epochs, "seed": seed, "compute.workers": workers}
         fixed |= {path: value for path, value in given.items() if value is not None}
         options = reader_options(splits, val, keep_overlap)
@@ -190,11 +203,11 @@ def main(
     if shared and any(plan.fixed.get("protocol") == "paper" for plan in plans.values()):
         raise UserError("--shared: what suits all is found on validation; leave protocol=paper out")
     for place, plan in plans.items():
-        plan.check()
+        plan.check(_source(place))
         if dry_run:
-            _print_plan(plan, place, concurrency)
+            _print_plan(plan, place)
         else:
-            plan_placement(plan, concurrency)  # raises if the trials do not fit
+            plan_placement(plan, plan.concurrency)  # raises if the trials do not fit
             check_login(plan.wandb)
             if plan.storage:
                 check_storage(Storage(plan.storage), new=not resume)
@@ -211,14 +224,14 @@ def main(
     swept, exits = [], []
     for place, plan in plans.items():
         with locked(place):
-            store, outcome = _run(console, plan, place, lists[place], concurrency, time_budget, resume)
-        _print_outcome(console, plan, place, outcome)
+            store, outcome = _run(console, plan, place, lists[place], time_budget, resume)
+        _print_outcome(console, plan, place, store, outcome)
         exits.append(_exit_code(outcome))
         if exits[-1] == INTERRUPTED:
             sys.exit(INTERRUPTED)
         swept.append(Swept(plan, place, store))
     if shared and len(swept) > 1:
-        print_shared("configuration ", *find_shared(swept, folder, concurrency))
+        print_shared("configuration ", *find_shared(swept, folder, swept[0].plan.concurrency))
         print(f"all candidates: {folder / 'shared.csv'}; whole configurations: {folder}/<data set>/{SHARED}")
     if max(exits):
         sys.exit(max(exits))
@@ -239,16 +252,23 @@ def _run(
     plan: Plan,
     folder: Path,
     clip_list: ClipList,
-    concurrency: int | None,
     time_budget: float | None,
     resume: bool,
 ) -> tuple[Path, Outcome]:
-    config = plan.check()
+    config = plan.check(_source(folder))
+    mended = mend_journal(folder / JOURNAL)
+    print_remarks([*([mended] if mended else []), *(() if resume else plan.notes)])
+    if resume:
+        domains = SearchSpace(plan.fixed, plan.space).domains()
+        check_resumed(folder, _source(folder), config, domains, store_key(clip_list, config.prepare))
     with preparation_bar(console) as progress:
         store = prepare(
             clip_list, config.prepare, Path(plan.cache), max_quarantine=plan.max_quarantine, progress=progress
         )
     write_plan(plan, folder)
+    opened = Store.open(store)
+    steps = [] if "optimizer.batch_size" in plan.space else on_steps(opened, config)
+    print_remarks(on_silence(opened, config.prepare) + steps)
     console.print(
         f"{'going on with' if resume else 'sweep'} {folder}: {plan.trials} trials of {config.epochs} epochs, "
         f"{config.method} on {plan.dataset}; starting Ray",
@@ -256,13 +276,18 @@ def _run(
         markup=False,
     )
     with seeds_bar(console, plan.test_seeds, config.epochs) as report:
-        return store, run_sweep(plan, folder, store, concurrency, time_budget, report)
+        return store, run_sweep(plan, folder, store, plan.concurrency, time_budget, report)
 
 
-def _print_plan(plan: Plan, folder: Path, concurrency: int | None) -> None:
+def _source(folder: Path) -> str:
+    """Where a plan stands that may be wrong: in its folder if it has been written."""
+    return str(folder / PLAN) if (folder / PLAN).exists() else "search space"
+
+
+def _print_plan(plan: Plan, folder: Path) -> None:
     config = plan.check()
     try:
-        at_once = in_words(plan_placement(plan, concurrency), config.compute.threads, concurrency)
+        at_once = in_words(plan_placement(plan, plan.concurrency), config.compute.threads, plan.concurrency)
     except UserError as error:  # the plan may be meant for another cluster
         at_once = f"none here: {error}"
     sections = {
@@ -278,35 +303,49 @@ def _print_plan(plan: Plan, folder: Path, concurrency: int | None) -> None:
             "run folder": str(folder),
         },
     }
+    if plan.notes:
+        sections["plan"]["notes"] = list(plan.notes)
     for title, content in sections.items():
         print(f"# {title}\n{yaml.safe_dump(content, sort_keys=False, width=120)}")
 
 
-def _print_outcome(console: Console, plan: Plan, folder: Path, outcome: Outcome) -> None:
+def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outcome: Outcome) -> None:
     again = f"python launch/sweep.py --dataset {plan.dataset} --out {folder} --resume"
     if outcome.best is None:
         print("\n".join(outcome.failures()))
         print(f"{outcome.finished()} of {plan.trials} trials ended, none complete; see {folder / TRIALS}")
-        print(f"go on with: {again}")
+        if outcome.finished() < plan.trials:
+            print(f"go on with: {again}")
+        else:
+            print(f"mend what failed them (fields may be changed in {folder / PLAN}), then try all again with: {again}")
         return
     console.print(
         f"\nbest of {outcome.finished()} trials: trial {outcome.best.number}, "
         f"{judged_on(plan)} {outcome.best.value:.3f}",
         highlight=False,
     )
-    for path, value in outcome.best.params.items():
+    for path, value in outcome.best_fields().items():
         print(f"  {path}: {value:.4g}" if isinstance(value, float) else f"  {path}: {value}")
     print("".join(f"{line}\n" for line in outcome.failures()), end="")
     print("\n".join([outcome.about_epochs(), *outcome.about_gaps]))
     if outcome.test and outcome.test.rows:
         console.print(f"\n{outcome.test.title}, chosen configuration, fresh seeds:")
         console.print(seeds_table(outcome.test))
+    print_remarks(_on_chance(plan, store, outcome))
     print(f"best configuration: {folder / BEST}")
     if (folder / REPORT).exists():
         print(f"report:             {folder / REPORT}")
     print(f"all trials:         {folder / TRIALS}")
     if outcome.finished() < plan.trials:
         print(f"stopped after {outcome.finished()} of {plan.trials} trials; go on with: {again}")
+
+
+def _on_chance(plan: Plan, store: Path, outcome: Outcome) -> list[str]:
+    opened = Store.open(store)
+    if outcome.test and outcome.test.rows:
+        return on_chance("test accuracy", outcome.test.interval("test_accuracy").mean, opened, "test")
+    split = "test" if plan.fixed.get("protocol") == "paper" else "val"
+    return on_chance(judged_on(plan), outcome.best.value, opened, split)
 
 
 def _exit_code(outcome: Outcome) -> int:

@@ -27,12 +27,15 @@ from raygap.commands.options import (
     reader_options,
     user_errors,
 )
-from raygap.config import flatten, from_mapping, load_yaml, parse_assignments
+from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
+from raygap.config import flatten, load_yaml
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
+from raygap.data.store import Store
 from raygap.methods import find_method
+from raygap.schema import from_mapping, parse_assignments
 from raygap.search.placement import place, start_ray
-from raygap.search.plan import make_folder
+from raygap.search.plan import make_folder, trial_fields
 from raygap.search.seeds import train_seeds
 from raygap.tracking.figures import draw_curves, draw_gap, gap_values
 from raygap.tracking.run_folder import TEST
@@ -52,6 +55,7 @@ def main(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field; may be repeated.")
     ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="All epochs, those of all stages together.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds, counted up from the configuration's own.")] = 1,
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Seeds at a time.", show_default="one a GPU or CPU")
@@ -65,10 +69,12 @@ def main(
 ) -> None:
     """Train one configuration on several seeds and print the test result with its interval."""
     console = Console()
-    fields = flatten(load_yaml(config)) if config else {}
-    fields |= parse_assignments(assignments or []) | ({"compute.workers": workers} if workers else {})
+    given = parse_assignments(assignments or [])
+    given |= {path: value for path, value in {"epochs": epochs, "compute.workers": workers}.items() if value}
+    fields, notes = trial_fields(dataset, flatten(load_yaml(config)) if config else {}, given)
     trial = from_mapping(fields, str(config or "--set"))
     find_method(trial.method).check(trial)
+    print_remarks(notes)
     place(trial, concurrency, cpus_per_worker, gpus_per_worker)  # raises if not one fits
     clip_list = read_clips(dataset, *find_source(dataset, root, reader_options(splits, val, keep_overlap), cache))
     folder = out or Path("runs") / f"{dataset}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
@@ -77,6 +83,8 @@ def main(
         store = prepare(
             clip_list, trial.prepare, cache or default_cache(), max_quarantine=max_quarantine, progress=progress
         )
+    opened = Store.open(store)
+    print_remarks(on_silence(opened, trial.prepare) + on_steps(opened, trial))
     start_ray()
     placement = place(trial, concurrency, cpus_per_worker, gpus_per_worker)
     numbers = [trial.seed + i for i in range(seeds)]
@@ -92,5 +100,6 @@ def main(
     draw_curves(first, folder / "figures" / "curves.png")
     console.print(f"{results.title}:")
     console.print(seeds_table(results))
+    print_remarks(on_chance("test accuracy", results.interval("test_accuracy").mean, opened, "test"))
     print(f"results: {folder / TEST}\nfigures: {folder / 'figures'}")
     sys.exit(1 if results.failed else 0)

@@ -18,6 +18,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
+from raygap.config import LATER, Section
 from raygap.lazy import torch
 from raygap.methods.joint import Joint
 from raygap.methods.losses import cross_entropy
@@ -29,6 +32,16 @@ if TYPE_CHECKING:
     from raygap.models.network import Network
     from raygap.models.outputs import Outputs
 
+
+class Settings(Section):
+    """What is set of agm."""
+
+    alpha: float = Field(1.0, ge=0, le=10, json_schema_extra=LATER)
+    """How strongly a modality's gradients follow its share of the answer."""
+    clip_norm: float = Field(1.0, gt=0, le=1e6, json_schema_extra=LATER)
+    """Where an entry of the fusion's gradient exceeds this, all gradients are clipped to this norm."""
+
+
 WORST = -math.log(1e-8)
 CAP = 10.0
 
@@ -36,6 +49,7 @@ CAP = 10.0
 class Agm(Joint):
     """CE(fused), with the encoders' gradients modulated."""
 
+    sections = {"agm": Settings}
     steps = 0
     running: Tensor | None = None
     """(2,): means of s over the steps so far."""

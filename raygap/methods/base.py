@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from raygap.errors import UserError
 from raygap.imbalance.controls import controlled, within_class_permutation
 from raygap.imbalance.gap import mixture_values, true_class_score
 from raygap.imbalance.mixture import DegenerateMixture, GapMixture, bic_one_gaussian, fit_gap_mixture
 from raygap.lazy import torch
-from raygap.methods.dus import Dus
+from raygap.methods.dus import Dus, DusSettings
 from raygap.methods.losses import cross_entropy
 from raygap.workers import Workers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from raygap.config import TrialConfig
+    from raygap.config import Section, TrialConfig
     from raygap.imbalance.ledger import Ledger
     from raygap.models.network import Network
     from raygap.models.outputs import Outputs
@@ -68,10 +67,16 @@ class Method:
     `labels` are those of the training clips, (N,).
     """
 
+    sections: ClassVar[dict[str, type[Section]]] = {}
+    """What a trial's configuration has for this method, beside what every trial has, by name; read as config.NAME."""
     guided = False
     """The adaptive loss uses the posteriors, so they are refitted every mixture.refit_every adaptive epochs."""
     probe_heads = False
     """Separate heads only read the features; their losses do not reach the encoders."""
+    own_separator = False
+    """It tells balanced clips by something else than the mixture over the gaps."""
+    plain_unimodal = True
+    """Its plain_terms weigh unimodal losses by warmup.unimodal_weight."""
     unimodal_losses = False
     """It has a loss a modality whose clips DUS can draw: `weighted` gets them with their modality's name."""
 
@@ -85,14 +90,23 @@ class Method:
         self.mixture: GapMixture | None = None
         self.weights: dict[str, Tensor] = {}
         self.noted: dict[str, list[Tensor]] = {}
-        self.dus = Dus(config, len(labels), device) if config.dus.kind != "none" else None
+        drawn = self.unimodal_losses and config.dus.kind != "none"
+        self.dus = Dus(config, len(labels), device) if drawn else None
         self.epoch = 0
+
+    @classmethod
+    def all_sections(cls) -> dict[str, type[Section]]:
+        """`sections`, and that of DUS where it may draw."""
+        return cls.sections | ({"dus": DusSettings} if cls.unimodal_losses else {})
+
+    @classmethod
+    def score_memory(cls, config: TrialConfig) -> float:
+        """Memory of the ledger's averaged scores."""
+        return 0.8
 
     @classmethod
     def check(cls, config: TrialConfig) -> None:
         """Raise UserError if the method cannot work with this configuration (a read-out or fusion it needs)."""
-        if config.dus.kind != "none" and not cls.unimodal_losses:
-            raise UserError(f"dus.kind = {config.dus.kind}: {config.method} has no unimodal losses to draw clips for")
 
     @classmethod
     def extend(cls, network: Network, config: TrialConfig) -> None:

@@ -15,6 +15,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
+from raygap.config import LATER, Section
 from raygap.lazy import torch
 from raygap.methods.unimodal_losses import UnimodalLosses
 
@@ -25,6 +28,13 @@ if TYPE_CHECKING:
     from raygap.models.outputs import Outputs
 
 
+class Settings(Section):
+    """What is set of cml."""
+
+    weight: float = Field(0.1, ge=0, le=100, json_schema_extra=LATER)
+    """Weight of the penalty on a modality that is surer than both together."""
+
+
 def confidence(logits: Tensor) -> Tensor:
     """(B, C) -> (B,), in float32."""
     return torch.softmax(logits, 1, dtype=torch.float32).amax(1)
@@ -32,6 +42,8 @@ def confidence(logits: Tensor) -> Tensor:
 
 class Cml(UnimodalLosses):
     """The fused and both unimodal losses, and the penalty."""
+
+    sections = UnimodalLosses.sections | {"cml": Settings}
 
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
         """Adds the term `calibration`."""

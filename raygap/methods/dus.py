@@ -15,10 +15,12 @@ draw ratio; reward: rise of the fused score, less the discrepancy). What that le
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
+from raygap.config import LATER, Section, acts_when
 from raygap.lazy import torch
 from raygap.rng import generator
 
@@ -26,6 +28,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from raygap.config import TrialConfig
+
+
+class DusSettings(Section):
+    """Data-aware unimodal sampling, on top of a method with unimodal losses: fewer clips for the modality ahead."""
+
+    kind: Literal["none", "heuristic", "ppo"] = Field("none", json_schema_extra=LATER)
+    """Off, by the ratio of the cumulative scores, or by a policy that learns what raises the fused score."""
+    strength: float = Field(1.0, ge=0, le=10, json_schema_extra=LATER | acts_when({"dus.kind": "heuristic"}))
+    """heuristic: how much fewer clips the dominant modality draws for its lead."""
+    floor: float = Field(0.25, gt=0, le=1, json_schema_extra=LATER | acts_when({"dus.kind": "heuristic"}))
+    """heuristic: share of the batch that a modality draws at least."""
+
+    @property
+    def in_use(self) -> bool:
+        """Unless it is off."""
+        return self.kind != "none"
 
 
 def heuristic(cumulative: Tensor, strength: float, floor: float) -> Tensor:

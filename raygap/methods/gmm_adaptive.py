@@ -8,13 +8,15 @@ formulas; these are ours.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from pydantic import Field
 
+from raygap.config import LATER, acts_when
 from raygap.lazy import torch
 from raygap.methods.base import Method
-from raygap.methods.losses import alignment, cross_entropy, excess_gap
+from raygap.methods.losses import ALIGNING, Align, GuidedLoss, alignment, cross_entropy, excess_gap
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,9 +26,30 @@ if TYPE_CHECKING:
     from raygap.models.outputs import Outputs
 
 
+class AdaptiveLoss(GuidedLoss):
+    """Weights of the adaptive stage's loss."""
+
+    shift_weight: float = Field(0.0, ge=0, le=100, json_schema_extra=LATER | acts_when(ALIGNING))
+    """Weight, inside the alignment term, of pulling imbalanced clips to the balanced mean."""
+    focus_scope: Literal["all", "fusion"] = Field(
+        "all", json_schema_extra=LATER | acts_when({"loss.focus": ">0", "loss.unimodal_weight": ">0"})
+    )
+    """Focus the fused and unimodal losses, or the fused loss alone."""
+
+
+class AdaptiveAlign(Align):
+    """The alignment term."""
+
+    focus: Literal["imbalanced", "balanced", "uniform"] = Field(
+        "imbalanced", json_schema_extra=LATER | acts_when(ALIGNING | {"loss.focus": ">0"})
+    )
+    """Clips on which it aligns more."""
+
+
 class GmmAdaptive(Method):
     """Weights fusion towards balanced clips and alignment towards imbalanced ones."""
 
+    sections = {"loss": AdaptiveLoss, "align": AdaptiveAlign}
     guided = True
     unimodal_losses = True
 

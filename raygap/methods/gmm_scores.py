@@ -9,29 +9,65 @@ keeps its weight.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
+from raygap.config import LATER, Section, acts_when
 from raygap.imbalance.scores_mixture import fit_reliability
 from raygap.methods.base import Method
-from raygap.methods.losses import alignment, cross_entropy
+from raygap.methods.losses import ALIGNING, Align, GuidedLoss, alignment, cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from raygap.config import TrialConfig
     from raygap.imbalance.ledger import Ledger
     from raygap.imbalance.scores_mixture import Reliability
     from raygap.methods.base import Terms
     from raygap.models.outputs import Outputs
 
 
+class Scores(Section):
+    """The two-dimensional separator of gmm_scores."""
+
+    beta: float = Field(0.8, ge=0, lt=1)
+    """Memory of the averaged scores: 0 keeps the last epoch alone."""
+    components: int = Field(4, ge=2, le=16, json_schema_extra=LATER | acts_when({"scores.separator": "scores2d"}))
+    """Components of the mixture over the pair of scores."""
+    reg_covar: float = Field(
+        1e-3, gt=0, le=1, json_schema_extra=LATER | acts_when({"scores.separator": ("scores2d", "scores1d")})
+    )
+    """Added to the diagonal of each covariance."""
+    separator: Literal["scores2d", "scores1d", "min_score", "raw"] = Field("scores2d", json_schema_extra=LATER)
+    """One mixture over the pair, one a modality, one over the smaller score, or the averaged scores themselves."""
+    weights: Literal["per_modality", "all"] = Field(
+        "per_modality", json_schema_extra=LATER | acts_when({"loss.focus": ">0"})
+    )
+    """Weigh each modality's loss by its own reliability, or all terms by the joint one."""
+
+
+class ScoresAlign(Align):
+    """The alignment term."""
+
+    mask: Literal["balanced", "all"] = Field("balanced", json_schema_extra=LATER | acts_when(ALIGNING))
+    """Clips on which it aligns."""
+
+
 class GmmScores(Method):
     """Weights every term by the reliability of the modalities it uses."""
 
+    sections = {"loss": GuidedLoss, "align": ScoresAlign, "scores": Scores}
     guided = True
+    own_separator = True
     unimodal_losses = True
     separator_state: Any = None
+
+    @classmethod
+    def score_memory(cls, config: TrialConfig) -> float:
+        """As set."""
+        return config.scores.beta
 
     def separate(self, ledger: Ledger) -> dict[str, float]:
         """Reliabilities of every clip and the weights that follow from them."""

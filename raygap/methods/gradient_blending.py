@@ -18,7 +18,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import Field
 
+from raygap.config import LATER, Section
 from raygap.lazy import torch
 from raygap.methods.held_out import HoldsOut
 from raygap.methods.losses import cross_entropy
@@ -31,6 +33,16 @@ if TYPE_CHECKING:
     from raygap.models.network import Network
     from raygap.models.outputs import Outputs
 
+
+class Settings(Section):
+    """What is set of gradient_blending."""
+
+    super_epoch: int = Field(10, ge=1, le=1000, json_schema_extra=LATER)
+    """Adaptive epochs between two estimates of the weights."""
+    held_out: float = Field(0.1, gt=0, lt=1, json_schema_extra=LATER)
+    """Share of each class that the method does not train on, and measures overfitting with."""
+
+
 LOSSES = ("fused", "audio", "visual")
 LEAST_OVERFITTING = 0.01
 
@@ -38,6 +50,7 @@ LEAST_OVERFITTING = 0.01
 class GradientBlending(HoldsOut):
     """Three losses whose weights follow from what the last super-epoch gained."""
 
+    sections = {"gradient_blending": Settings}
     unimodal_losses = True
 
     def __init__(self, config: TrialConfig, labels: np.ndarray, *others: Any) -> None:

@@ -18,6 +18,7 @@ class Joint(Method):
     """CE(fused) in every stage."""
 
     probe_heads = True
+    plain_unimodal = False
 
     def plain_terms(self, outputs: Outputs, labels: Tensor) -> Terms:
         """CE(fused), and the probes' own losses where there are separate heads."""

@@ -22,7 +22,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import Field
 
+from raygap.config import LATER, Section
 from raygap.lazy import torch
 from raygap.methods.losses import cross_entropy
 from raygap.methods.unimodal_losses import UnimodalLosses
@@ -33,6 +35,14 @@ if TYPE_CHECKING:
     from raygap.methods.base import Terms
     from raygap.models.outputs import Outputs
 
+
+class Settings(Section):
+    """What is set of lfm."""
+
+    temperature: float = Field(0.07, gt=0, le=10, json_schema_extra=LATER)
+    """Of the contrast between the features of both modalities."""
+
+
 LEARNED = (-5.39717505e-11, 2.23835486e-08, -2.92947416e-06, 1.22989557e-04, 3.35472727e-03, 2.04623704e-01)
 """a by the epoch, as np.polyval takes it."""
 LENGTH, RANGE = 200, (0.05, 0.95)
@@ -41,6 +51,8 @@ LENGTH, RANGE = 200, (0.05, 0.95)
 
 class Lfm(UnimodalLosses):
     """Classification and contrast, whose shares follow the epoch."""
+
+    sections = {"lfm": Settings}
 
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
         """The weighted losses of the batch."""

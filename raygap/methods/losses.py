@@ -1,9 +1,12 @@
-"""Per-clip loss terms, each (B,), in float32. Weighting and averaging are the methods' business."""
+"""Per-clip loss terms, each (B,), in float32, and the settings of their weights that several methods have."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
+from raygap.config import LATER, Section, acts_when
 from raygap.imbalance.gap import modality_gap, true_class_score
 from raygap.lazy import torch
 
@@ -11,6 +14,34 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from raygap.models.outputs import Outputs
+
+
+class Loss(Section):
+    """Weights of the adaptive stage's loss."""
+
+    fusion_weight: float = Field(1.0, ge=0, le=100, json_schema_extra=LATER)
+    """Weight of the fused cross-entropy."""
+    unimodal_weight: float = Field(1.0, ge=0, le=100, json_schema_extra=LATER)
+    """Weight of the sum of both unimodal cross-entropies."""
+
+
+class GuidedLoss(Loss):
+    """The same of a method that is guided by a mixture."""
+
+    align_weight: float = Field(0.5, ge=0, le=100, json_schema_extra=LATER)
+    """Weight of the alignment term."""
+    focus: float = Field(3.0, ge=0, le=100, json_schema_extra=LATER | acts_when({"mixture.posterior": "!=constant"}))
+    """How much more a balanced clip weighs than an imbalanced one: weights 1 + focus * P(balanced)."""
+
+
+ALIGNING = {"loss.align_weight": ">0"}
+
+
+class Align(Section):
+    """The alignment term."""
+
+    kind: Literal["kl", "gap_weak", "gap_both"] = Field("kl", json_schema_extra=LATER | acts_when(ALIGNING))
+    """KL from the stronger modality to the weaker; |stronger - weaker| moving only the weaker; |gap| moving both."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -20,8 +20,11 @@ of its own. The shared head is the fusion; model.fusion and the read-out of sepa
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
+from raygap.config import LATER, Section
 from raygap.errors import UserError
 from raygap.lazy import torch
 from raygap.methods.base import Method
@@ -36,9 +39,19 @@ if TYPE_CHECKING:
     from raygap.models.outputs import Outputs
 
 
+class Settings(Section):
+    """What is set of mla."""
+
+    alpha: float = Field(0.1, gt=0, lt=1, json_schema_extra=LATER)
+    """Softness of the projection of the shared head's gradients: it falls from alpha to alpha squared in an epoch."""
+    fusion: Literal["dynamic", "fixed"] = "dynamic"
+    """Answer weighted by how sure each modality is of the clip, or the mean of both."""
+
+
 class Mla(Method):
     """Two updates a batch, one a modality."""
 
+    sections = {"mla": Settings}
     projection: Tensor | None = None
     """P: (features, features)."""
 

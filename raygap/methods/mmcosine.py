@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
+from raygap.config import Section
 from raygap.errors import UserError
 from raygap.methods.joint import Joint
 
@@ -18,8 +21,17 @@ if TYPE_CHECKING:
     from raygap.models.network import Network
 
 
+class Settings(Section):
+    """What is set of mmcosine."""
+
+    scale: float = Field(10.0, gt=0, le=1000)
+    """Factor on the cosines of features and class weights."""
+
+
 class MMCosine(Joint):
     """CE(fused) through cosines."""
+
+    sections = {"mmcosine": Settings}
 
     @classmethod
     def check(cls, config: TrialConfig) -> None:

@@ -16,6 +16,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
+from raygap.config import LATER, Section
 from raygap.lazy import torch
 from raygap.methods.unimodal_losses import UnimodalLosses
 
@@ -27,11 +30,22 @@ if TYPE_CHECKING:
     from raygap.models.outputs import Outputs
 
 Gradients = dict["torch.nn.Parameter", "Tensor"]
+
+
+class Settings(Section):
+    """What is set of mmpareto."""
+
+    gamma: float = Field(1.5, gt=0, le=10, json_schema_extra=LATER)
+    """Factor on the encoders' gradients."""
+
+
 TINY = 1e-12
 
 
 class MMPareto(UnimodalLosses):
     """The fused and both unimodal losses, reconciled an encoder."""
+
+    sections = UnimodalLosses.sections | {"mmpareto": Settings}
 
     def backward(self, network: Network, outputs: Outputs, terms: Terms, step: Step) -> None:
         """Three gradients, each summed over the workers, then their integration."""

@@ -15,6 +15,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
+from raygap.config import LATER, Section
 from raygap.imbalance.gap import true_class_score
 from raygap.lazy import torch
 from raygap.methods.joint import Joint
@@ -26,9 +29,19 @@ if TYPE_CHECKING:
     from raygap.models.outputs import Outputs
 
 
+class Settings(Section):
+    """What is set of ogm."""
+
+    alpha: float = Field(0.8, ge=0, le=10, json_schema_extra=LATER)
+    """How much the gradients of the modality that is ahead shrink: by 1 - tanh(alpha * ratio of the scores)."""
+    epochs: int = Field(50, ge=1, le=10_000, json_schema_extra=LATER)
+    """Adaptive epochs with modulation; those after them train plainly."""
+
+
 class Ogm(Joint):
     """CE(fused), with smaller steps for the encoder that is ahead."""
 
+    sections = {"ogm": Settings}
     noise = False
     """Add noise to the encoders' gradients."""
 

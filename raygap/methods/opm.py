@@ -15,6 +15,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
+from raygap.config import LATER, Section, acts_when
 from raygap.imbalance.gap import true_class_score
 from raygap.lazy import torch
 from raygap.methods.joint import Joint
@@ -28,8 +31,23 @@ if TYPE_CHECKING:
     from raygap.models.network import Network
 
 
+class Settings(Section):
+    """What is set of opm."""
+
+    q_base: float = Field(0.5, ge=0, lt=1, json_schema_extra=LATER | acts_when({"opm.executed": ">0"}))
+    """Chance that a clip's feature of the modality ahead is dropped, before its lead is added."""
+    strength: float = Field(
+        0.5, ge=0, le=10, json_schema_extra=LATER | acts_when({"opm.executed": ">0", "opm.q_base": ">0"})
+    )
+    """How much the lead adds: q_base * strength * tanh(ratio of the scores - 1)."""
+    executed: float = Field(0.7, ge=0, le=1, json_schema_extra=LATER | acts_when({"opm.q_base": ">0"}))
+    """Share of the steps in which features are dropped."""
+
+
 class Opm(Joint):
     """CE(fused) of features of which the dominant modality's are missing now and then."""
+
+    sections = {"opm": Settings}
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)

@@ -25,7 +25,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import Field
 
+from raygap.config import LATER, Section, acts_when
 from raygap.imbalance.gap import true_class_score
 from raygap.lazy import torch
 from raygap.methods.joint import Joint
@@ -38,6 +40,21 @@ if TYPE_CHECKING:
 
     from raygap.methods.base import Look, Step, Terms
     from raygap.models.network import Network
+
+
+class Settings(Section):
+    """What is set of pmr."""
+
+    alpha: float = Field(1.0, ge=0, le=100, json_schema_extra=LATER)
+    """Weight of the slower modality's prototype loss."""
+    momentum: float = Field(0.2, ge=0, lt=1, json_schema_extra=LATER)
+    """Share of the last epoch's prototypes in the new ones."""
+    share: float = Field(0.1, gt=0, le=1, json_schema_extra=LATER)
+    """Share of each class's training clips, drawn anew each epoch, that its prototype is the mean of."""
+    entropy_weight: float = Field(0.01, ge=0, le=100, json_schema_extra=LATER | acts_when({"pmr.entropy_epochs": ">0"}))
+    """Weight of the faster modality's entropy regularisation."""
+    entropy_epochs: int = Field(10, ge=0, le=10_000, json_schema_extra=LATER | acts_when({"pmr.entropy_weight": ">0"}))
+    """First adaptive epochs, which alone have that regularisation."""
 
 
 @dataclass
@@ -54,6 +71,7 @@ class PrototypeOutputs(Outputs):
 class Pmr(Joint):
     """CE(fused) and the losses of prototype classifiers."""
 
+    sections = {"pmr": Settings}
     prototypes: Tensor | None = None
     """(2, classes, features): of audio and visual."""
     in_entropy_epochs = True

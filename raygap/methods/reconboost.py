@@ -21,6 +21,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
+from raygap.config import LATER, Section
 from raygap.errors import UserError
 from raygap.methods.base import Method
 from raygap.methods.losses import cross_entropy
@@ -35,12 +38,28 @@ if TYPE_CHECKING:
     from raygap.models.network import Network
     from raygap.models.outputs import Outputs
 
+
+class Settings(Section):
+    """What is set of reconboost."""
+
+    boost_epochs: int = Field(4, ge=1, le=1000, json_schema_extra=LATER)
+    """Adaptive epochs of one modality alone."""
+    rectify_epochs: int = Field(4, ge=0, le=1000, json_schema_extra=LATER)
+    """Epochs of both together after them; then the other modality has its turn."""
+    reconcile: float = Field(0.2, ge=0, le=1, json_schema_extra=LATER)
+    """How much less a clip counts that the other modality is right about."""
+    consolidate: float = Field(0.1, ge=0, le=100, json_schema_extra=LATER)
+    """Weight of the squared distance to the other modality's probabilities."""
+
+
 MODALITIES = ("audio", "visual")
 
 
 class ReconBoost(Method):
     """Boosting of one modality, rectification of both, boosting of the other."""
 
+    sections = {"reconboost": Settings}
+    plain_unimodal = False
     plain_terms = Umt.plain_terms
 
     @classmethod

@@ -17,7 +17,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import Field
 
+from raygap.config import LATER, Section, acts_when
 from raygap.lazy import torch
 from raygap.methods.held_out import HoldsOut
 from raygap.methods.joint import Joint
@@ -28,9 +30,23 @@ if TYPE_CHECKING:
     from raygap.models.network import Network
 
 
+class Settings(Section):
+    """What is set of relearning."""
+
+    strength: float = Field(3.0, ge=0, le=100, json_schema_extra=LATER | acts_when({"relearning.times": ">0"}))
+    """How far encoders go back to their initial weights: by tanh(strength * difference of the purities)."""
+    every: int = Field(20, ge=1, le=1000, json_schema_extra=LATER | acts_when({"relearning.times": ">0"}))
+    """Adaptive epochs between two re-initialisations."""
+    times: int = Field(3, ge=0, le=1000, json_schema_extra=LATER)
+    """Re-initialisations at most."""
+    held_out: float = Field(0.1, gt=0, lt=1, json_schema_extra=LATER)
+    """Share of each class that the method does not train on, and diagnoses with."""
+
+
 class Relearning(HoldsOut, Joint):
     """CE(fused), with encoders that are set back."""
 
+    sections = {"relearning": Settings}
     done = 0
     """Re-initialisations so far."""
 

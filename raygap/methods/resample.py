@@ -17,10 +17,12 @@ method's; a budget in seconds is the fairer comparison.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from pydantic import Field
 
+from raygap.config import LATER, Section, acts_when
 from raygap.lazy import torch
 from raygap.methods.joint import Joint
 from raygap.models.outputs import Outputs
@@ -36,8 +38,21 @@ NONE, AUDIO, VISUAL = range(3)
 """What is missing of a clip."""
 
 
+class Settings(Section):
+    """What is set of resample."""
+
+    level: Literal["sample", "modality"] = Field("sample", json_schema_extra=LATER)
+    """Train more on each clip's own weak modality, or on the modality that is weaker over all clips."""
+    part: float = Field(0.2, gt=0, le=1, json_schema_extra=LATER | acts_when({"resample.level": "modality"}))
+    """modality: share of the training clips that the contributions are measured on before each epoch."""
+    alpha: float = Field(1.0, ge=0, le=10, json_schema_extra=LATER | acts_when({"resample.level": "modality"}))
+    """modality: how many clips more for a difference of the contributions."""
+
+
 class Resample(Joint):
     """CE(fused) of all clips, and of some again with one modality."""
+
+    sections = {"resample": Settings}
 
     def begin_epoch(self, epoch: int, network: Network, look: Look) -> None:
         """Which clips come again, and what is missing of them."""

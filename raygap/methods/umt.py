@@ -19,6 +19,9 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
+from raygap.config import LATER, Section
 from raygap.errors import UserError
 from raygap.lazy import torch
 from raygap.methods.base import Method
@@ -33,6 +36,13 @@ if TYPE_CHECKING:
     from raygap.models.network import Network
 
 
+class Settings(Section):
+    """What is set of umt."""
+
+    weight: float = Field(1.0, ge=0, le=1000, json_schema_extra=LATER)
+    """Weight of the distance to the teachers' features."""
+
+
 @dataclass
 class TaughtOutputs(Outputs):
     """A batch, and what the teachers make of it."""
@@ -45,6 +55,8 @@ class TaughtOutputs(Outputs):
 class Umt(Method):
     """CE(fused) and the distances to the teachers' features."""
 
+    sections = {"umt": Settings}
+    plain_unimodal = False
     teachers: torch.nn.ModuleList | None = None
     """Encoders of audio and visual."""
 

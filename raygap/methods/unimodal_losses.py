@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raygap.methods.base import Method
-from raygap.methods.losses import cross_entropy
+from raygap.methods.losses import Loss, cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class UnimodalLosses(Method):
     """loss.fusion_weight * CE(fused) + loss.unimodal_weight * (CE(audio) + CE(visual)) after the warm-up."""
 
+    sections = {"loss": Loss}
     unimodal_losses = True
 
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:

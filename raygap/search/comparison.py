@@ -10,18 +10,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import optuna
 import yaml
 from optuna.trial import TrialState
+from pydantic import ConfigDict, Field
 
 from raygap.config import load_yaml
 from raygap.data.clips import ReaderOptions
 from raygap.errors import UserError
 from raygap.search.job import Outcome, run_sweep
-from raygap.search.plan import Plan, make_folder, make_plan, write_plan
-from raygap.search.space import FOLDER, SEARCHABLE, check_method, read_space
+from raygap.search.plan import Plan, make_folder, make_plan, read_as, write_plan
+from raygap.search.space import FOLDER, SEARCHABLE, check_method, parse_space, read_space
 from raygap.search.study import finished_trials
 from raygap.tracking.comparison_table import (
     MethodResult,
@@ -34,13 +35,12 @@ from raygap.tracking.comparison_table import (
     table,
 )
 from raygap.tracking.report import write_report
-from raygap.tracking.run_folder import write_csv, write_text
+from raygap.tracking.run_folder import COMPARISON, write_csv, write_text
 from raygap.tracking.seed_results import Reporter
 from raygap.tracking.wandb.callback import sweep_log
 from raygap.tracking.wandb.layout import Mode
 from raygap.training.trunk import FOLDER as WARMUPS
 
-COMPARISON = "comparison.yaml"
 PAPER = "-paper"
 
 
@@ -48,12 +48,14 @@ PAPER = "-paper"
 class Comparison:
     """What is compared on one data set. `budget`, seconds that a method's trials take together, replaces `trials`."""
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", allow_inf_nan=False)
+
     dataset: str
     root: str | None
     methods: tuple[str, ...]
-    trials: int
-    budget: float | None
-    seeds: int
+    trials: Annotated[int, Field(ge=1)]
+    budget: Annotated[float, Field(ge=1)] | None
+    seeds: Annotated[int, Field(ge=0)]
     paper: bool
     fixed: dict[str, Any]
     cache: str
@@ -61,6 +63,7 @@ class Comparison:
     trunk_gb: float = 20.0
     wandb: Mode | None = None
     reader: ReaderOptions = field(default_factory=ReaderOptions)
+    concurrency: Annotated[int, Field(ge=1)] | None = None
 
     def plans(self) -> dict[str, Plan]:
         """Of each method by the name of its run folder. Raises UserError for whatever would make a trial fail."""
@@ -82,6 +85,7 @@ class Comparison:
                 trunk_gb=self.trunk_gb,
                 own_trunk=True,  # or a method would have for nothing what others before it have trained
                 trial_seconds=self.budget,
+                concurrency=self.concurrency,
                 wandb=self.wandb,
                 reader=self.reader,
             )
@@ -128,18 +132,14 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
 def read_comparison(folder: Path) -> Comparison:
     """The comparison of a folder. Raises UserError if there is none."""
     content = load_yaml(folder / COMPARISON)
-    try:
-        reader = ReaderOptions(**content.get("reader", {}))
-        return Comparison(**content | {"reader": reader, "methods": tuple(content["methods"])})
-    except (TypeError, KeyError) as error:
-        raise UserError(f"{folder / COMPARISON}: not a comparison ({error})") from None
+    fixed = parse_space(content, str(folder / COMPARISON), 1).fixed
+    return read_as(Comparison, content | {"fixed": fixed}, folder / COMPARISON)
 
 
 def compare(
     comparison: Comparison,
     folder: Path,
     store: Path,
-    concurrency: int | None,
     report: Reporter,
     say: Callable[[str], None],
 ) -> list[MethodResult]:
@@ -155,7 +155,9 @@ def compare(
         make_folder(run, new=False)
         write_plan(plan, run)
         say(f"{name}: {comparison.budget_in_words()}, {run}")
-        outcome = run_sweep(plan, run, store, concurrency, None, report)
+        for note in plan.notes:
+            say(f"note: {note}")
+        outcome = run_sweep(plan, run, store, plan.concurrency, None, report)
         if outcome.interrupted:
             raise KeyboardInterrupt
         shutil.rmtree(run / WARMUPS, ignore_errors=True)  # nobody else has a use for it

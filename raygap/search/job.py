@@ -3,12 +3,14 @@
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from raygap.config import TrialConfig, from_mapping, load_yaml, to_mapping
+from raygap.config import TrialConfig, load_yaml
 from raygap.patience import patiently
+from raygap.schema import acting, from_mapping, to_mapping
 from raygap.search.kept import keep_run
 from raygap.search.plan import Plan
 from raygap.search.seeds import train_seeds
@@ -34,6 +36,10 @@ class Outcome:
     config: TrialConfig | None
     test: SeedResults | None
     about_gaps: list[str] = field(default_factory=list)
+
+    def best_fields(self) -> dict[str, Any]:
+        """The searched fields of the best configuration, without those that cannot act in it."""
+        return {path: self.best.params[path] for path in acting(self.best.params, self.config)}
 
     def finished(self) -> int:
         """Trials that are complete, stopped early or failed."""

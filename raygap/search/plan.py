@@ -5,15 +5,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from raygap.config import TrialConfig, from_mapping, load_yaml, to_mapping
+from raygap.config import TrialConfig, load_yaml
 from raygap.data.clips import ReaderOptions
 from raygap.data.readers import find_reader
 from raygap.errors import UserError
-from raygap.search.space import SearchSpace, check_method, check_space, load_space
+from raygap.schema import from_mapping, to_mapping
+from raygap.search.shorten import shorten_stages
+from raygap.search.space import SearchSpace, check_method, check_space, drop_inert, load_space, parse_space
 from raygap.storage import Copies, Storage
 from raygap.tracking.run_folder import PLAN, write_text
 from raygap.tracking.wandb.layout import Mode
@@ -29,37 +32,41 @@ class Plan:
     The search ends, and stops what still runs, once its trials took `trial_seconds` together. Early stopping judges no
     trial before its longest warm-up is over, nor in the first `judged_after` epochs. `own_trunk` keeps its warm-ups
     from other sweeps. `storage` is the URI of the run folder's copy in an object store, beside which the stores are
-    kept.
+    kept. `notes` say what was made of the search space that the user may not expect.
     """
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     dataset: str
     root: str | None
-    trials: int
+    trials: Annotated[int, Field(ge=1)]
     fixed: dict[str, Any]
     space: dict[str, dict[str, list]]
     cache: str
-    test_seeds: int = 3
-    max_quarantine: float = 0.05
-    trunk_gb: float = 20.0
+    test_seeds: Annotated[int, Field(ge=0)] = 3
+    max_quarantine: Annotated[float, Field(ge=0, le=1)] = 0.05
+    trunk_gb: Annotated[float, Field(ge=0)] = 20.0
     trial_seconds: float | None = None
     judged_after: int = 0
     own_trunk: bool = False
-    cpus_per_worker: float | None = None
-    gpus_per_worker: float | None = None
+    concurrency: Annotated[int, Field(ge=1)] | None = None
+    cpus_per_worker: Annotated[float, Field(gt=0)] | None = None
+    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
     wandb: Mode | None = None
     wandb_project: str | None = None
     wandb_entity: str | None = None
     storage: str | None = None
     reader: ReaderOptions = field(default_factory=ReaderOptions)
+    notes: tuple[str, ...] = ()
 
     def copies(self, store: Path) -> Copies | None:
         """Where machines that share no folder find this store, and keep the run."""
         kept = self.storage and Storage(self.storage)
         return Copies(kept.at("..", STORES, store.name), kept) if kept else None
 
-    def check(self) -> TrialConfig:
+    def check(self, source: str = "search space") -> TrialConfig:
         """Raise UserError for whatever would make a trial fail; see check_space for what is returned."""
-        config = check_space(SearchSpace(self.fixed, self.space), "search space")
+        config = check_space(SearchSpace(self.fixed, self.space), source)
         from_mapping(to_mapping(config) | {"seed": config.seed + self.test_seeds}, "the seeds of the test")
         return config
 
@@ -73,17 +80,36 @@ def make_plan(
 ) -> Plan:
     """A plan from what the user gave; `fixed` wins over the search space, whose field is then not searched.
 
-    `others` are fields of Plan as they are. Raises UserError for an unknown data set, method, field or distribution.
+    Fields that cannot act are not searched either, and stages too long for the epochs that were asked for are
+    shortened. `others` are fields of Plan as they are. Raises UserError for an unknown data set, method, field or
+    distribution.
     """
     find_reader(dataset)
     if method:
         check_method(method)
     if method and fixed.get("method", method) != method:
         raise UserError(f"--method {method} and --set method={fixed['method']} contradict each other; leave one out")
-    space = load_space(dataset, fixed.get("method") or method, space_file)
+    space, shortened = shorten_stages(load_space(dataset, fixed.get("method") or method, space_file), fixed)
     searched = {path: entry for path, entry in space.space.items() if path not in fixed}
-    settings = {"trials": space.trials} | others
-    return Plan(dataset=dataset, fixed=space.fixed | fixed, space=searched, **settings)
+    space, dropped = drop_inert(SearchSpace(space.fixed | fixed, searched, space.trials))
+    if dropped and not space.space:
+        raise UserError(f"{space_file or dataset}: nothing to search; {dropped}")
+    settings = {"trials": space.trials, "notes": tuple(note for note in (shortened, dropped) if note)} | others
+    return Plan(dataset=dataset, fixed=space.fixed, space=space.space, **settings)
+
+
+def trial_fields(dataset: str, config: dict[str, Any], given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The fields of one training, by dotted path, and what the user may not expect of them.
+
+    `given` wins over `config`, a file's. What neither has is as the data set's search space fixes it, so that a
+    training is of the same data as a sweep; but a whole configuration, as raygap writes it, stands alone.
+    """
+    find_reader(dataset)
+    method = given.get("method") or config.get("method")
+    beneath = {} if "schema_version" in config else load_space(dataset, method, None).fixed
+    space, first = shorten_stages(SearchSpace(beneath, {}), config | given)
+    space, second = shorten_stages(SearchSpace(space.fixed | config, {}), given)
+    return space.fixed | given, [note for note in (first, second) if note]
 
 
 def make_folder(folder: Path, new: bool) -> None:
@@ -106,11 +132,24 @@ def read_plan(folder: Path) -> Plan:
     """The plan of a run folder. Raises UserError if there is none."""
     if not (folder / PLAN).exists():
         raise UserError(f"{folder}: holds no sweep ({PLAN} is missing)")
+    content = load_yaml(folder / PLAN)
+    space = parse_space(content, str(folder / PLAN), 1)
+    return read_as(Plan, content | {"fixed": space.fixed, "space": space.space}, folder / PLAN)
+
+
+Noted = TypeVar("Noted")
+
+
+def read_as(kind: type[Noted], content: dict[str, Any], file: Path) -> Noted:
+    """A dataclass of what a file holds, which its user may have changed. Raises UserError naming file and field."""
     try:
-        content = load_yaml(folder / PLAN)
-        return Plan(**content | {"reader": ReaderOptions(**content.get("reader", {}))})
-    except TypeError as error:
-        raise UserError(f"{folder / PLAN}: not the plan of a sweep ({error})") from None
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        if first["type"] in ("unexpected_keyword_argument", "missing_argument", "missing"):
+            raise UserError(f"{file}: {path}: {first['msg']}") from None
+        raise UserError(f"{file}: {path} = {first['input']!r}: {first['msg']}") from None
 
 
 def newest_run(runs: Path, dataset: str) -> Path:

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from raygap.config import TrialConfig, from_mapping, to_mapping
+from raygap.config import TrialConfig
 from raygap.data.store import Store
 from raygap.patience import patiently
+from raygap.schema import from_mapping, to_mapping
 from raygap.search.placement import Placement
 from raygap.search.training import Training
 from raygap.search.trainings import run_trainings

@@ -11,8 +11,9 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from raygap.config import TrialConfig, from_mapping, to_mapping
+from raygap.config import TrialConfig
 from raygap.errors import UserError
+from raygap.schema import acting, from_mapping, to_mapping
 from raygap.search.placement import place, start_ray
 from raygap.search.plan import Plan
 from raygap.search.study import METRIC, STUDY, open_storage
@@ -42,6 +43,8 @@ class Candidate:
     source: str
     trial: int
     params: dict[str, Any]
+    fields: list[str]
+    """Those of its own search that could act in it."""
     accuracy: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -68,7 +71,8 @@ def find_shared(swept: list[Swept], folder: Path, concurrency: int | None) -> tu
         name = search.plan.dataset
         best[name] = ended[0].value
         for trial in ended[:CANDIDATES]:
-            candidates.append(Candidate(name, trial.number, dict(trial.params), {name: trial.value}))
+            fields = acting(trial.params, from_mapping(search.plan.fixed | trial.params))
+            candidates.append(Candidate(name, trial.number, dict(trial.params), fields, {name: trial.value}))
     folder.mkdir(parents=True, exist_ok=True)
     start_ray()
     waiting: dict[tuple[int, str], Training] = {}
@@ -101,7 +105,7 @@ def find_shared(swept: list[Swept], folder: Path, concurrency: int | None) -> tu
 def print_shared(title: str, chosen: Candidate, best: dict[str, float]) -> None:
     """What the shared configuration is, and what it costs each data set."""
     print(f"{title}shared by {', '.join(best)}: from {chosen.source}, trial {chosen.trial}")
-    for path, value in chosen.params.items():
+    for path, value in ((path, chosen.params[path]) for path in chosen.fields):
         print(f"  {path}: {value:.4g}" if isinstance(value, float) else f"  {path}: {value}")
     for name, own in best.items():
         if name in chosen.accuracy:

@@ -19,9 +19,11 @@ from typing import Any
 from ray import tune
 from ray.tune.search.sample import Categorical, Domain, Float
 
-from raygap.config import TrialConfig, check_path, flatten, from_mapping, load_yaml
+from raygap.config import TrialConfig, flatten, load_yaml
 from raygap.errors import UserError
 from raygap.methods import METHODS, find_method
+from raygap.plugins import is_plugin
+from raygap.schema import can_act, check_path, field_paths, from_mapping, why_inert
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # In the package where it was installed, beside it in a checkout.
@@ -54,44 +56,73 @@ def check_method(name: str) -> None:
 
 
 def load_space(dataset: str, method: str | None, file: Path | None) -> SearchSpace:
-    """The space of a data set, with that of the method or preset laid over it where it has one; or of `file` alone.
+    """The space of a data set, with that of the method or preset laid over it where it has one; or that of `file`.
 
-    `method` None takes the method that the data set's file fixes. Raises UserError.
+    This alone decides what a command takes for a field that its user does not give, so that all read the same store:
+    also under a file of one's own lie the data set's prepare.* fields, and the stages that the method cannot have.
+    `method` None takes the method that the file or the data set's fixes. Raises UserError.
     """
-    if file:
-        own = read_space(file)
-        method = method or own.fixed.get("method", TrialConfig().method)
-        return SearchSpace(own.fixed | {"method": method}, own.space, own.trials)
     by_dataset = FOLDER / f"{dataset}.yaml"
     base = read_space(by_dataset) if by_dataset.exists() else SearchSpace({}, {})
-    method = method or base.fixed.get("method", TrialConfig().method)
+    top = read_space(file, method) if file else base
+    method = method or top.fixed.get("method", TrialConfig().method)
     by_method = FOLDER / f"{method}.yaml"
-    if by_method.exists():
-        own = read_space(by_method)
+    own = read_space(by_method) if by_method.exists() else None
+    if file:
+        beneath = {path: value for path, value in base.fixed.items() if path.startswith("prepare.")}
+        stages = {path: value for path, value in (own.fixed if own else {}).items() if path.endswith(".epochs")}
+        beneath |= {path: value for path, value in stages.items() if path not in top.space}
+        return SearchSpace(beneath | top.fixed | {"method": method}, top.space, top.trials)
+    if own:
         return SearchSpace(base.fixed | {"method": method} | own.fixed, own.space, base.trials)
     return SearchSpace(base.fixed | {"method": method}, base.space, base.trials)
 
 
-def read_space(file: Path) -> SearchSpace:
-    """Read one file. Raises UserError naming the file and the field."""
+def read_space(file: Path, method: str | None = None) -> SearchSpace:
+    """Read one file, for this method where the file does not name another. Raises UserError naming file and field."""
     content = load_yaml(file)
     unknown = [key for key in content if key not in ("fixed", "space", "trials")]
     if unknown:
         raise UserError(f"{file}: unknown key {unknown[0]!r}; the keys are trials, fixed and space")
-    for key in ("fixed", "space"):
-        if not isinstance(content.get(key) or {}, Mapping):
-            raise UserError(f"{file}: {key}: expected a mapping of fields")
-    fixed = flatten(content.get("fixed") or {})
-    for path in fixed:
-        check_path(path, f"{file}: fixed")
-    space = {str(path): entry for path, entry in (content.get("space") or {}).items()}
-    for path, entry in space.items():
-        check_path(path, f"{file}: space")
-        _domain(path, entry, f"{file}: space")
     trials = content.get("trials", DEFAULT_TRIALS)
     if not isinstance(trials, int) or isinstance(trials, bool) or trials < 1:
         raise UserError(f"{file}: trials = {trials!r}: expected a whole number from 1 on")
+    return parse_space(content, str(file), trials, method)
+
+
+def parse_space(content: Mapping[str, Any], source: str, trials: int, method: str | None = None) -> SearchSpace:
+    """`fixed` and `space` of a file's content. Raises UserError naming the file and the field."""
+    for key in ("fixed", "space"):
+        if not isinstance(content.get(key) or {}, Mapping):
+            raise UserError(f"{source}: {key}: expected a mapping of fields")
+    fixed = flatten(content.get("fixed") or {})
+    method = str(fixed.get("method", method or ""))
+    own = method if is_plugin(method) else None  # of raygap's methods one file may hold fields for several
+    for path in fixed:
+        check_path(path, f"{source}: fixed", own)
+    space = {str(path): entry for path, entry in (content.get("space") or {}).items()}
+    for path, entry in space.items():
+        check_path(path, f"{source}: space", own)
+        _domain(path, entry, f"{source}: space")
     return SearchSpace(fixed, space, trials)
+
+
+def drop_inert(space: SearchSpace) -> tuple[SearchSpace, str]:
+    """The space without the fields that can act in no trial of it, and a line that names them; empty if all can."""
+    known, dropped = field_paths(space.fixed["method"]), {}
+    while True:
+        domains = SearchSpace(space.fixed, {p: e for p, e in space.space.items() if p not in dropped}).domains()
+
+        def values(path: str, domains: dict[str, Domain] = domains) -> list[Any]:
+            return ends(domains[path]) if path in domains else [space.fixed.get(path, known[path].default)]
+
+        inert = {path: why_inert(path, values) for path in domains if not can_act(path, values)}
+        if not inert:
+            break
+        dropped |= inert  # without them others may have lost what they need
+    kept = {path: entry for path, entry in space.space.items() if path not in dropped}
+    reasons = ", ".join(f"{path} ({reason})" for path, reason in dropped.items())
+    return SearchSpace(space.fixed, kept, space.trials), reasons and f"not searched, as it cannot act here: {reasons}"
 
 
 NOT_SEARCHED = {
@@ -121,12 +152,12 @@ def check_space(space: SearchSpace, source: str) -> TrialConfig:
         for name, reason in NOT_SEARCHED.items():
             if path == name or path.startswith(f"{name}."):
                 raise UserError(f"{source}: {path} cannot be searched: {reason}")
-    ends = {path: _ends(domain) for path, domain in domains.items()}
-    choices = {path: ends[path] for path, domain in domains.items() if isinstance(domain, Categorical)}
-    stages = {path: values for path, values in ends.items() if path.endswith(".epochs")}
+    values_of = {path: ends(domain) for path, domain in domains.items()}
+    choices = {path: values_of[path] for path, domain in domains.items() if isinstance(domain, Categorical)}
+    stages = {path: values for path, values in values_of.items() if path.endswith(".epochs")}
     # Under what is checked lies a point of the space: a default may be none, and fit to nothing in it.
     point = space.fixed | {path: values[0] for path, values in (choices | stages).items()}
-    for path, values in ends.items():
+    for path, values in values_of.items():
         for value in values:
             _check(point | {path: value}, source)
     for (one, values), (other, other_values) in combinations(choices.items(), 2):
@@ -180,7 +211,7 @@ def _domain(path: str, entry: Any, source: str) -> Domain:
         raise UserError(f"{source}: {path}: {name} {arguments}: {str(error).splitlines()[0]}") from None
 
 
-def _ends(domain: Domain) -> list[Any]:
+def ends(domain: Domain) -> list[Any]:
     """All values of a choice; the smallest and the largest value of a range, and one between where it is continuous."""
     if isinstance(domain, Categorical):
         return list(domain.categories)

@@ -1,5 +1,6 @@
 """The study: an Optuna study in the run folder is the sweep's only memory; a killed sweep goes on from it."""
 
+import json
 import math
 import os
 import time
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.distributions import check_distribution_compatibility
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -18,9 +20,11 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Domain
 
-from raygap.config import TrialConfig, from_mapping
+from raygap.config import TrialConfig, flatten, load_yaml
 from raygap.errors import UserError
 from raygap.patience import patiently
+from raygap.schema import from_mapping, to_mapping
+from raygap.tracking.run_folder import JOURNAL, trial_folder, write_text
 
 if TYPE_CHECKING:
     from raygap.search.scheduler import PatientASHA
@@ -30,6 +34,10 @@ METRIC = "best_val_accuracy"
 TRIAL_NUMBER = "trial_number"
 STUDY = "sweep"
 """Name of the study in its journal; not the folder's, which may be renamed."""
+TRIED_AGAIN = "tried_again"
+"""In the study: failed trials with a smaller number count no more, as all had failed and others take their places."""
+_CREATE_STUDY, _CREATE_TRIAL = 0, 4
+"""Codes in the journal, by Optuna."""
 _NOT_RESUMED = "interrupted, and not gone on with: no longer in the plan, or in the search space"
 _DEAD_IN_A_ROW = 10
 """Trials in a row that died without a result, after which a search gives up: no other would fare better."""
@@ -37,18 +45,51 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 def open_storage(journal: Path) -> JournalStorage:
-    """The study's file, mended if a killed process left it half-written or locked.
+    """The study's file, mended if a killed process left it half-written or locked, or a disk broke a line of it.
 
-    The caller holds the run folder's own lock, so nobody else is writing.
+    The caller holds the run folder's own lock, so nobody else is writing. Raises UserError as mend_journal does.
     """
     Path(f"{journal}.lock").unlink(missing_ok=True)
-    if journal.exists():
-        content = journal.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            with journal.open("r+b") as file:
-                file.truncate(whole)
+    mend_journal(journal)
     return JournalStorage(_Journal(str(journal)))
+
+
+def mend_journal(journal: Path) -> str:
+    """Take lines that cannot be read out of a study's file, and say so; what is half-written at its end goes unsaid.
+
+    What follows counts trials by the lines that created them: where such a line is lost, an empty trial takes its
+    place. Raises UserError where it cannot be told which were lost.
+    """
+    if not journal.exists():
+        return ""
+    content = journal.read_bytes()
+    *lines, rest = content.split(b"\n")
+    if rest:
+        os.truncate(journal, len(content) - len(rest))
+    entries = [_entry(line) for line in lines]
+    broken = [number for number, entry in enumerate(entries) if entry is None]
+    if not broken:
+        return ""
+    whole = [entry for entry in entries if entry]
+    codes = [entry["op_code"] for entry in whole]
+    lost = max((entry.get("trial_id", -1) + 1 for entry in whole), default=0) - codes.count(_CREATE_TRIAL)
+    named = f"{journal}: {'lines' if len(broken) > 1 else 'line'} {', '.join(str(number + 1) for number in broken[:5])}"
+    if _CREATE_STUDY not in codes or (lost > 0 and (lost != len(broken) or _CREATE_TRIAL not in codes)):
+        raise UserError(f"{named} cannot be read, and what the others mean hangs on it; start another sweep")
+    if lost > 0:
+        created = next(entry for entry in whole if entry["op_code"] == _CREATE_TRIAL)
+        entries = [entry or created for entry in entries]
+    journal.with_name(f"{journal.name}.broken").write_bytes(content)
+    write_text(journal, "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries if entry))
+    return f"{named} cannot be read and was left out; as it was, the file is kept beside it, with .broken at its end"
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("op_code"), int) else None
 
 
 class _Journal(JournalFileBackend):
@@ -73,8 +114,10 @@ class _Journal(JournalFileBackend):
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that count: complete, pruned or failed; by number."""
-    return study.get_trials(deepcopy=False, states=FINISHED)
+    """Trials that count: complete, pruned, or failed and not tried again; by number."""
+    first = study.user_attrs.get(TRIED_AGAIN, 0)
+    trials = study.get_trials(deepcopy=False, states=FINISHED)
+    return [trial for trial in trials if trial.state != TrialState.FAIL or trial.number >= first]
 
 
 def seconds_spent(study: optuna.Study, running: Iterable[float] = ()) -> float:
@@ -88,6 +131,54 @@ def check_store(study: optuna.Study, key: str) -> None:
     if study.user_attrs.setdefault("store", key) != key:
         raise UserError("the data or their preparation have changed since the sweep began; start another sweep")
     study.set_user_attr("store", key)
+
+
+def check_resumed(folder: Path, source: str, config: TrialConfig, domains: dict[str, Domain], store_key: str) -> None:
+    """Raise UserError unless a run folder's study can be gone on with: its plan may have been edited, its data moved.
+
+    `source` names where the plan stands, `config` is that of check_space. More trials, another range of a number, and
+    fields that are searched no more or only now do no harm.
+    """
+    journal = folder / JOURNAL
+    storage = open_storage(journal) if journal.exists() else None
+    if not storage or not optuna.get_all_study_names(storage):
+        return
+    study = optuna.load_study(study_name=STUDY, storage=storage)
+    trials = study.get_trials(deepcopy=False)
+    if study.user_attrs.get("store", store_key) != store_key:
+        raise UserError(
+            f"{folder}: the data or their preparation have changed since the sweep began; start another sweep, or give "
+            "--root with the folder that the same data lie in now"
+        )
+    for path, distribution in OptunaSearch.convert_search_space(domains).items():
+        for before in (trial.distributions[path] for trial in trials if path in trial.distributions):
+            try:
+                check_distribution_compatibility(before, distribution)
+            except ValueError:
+                raise UserError(
+                    f"{source}: space: {path}: was {_in_words(before)} when the sweep began, and its study cannot go "
+                    f"over to {_in_words(distribution)}; set it back, or start another sweep"
+                ) from None
+    for trial in trials:
+        noted = trial_folder(folder, trial.number) / "config.yaml"
+        if trial.state == TrialState.FAIL or not noted.exists():
+            continue
+        before, now = flatten(load_yaml(noted)), flatten(to_mapping(config))
+        for path in now.keys() & before.keys() - domains.keys() - trial.params.keys():
+            if now[path] != before[path]:
+                raise UserError(
+                    f"{source}: fixed: {path} = {now[path]}, but trials of this sweep had {before[path]} and could not "
+                    "be compared with others; set it back, or start another sweep"
+                )
+        break  # what the first had, all had
+
+
+def _in_words(distribution: Any) -> str:
+    if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+        return f"a choice of {', '.join(map(str, distribution.choices))}"
+    scale = " on a logarithmic scale" if distribution.log else ""
+    kind = "whole numbers" if isinstance(distribution, optuna.distributions.IntDistribution) else "numbers"
+    return f"{kind} from {distribution.low:g} to {distribution.high:g}{scale}"
 
 
 def suggested_config(suggested: dict[str, Any], fixed: dict[str, Any]) -> TrialConfig:
@@ -151,7 +242,11 @@ class StudySearch(OptunaSearch):
         """How many of `planned` trials are left. Interrupted ones among them, and no others, will be gone on with.
 
         The rest is told as failed: the sampler keeps away from the neighbourhood of trials that seem to be running.
+        Where all that ended have failed, what failed them may be mended by now: others take their places.
         """
+        ended = finished_trials(self.study)
+        if ended and all(trial.state == TrialState.FAIL for trial in ended):
+            self.study.set_user_attr(TRIED_AGAIN, ended[-1].number + 1)
         self._give_up([trial for trial in self._interrupted if not trial.params.keys() <= self._space.keys()])
         left = max(planned - len(finished_trials(self.study)), 0)
         self._give_up(list(self._interrupted)[left:])

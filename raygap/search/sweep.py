@@ -19,6 +19,7 @@ from raygap.search.plan import Plan
 from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace
 from raygap.search.study import (
+    FINISHED,
     TRIAL_NUMBER,
     StudySearch,
     check_store,
@@ -81,6 +82,7 @@ def run_trials(
         keep_store(store, copies.store)
         drop_unknown_trials(copies.folder, len(search.study.trials))
     if left := search.take_up(plan.trials):
+        ended = len(search.study.get_trials(deepcopy=False, states=FINISHED))
         run = folder.resolve()
         trainable = tune.with_parameters(
             run_trial if several else SweepTrial,
@@ -111,7 +113,7 @@ def run_trials(
                 callbacks=[
                     CountTriesAnew(),
                     *([KeepJournal(folder, copies.folder)] if copies else []),
-                    ProgressLine(search.study, folder, plan.trials, config.epochs, copies and copies.folder),
+                    ProgressLine(search.study, folder, ended + left, config.epochs, copies and copies.folder),
                     *([GiveBack()] if several else []),
                     *([WandbCallback(log, search.study, partial(_describe, plan.fixed))] if log else []),
                 ],

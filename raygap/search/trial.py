@@ -14,11 +14,12 @@ import torch.distributed as dist
 import yaml
 from ray import tune
 
-from raygap.config import TrialConfig, to_mapping
+from raygap.config import TrialConfig
 from raygap.data.local_store import local_store
 from raygap.data.store import Store
 from raygap.errors import TrainingDiverged, TrialFailed, UserError
 from raygap.patience import patiently
+from raygap.schema import to_mapping
 from raygap.search.study import METRIC, TRIAL_NUMBER, suggested_config
 from raygap.search.training import Training
 from raygap.storage import Copies, Storage

@@ -8,10 +8,11 @@ from typing import Any
 import pyarrow.parquet as pq
 from optuna.trial import TrialState
 
-from raygap.config import SCHEMA_VERSION, TrialConfig, from_mapping, load_yaml
+from raygap.config import SCHEMA_VERSION, TrialConfig, flatten, load_yaml
 from raygap.errors import UserError
-from raygap.tracking.report.run import Run
-from raygap.tracking.run_folder import BEST, JOURNAL, PLAN, trial_folder
+from raygap.schema import from_mapping
+from raygap.tracking.report.run import Absent, Run
+from raygap.tracking.run_folder import BEST, COMPARISON, JOURNAL, PLAN, trial_folder
 from raygap.tracking.wandb.entries import Entry, lower_is_better, of_runs
 from raygap.tracking.wandb.files import read_runs, run_files
 from raygap.tracking.wandb.layout import TRIAL, VALUE, trial_fields
@@ -30,15 +31,22 @@ class Found:
 def find_best(source: str, top: int = 1, metric: str = VALUE) -> list[Found]:
     """The `top` best configurations of complete trials, best first; fewer if there are no more.
 
-    `source`: a run folder, a folder with files of W&B, entity/project or entity/project/group at W&B, or the URL of a
-    report there, of a project, a group or a run. `metric` is a column of metrics.parquet, of the selected epoch. Raises
-    UserError, which names the source, for whatever cannot be found, reached, read or understood.
+    `source`: a run folder, a comparison's (the best of all its methods), a folder with files of W&B, entity/project or
+    entity/project/group at W&B, or the URL of a report there, of a project, a group or a run. `metric` is a column of
+    metrics.parquet, of the selected epoch. Raises UserError, which names the source, for whatever cannot be found,
+    reached, read or understood.
     """
     path = Path(source)
+    inside = sorted(file.parent for file in path.glob(f"*/{PLAN}"))
     if source.startswith(("https://", "http://")):
         found = _at_server(source, top, metric, source)
     elif (path / JOURNAL).exists() or (path / PLAN).exists():
         found = _in_run_folder(path, metric)
+    elif (path / COMPARISON).exists() and inside:
+        found = _in_comparison(inside, metric)
+    elif inside or list(path.glob(f"*/{COMPARISON}")):
+        folders = inside or sorted(file.parent for file in path.glob(f"*/{COMPARISON}"))
+        raise UserError(f"{source}: holds several data sets; give the folder of one: {', '.join(map(str, folders))}")
     elif path.exists() and run_files(path):
         found = _in_wandb_files(path, metric)
     elif (path / BEST).exists() and (top, metric) == (1, VALUE):
@@ -63,12 +71,27 @@ def _at_server(source: str, top: int, metric: str, called: str) -> list[Entry]:
     return query(source, top, metric, called)
 
 
+def _in_comparison(folders: list[Path], metric: str) -> list[Entry]:
+    """Of all methods together; but what was chosen on test has no place beside them."""
+    entries = []
+    for folder in folders:
+        try:
+            paper = flatten(Run(folder).plan["fixed"]).get("protocol") == "paper"
+            entries += [] if paper else _in_run_folder(folder, metric)
+        except (UserError, KeyError, TypeError) as error:  # one that has not come so far costs no other
+            if len(folders) == 1:
+                raise UserError(f"{folder}: {error}") from None
+    return entries
+
+
 def _in_run_folder(folder: Path, metric: str) -> list[Entry]:
     run = Run(folder)
-    if not (folder / JOURNAL).exists():
-        raise UserError(f"{folder}: no trial has started yet")
+    try:
+        complete = run.of_state(TrialState.COMPLETE)
+    except Absent as absent:
+        raise UserError(f"{folder}: {str(absent)[0].lower()}{str(absent)[1:].rstrip('.')}") from None
     entries = []
-    for trial in run.of_state(TrialState.COMPLETE):
+    for trial in complete:
         files = trial_folder(folder, trial.number)
         value = trial.value if metric == VALUE else _selected(files / "metrics.parquet", metric)
         if value is not None:
@@ -98,9 +121,9 @@ def _in_wandb_files(folder: Path, metric: str) -> list[Entry]:
 
 def _checked(config: dict[str, Any], where: str) -> TrialConfig:
     version = config.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if version not in (1, SCHEMA_VERSION):
         raise UserError(
-            f"{where}: a configuration of schema version {version}, this raygap reads {SCHEMA_VERSION}; "
+            f"{where}: a configuration of schema version {version}, this raygap reads 1 to {SCHEMA_VERSION}; "
             "use the raygap that wrote it"
         )
     return from_mapping(config, where)

@@ -21,6 +21,8 @@ from raygap.storage import Storage
 
 PLAN, JOURNAL, TRIALS, BEST = "sweep.yaml", "study.journal", "trials.csv", "best.yaml"
 TRIALS_FOLDER = "trials"
+COMPARISON = "comparison.yaml"
+"""In a comparison's folder, beside the run folders of its methods."""
 TEST, FAILED, REPORT = "test.csv", "failed.csv", "report.html"
 
 

@@ -15,7 +15,6 @@ from scipy.special import log_softmax, softmax
 from torch import Tensor
 
 from raygap.config import Prepare, TrialConfig
-from raygap.config import from_mapping as config_from_mapping
 from raygap.data.clips import Split
 from raygap.data.decoding import Media, Parts, decode_parts, in_processes
 from raygap.data.media.pictures import frames_shape
@@ -30,6 +29,7 @@ from raygap.imbalance.correction import from_mapping as correction_from_mapping
 from raygap.imbalance.decision_layer import adds_up
 from raygap.methods import find_method
 from raygap.models.network import Network
+from raygap.schema import from_mapping as config_from_mapping
 from raygap.training import checkpoint
 from raygap.training.evaluation import EVALUATION_BATCH, predict
 from raygap.training.precision import autocast, pick_device

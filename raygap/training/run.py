@@ -15,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raygap.config import TrialConfig, from_mapping, to_mapping
+from raygap.config import TrialConfig
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.methods import find_method
 from raygap.methods.base import Method
 from raygap.models.network import Network
 from raygap.patience import patiently
+from raygap.schema import from_mapping, to_mapping
 from raygap.storage import Storage
 from raygap.training import checkpoint
 from raygap.training.evaluation import evaluate

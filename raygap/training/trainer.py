@@ -48,7 +48,7 @@ class Trainer:
         self.network.to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(config.optimizer, self.network)
         self.method = kind(config, self.labels, self.device, self.workers)
-        self.ledger = Ledger(len(self.rows), config.scores.beta)
+        self.ledger = Ledger(len(self.rows), self.method.score_memory(config))
         self.epoch = 0
         self.fitted = False
         self.kept = np.arange(len(self.rows))

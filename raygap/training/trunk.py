@@ -24,8 +24,9 @@ from typing import IO, Any
 
 import torch
 
-from raygap.config import TrialConfig, flatten, shapes_warmup, to_mapping
+from raygap.config import TrialConfig, flatten
 from raygap.methods.base import Method
+from raygap.schema import field_paths, shapes_warmup
 from raygap.storage import Storage
 from raygap.training.checkpoint import dumps, loads, write_whole
 from raygap.training.precision import pick_device
@@ -54,9 +55,14 @@ def warmup_key(config: TrialConfig, store_key: str, method: type[Method]) -> str
     """The same for two trials only if nothing that shapes the warm-up differs between them: settings, data, code,
     kind of device and version of torch.
     """
-    # Of the method, and of how many epochs the trial has, only what follows from them counts.
-    fields = {path: value for path, value in flatten(to_mapping(config)).items() if shapes_warmup(path)}
-    del fields["method"], fields["epochs"]
+    # Of the method, and of how many epochs the trial has, only what follows from them counts. What is as it is by
+    # default is left out: so methods share a warm-up of which only one has the field. The code's digest holds defaults.
+    known = field_paths(config.method)
+    fields = {
+        path: value
+        for path, value in flatten(config.model_dump()).items()
+        if shapes_warmup(path, config.method) and path not in ("method", "epochs") and value != known[path].default
+    }
     rates = [learning_rate(config.optimizer, config.epochs, epoch) for epoch in range(LONGEST)]
     # What the warm-up and its validation see of the method (see Method).
     seen = [(hook.__module__, hook.__qualname__) for hook in (method.plain_terms, method.extend, method.predict)]

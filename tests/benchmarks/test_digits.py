@@ -16,11 +16,11 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from digits import BASELINE, FIXED, METHODS, Arm, Bench, draw_point, report
 from digits_data import Recipe, write_data
 
-from raygap.config import from_mapping
 from raygap.data.prepare import prepare
 from raygap.data.readers import read_clips
 from raygap.data.store import Store
 from raygap.errors import UserError
+from raygap.schema import from_mapping
 
 TINY = Recipe(train=10, val=3, test=3)
 

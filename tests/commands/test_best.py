@@ -14,7 +14,7 @@ from optuna.trial import TrialState, create_trial
 from stores import SMALL
 from typer.testing import CliRunner
 
-from raygap.config import from_mapping, to_mapping
+from raygap.schema import from_mapping, to_mapping
 from raygap.search.study import STUDY, open_storage
 from raygap.tracking.run_folder import BEST, JOURNAL, trial_folder
 from raygap.training.run import write_table
@@ -84,7 +84,7 @@ def test_what_cannot_be_found_or_read_is_said_in_a_line(run: Path) -> None:
     Path("empty").mkdir()
     assert "empty: holds no sweep, and no files of W&B" in refusal("empty")
     file = trial_folder(run, 1) / "config.yaml"
-    file.write_text(file.read_text().replace("schema_version: 1", "schema_version: 0"))
+    file.write_text(file.read_text().replace("schema_version: 2", "schema_version: 0"))
     assert "trial 1, run: a configuration of schema version 0, this raygap reads 1" in refusal(run)
     file.unlink()
     assert "trials/0001/config.yaml: no such file" in refusal(run)

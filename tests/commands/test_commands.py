@@ -67,7 +67,10 @@ def no_trial_started(here: Path) -> bool:
         (["--dataset", "demo", "--set", "loss.fokus=1"], "unknown field 'loss.fokus'; did you mean loss.focus?"),
         (["--dataset", "demo", "--set", "loss.focus"], "expected field=value"),
         (["--dataset", "demo", "--set", "loss.focus=much"], "loss.focus = 'much'"),
-        (["--dataset", "demo", "--epochs", "4"], "exceed epochs (4)"),
+        (
+            ["--dataset", "demo", "--epochs", "4", "--set", "warmup.epochs=4", "--set", "purify.epochs=2"],
+            "exceed epochs (4); add --epochs 7, or --set warmup.epochs=2 --set purify.epochs=1",
+        ),
         (["--dataset", "demo", "--space", "no.yaml"], "no.yaml: no such file"),
         (["--dataset", "demo", "--resume"], "holds no sweep of demo"),
         (["--dataset", "demo", "--resume", "--name", "x"], "holds no sweep"),

@@ -12,10 +12,10 @@ from media import BLUE, solid, write_mp4
 from stores import SMALL
 from test_commands import call, refusal
 
-from raygap.config import from_mapping
 from raygap.data.prepare import prepare
 from raygap.data.readers.manifest import read_manifest
 from raygap.data.store import Store
+from raygap.schema import from_mapping
 from raygap.search.job import Outcome
 from raygap.training.run import train
 

@@ -33,13 +33,14 @@ sys.path.append(str(Path(__file__).parents[1]))
 from stores import SMALL, write_store
 
 import raygap
-from raygap.config import flatten, from_mapping, load_yaml
+from raygap.config import flatten, load_yaml
 from raygap.data.demo.clips import generate_demo
 from raygap.data.prepare import prepare
 from raygap.data.readers import read_clips
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.methods import METHODS
+from raygap.schema import from_mapping
 from raygap.training.run import train
 
 FILE = Path(__file__).with_name("curves.json")

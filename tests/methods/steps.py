@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from raygap.config import TrialConfig, from_mapping
+from raygap.config import TrialConfig
 from raygap.methods import find_method
 from raygap.methods.base import Method, Step
 from raygap.models.network import Network, make_network
+from raygap.schema import from_mapping
 
 torch.set_num_threads(1)  # for tensors as small as these, threads only wait for each other
 

@@ -7,7 +7,6 @@ from steps import CLASSES, CLIPS, CPU, LABELS, configured, step
 from stores import SMALL
 from torch.nn.functional import cross_entropy
 
-from raygap.config import from_mapping
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.imbalance.discrepancy import cumulative_score
@@ -15,6 +14,7 @@ from raygap.methods import METHODS, find_method
 from raygap.methods.dus import Dus, heuristic
 from raygap.methods.ppo import ACTIONS, DISCOUNT, TRACE, advantages
 from raygap.models.network import Outputs
+from raygap.schema import from_mapping
 from raygap.training.checkpoint import dumps, loads
 from raygap.training.trainer import Trainer
 
@@ -112,5 +112,5 @@ def test_a_resumed_training_draws_what_an_uninterrupted_one_draws(kind: str, sma
 
 
 def test_methods_without_unimodal_losses_refuse_it() -> None:
-    with pytest.raises(UserError, match="joint has no unimodal losses"):
+    with pytest.raises(UserError, match="joint has no field dus.kind"):
         find_method("joint").check(configured("joint", dus__kind="ppo"))

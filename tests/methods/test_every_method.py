@@ -7,10 +7,11 @@ import pytest
 import torch
 from stores import SMALL
 
-from raygap.config import flatten, from_mapping
+from raygap.config import flatten
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.methods import METHODS
+from raygap.schema import from_mapping
 from raygap.search.plan import make_plan
 from raygap.search.space import load_space
 from raygap.training.checkpoint import dumps, loads

@@ -5,12 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from raygap.config import from_mapping
 from raygap.errors import UserError
 from raygap.imbalance.ledger import Ledger
 from raygap.methods import find_method
 from raygap.methods.base import Method
 from raygap.models.network import Outputs
+from raygap.schema import from_mapping
 
 CLIPS, CLASSES = 300, 4
 LABELS = np.arange(CLIPS) % CLASSES

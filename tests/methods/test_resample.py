@@ -10,10 +10,10 @@ from steps import CLASSES, CLIPS, LABELS, method_and_network, step
 from stores import SMALL
 from torch.nn.functional import cross_entropy
 
-from raygap.config import from_mapping
 from raygap.data.store import Store
 from raygap.methods.resample import AUDIO, NONE, VISUAL, contributions, weak_clips
 from raygap.models.network import Network, Outputs
+from raygap.schema import from_mapping
 from raygap.training.trainer import Trainer
 
 CASES = torch.tensor(list(product([False, True], repeat=3))).T

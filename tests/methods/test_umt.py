@@ -7,12 +7,12 @@ from steps import configured, method_and_network, step
 from stores import SMALL
 from torch.nn.functional import cross_entropy, mse_loss
 
-from raygap.config import from_mapping
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.methods import find_method
 from raygap.models.encoders import encode_frames
 from raygap.models.network import make_network
+from raygap.schema import from_mapping
 from raygap.training.trainer import Trainer
 
 

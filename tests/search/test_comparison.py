@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from stores import SMALL
 
-from raygap.config import from_mapping, load_yaml
+from raygap.config import load_yaml
 from raygap.data.store import Store
 from raygap.errors import UserError
+from raygap.schema import from_mapping
 from raygap.search.comparison import Comparison, compare, read_comparison, write_comparison
 from raygap.search.space import PRESETS
 from raygap.training.run import train
@@ -37,9 +38,9 @@ def test_what_is_compared_is_read_back(tmp_path: Path) -> None:
 def test_a_budget_of_seconds_ends_every_search_and_is_not_spent_twice_and_the_papers_protocol_is_labelled(
     small_store: Store, tmp_path: Path, ray_cluster: None
 ) -> None:
-    asked = comparison(methods=("joint",), trials=10_000, budget=4.0, seeds=1, paper=True)
-    first = compare(asked, tmp_path, small_store.path, 2, lambda seed, metrics: None, lambda line: None)
-    again = compare(asked, tmp_path, small_store.path, 2, lambda seed, metrics: None, lambda line: None)
+    asked = comparison(methods=("joint",), trials=10_000, budget=4.0, seeds=1, paper=True, concurrency=2)
+    first = compare(asked, tmp_path, small_store.path, lambda seed, metrics: None, lambda line: None)
+    again = compare(asked, tmp_path, small_store.path, lambda seed, metrics: None, lambda line: None)
     # The number chosen on test is the best test accuracy of any epoch, trained on train and val.
     [best] = (tmp_path / "joint-paper").glob("trials/*/best.pt")
     config = from_mapping(load_yaml(best.parent / "config.yaml"))

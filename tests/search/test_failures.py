@@ -23,9 +23,9 @@ from ray.cluster_utils import Cluster
 from ray.tune import TuneError
 from stores import SMALL, write_store
 
-from raygap.config import from_mapping
 from raygap.data.store import Store
 from raygap.errors import UserError
+from raygap.schema import from_mapping
 from raygap.search import sweep
 from raygap.search.job import Outcome
 from raygap.search.kept import fetch_run

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from raygap.config import from_mapping
 from raygap.errors import UserError
+from raygap.schema import from_mapping
 from raygap.search.placement import Placement, in_words, place
 from raygap.search.plan import Plan
 from raygap.search.shared import _validate

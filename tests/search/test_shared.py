@@ -8,9 +8,10 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from stores import SMALL, write_store
 
-from raygap.config import from_mapping, load_yaml
+from raygap.config import load_yaml
 from raygap.data.store import Store
 from raygap.errors import UserError
+from raygap.schema import from_mapping
 from raygap.search.plan import Plan
 from raygap.search.shared import Candidate, Swept, find_shared
 from raygap.search.study import STUDY, open_storage

@@ -4,8 +4,8 @@ import pytest
 import yaml
 from ray.tune.search.optuna import OptunaSearch
 
-from raygap.config import field_paths, from_mapping
 from raygap.errors import UserError
+from raygap.schema import field_paths, from_mapping
 from raygap.search.plan import Plan, make_plan
 from raygap.search.space import FOLDER, SEARCHABLE, SearchSpace, check_space, load_space, read_space
 
@@ -85,7 +85,11 @@ def test_a_bad_file_is_one_line_that_names_it(text: str, message: str, tmp_path:
         ({}, {"prepare.frames": {"randint": [1, 3]}}, "prepare.frames cannot be searched"),
         ({}, {"compute.workers": {"choice": [1, 2]}}, "give --workers-per-trial"),
         ({"method": "mla"}, {"model.readout": {"choice": ["split", "heads"]}}, "mla has one shared head"),
-        ({"method": "joint"}, {"dus.kind": {"choice": ["none", "heuristic"]}}, "joint has no unimodal losses"),
+        (
+            {"method": "joint"},
+            {"dus.kind": {"choice": ["none", "heuristic"]}},
+            "joint has no field dus.kind; it is one of",
+        ),
         ({"method": "umt"}, {"warmup.epochs": {"randint": [0, 3]}}, "set warmup.epochs to 1 or more"),
         ({}, {"model.readout": HEADS_FIRST, "model.fusion": {"choice": ["concat", "film"]}}, "readout split needs"),
         ({}, {}, "nothing to search"),
@@ -130,5 +134,5 @@ def test_every_field_is_documented_defaulted_and_survives_yaml() -> None:
     for path, info in field_paths().items():
         assert info.description, path
         assert not info.is_required(), path
-    config = from_mapping({"loss.focus": 0.1, "method": "joint"})
+    config = from_mapping({"loss.focus": 0.1, "dus.kind": "heuristic"})
     assert from_mapping(yaml.safe_load(yaml.safe_dump(config.model_dump()))) == config

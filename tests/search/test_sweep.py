@@ -17,9 +17,10 @@ import yaml
 from optuna.trial import TrialState
 from stores import SMALL, write_store
 
-from raygap.config import from_mapping, load_yaml
+from raygap.config import load_yaml
 from raygap.data.store import Store
 from raygap.errors import UserError
+from raygap.schema import from_mapping
 from raygap.search.job import Outcome
 from raygap.search.placement import in_words, place, trial_resources
 from raygap.search.plan import Plan, make_folder, read_plan, write_plan

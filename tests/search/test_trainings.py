@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from stores import SMALL
 
-from raygap.config import from_mapping
 from raygap.data.store import Store
+from raygap.schema import from_mapping
 from raygap.search import trial
 from raygap.search.placement import Placement
 from raygap.search.training import Training

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from stores import SMALL
 
-from raygap.config import from_mapping
 from raygap.data.store import Store
 from raygap.errors import TrialFailed
 from raygap.methods.unimodal_losses import UnimodalLosses
+from raygap.schema import from_mapping
 from raygap.search.study import METRIC, TRIAL_NUMBER
 from raygap.search.training import Training
 from raygap.search.trial import SweepTrial, train_in_worker

@@ -11,10 +11,10 @@ from scipy.special import log_softmax
 from stores import SMALL
 from test_report import BROKEN, charts_in, text_of
 
-from raygap.config import from_mapping
 from raygap.data.predictions import Predictions
 from raygap.data.store import Store
 from raygap.errors import UserError
+from raygap.schema import from_mapping
 from raygap.tracking.diagnosis import Diagnosis, diagnose, write_diagnosis
 from raygap.tracking.diagnosis.verdict import advice, verdict
 from raygap.training.inference import store_predictions

@@ -12,13 +12,13 @@ from media import BLUE, CrashingPath, solid, tone, truncate, write_mp4, write_wa
 from scipy.special import softmax
 from stores import SMALL
 
-from raygap.config import from_mapping
 from raygap.data.decoding import Media
 from raygap.data.prepare import prepare
 from raygap.data.readers.manifest import read_manifest
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.imbalance.correction import TemperatureWeights
+from raygap.schema import from_mapping
 from raygap.training import checkpoint
 from raygap.training.evaluation import predict
 from raygap.training.inference import (

@@ -7,14 +7,14 @@ import pytest
 import torch
 from stores import SMALL
 
-from raygap.config import from_mapping
 from raygap.data.store import Store
+from raygap.schema import from_mapping
 from raygap.training.optimizers import make_optimizer
 
 TRAINS = """
 import sys
 from pathlib import Path
-from raygap.config import from_mapping
+from raygap.schema import from_mapping
 from raygap.data.store import Store
 from raygap.training.run import train
 fields = {fields} | {{"optimizer.name": sys.argv[3]}}

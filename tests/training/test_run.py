@@ -14,11 +14,11 @@ import pytest
 import torch
 from stores import SMALL, write_store
 
-from raygap.config import from_mapping
 from raygap.data.store import Store
 from raygap.errors import TrainingDiverged, UserError
 from raygap.methods.base import Terms
 from raygap.methods.unimodal_losses import UnimodalLosses
+from raygap.schema import from_mapping
 from raygap.tracking.figures import gap_values
 from raygap.training import checkpoint
 from raygap.training.run import test as read_test
@@ -85,7 +85,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from stores import SMALL
-from raygap.config import from_mapping
+from raygap.schema import from_mapping
 from raygap.data.store import Store
 from raygap.training.run import train
 print("ready", flush=True)

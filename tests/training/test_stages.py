@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raygap.config import Optimizer, Purify, from_mapping
+from raygap.config import Optimizer, Purify
+from raygap.schema import from_mapping
 from raygap.training.stages import learning_rate, purified, refit_due, stage_of
 
 

@@ -17,11 +17,12 @@ import pytest
 import torch
 from stores import SMALL, write_store
 
-from raygap.config import field_paths, flatten, from_mapping, shapes_warmup, to_mapping
+from raygap.config import flatten
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.methods import METHODS, find_method
 from raygap.methods.base import Method
+from raygap.schema import field_paths, from_mapping, shapes_warmup
 from raygap.training import trunk
 from raygap.training.run import train
 from raygap.training.trainer import Trainer
@@ -53,7 +54,7 @@ def assert_same_but_for_reuse(one: Path, other: Path) -> None:
 def test_a_forked_trial_equals_a_cold_one(
     method: str, first: int, second: int, small_store: Store, tmp_path: Path
 ) -> None:
-    run(small_store, tmp_path / "first", tmp_path / "trunk", method=method, warmup__epochs=first, loss__focus=1.0)
+    run(small_store, tmp_path / "first", tmp_path / "trunk", method=method, warmup__epochs=first, mixture__n_init=2)
     forked = run(small_store, tmp_path / "forked", tmp_path / "trunk", method=method, warmup__epochs=second)
     run(small_store, tmp_path / "cold", None, method=method, warmup__epochs=second)
     assert forked[-1]["epochs_reused"] == min(first, second)
@@ -77,23 +78,27 @@ def key_of(fields: dict[str, Any]) -> str:
     return warmup_key(config, "store", find_method(config.method))
 
 
-DEFAULTS = flatten(to_mapping(from_mapping(BASE)))
-OTHERS = {path: other_value(path, DEFAULTS[path]) for path in DEFAULTS if path not in ("schema_version", "method")}
-SHAPING = {path: value for path, value in OTHERS.items() if shapes_warmup(path) and path != "epochs"}
-LATER = {path: value for path, value in OTHERS.items() if not shapes_warmup(path)}
+def other_values(method: str) -> dict[str, Any]:
+    """Another value for each of a method's fields."""
+    fields = flatten(from_mapping(BASE | {"method": method}).model_dump())
+    return {
+        path: other_value(path, value) for path, value in fields.items() if path not in ("schema_version", "method")
+    }
 
 
-def test_a_field_that_shapes_the_warmup_makes_it_another() -> None:
-    keys = {path: key_of({path: value}) for path, value in SHAPING.items()}
-    assert len({key_of({}), *keys.values()}) == 1 + len(keys)
-
-
-def test_a_field_that_is_marked_as_later_leaves_the_key() -> None:
-    assert {path for path, value in LATER.items() if key_of({path: value}) != key_of({})} == set()
+def test_a_field_makes_another_warmup_unless_it_is_marked_as_later() -> None:
+    seen = {"epochs"}  # below
+    for method in METHODS:
+        others = {path: value for path, value in other_values(method).items() if path not in seen}
+        plain = key_of({"method": method})
+        for path, value in others.items():
+            assert (key_of({"method": method, path: value}) != plain) is shapes_warmup(path, method), (method, path)
+        seen |= set(others)
+    assert seen == set(field_paths()) - {"schema_version", "method"}
 
 
 def test_fields_that_are_marked_as_later_change_nothing_before_the_fork(tmp_path: Path) -> None:
-    """All of them at once, in each kind of warm-up: what is marked wrongly shows, whichever it is."""
+    """A method's all at once: what is marked wrongly shows, whichever it is."""
     store = write_store(tmp_path / "store", clips=24)
 
     def warm_up(fields: dict[str, Any]) -> tuple[str, str, str]:
@@ -110,19 +115,22 @@ def test_fields_that_are_marked_as_later_change_nothing_before_the_fork(tmp_path
             return False
         return True
 
-    kinds = {key_of({"method": method}): {"method": method} for method in METHODS}
+    kinds = [{"method": method, **plain} for method in METHODS for plain in ({}, {"purify.epochs": 0})]
+    kinds = [kind for kind in kinds if taken(kind)]  # some methods take no warm-up
     tried = set()
-    for kind in [*kinds.values(), {"optimizer.schedule": "step", "optimizer.step_size": 1}]:
-        kind = next(fields for fields in (kind, kind | {"purify.epochs": 0}) if taken(fields))
+    for kind in [*kinds, {"optimizer.schedule": "step", "optimizer.step_size": 1}]:
+        method = from_mapping(kind).method
         changed = {}
-        # How long a trial is matters to no rate but cosine's.
-        for path, value in (LATER | {"epochs": OTHERS["epochs"]}).items():
-            if taken(kind | changed | {path: value}):
+        for path, value in other_values(method).items():
+            # How long a trial is matters to no rate but cosine's.
+            later = path == "epochs" or not shapes_warmup(path, method)
+            if later and path not in kind and taken(kind | changed | {path: value}):
                 changed[path] = value
         plain = warm_up(kind)
         assert warm_up(kind | changed) == plain, [p for p in changed if warm_up(kind | {p: changed[p]}) != plain]
         tried |= set(changed)
-    assert tried == {*LATER, "epochs"}
+    later = {path for kind in kinds for path in field_paths(kind["method"]) if not shapes_warmup(path, kind["method"])}
+    assert tried == {"epochs", *later}
 
 
 def test_how_long_a_trial_is_matters_to_a_schedule_that_looks_at_it() -> None:
@@ -233,7 +241,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from test_trunk import BASE
-from raygap.config import from_mapping
+from raygap.schema import from_mapping
 from raygap.data.store import Store
 from raygap.training.run import train
 from raygap.training.trunk import SharedWarmups

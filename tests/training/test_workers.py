@@ -11,10 +11,10 @@ import pytest
 import torch
 from stores import SMALL
 
-from raygap.config import from_mapping
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.methods import METHODS
+from raygap.schema import from_mapping
 from raygap.training.evaluation import evaluate
 from raygap.training.precision import pick_device
 from raygap.training.run import load_network, train
@@ -36,7 +36,7 @@ WORKER = """
 import json, sys
 from pathlib import Path
 import torch.distributed as dist
-from raygap.config import from_mapping
+from raygap.schema import from_mapping
 from raygap.data.store import Store
 from raygap.training.run import train
 from raygap.training.trunk import SharedWarmups

@@ -68,11 +68,11 @@ def history(trials: list[FrozenTrial], best: FrozenTrial, judged_on: str) -> Fig
     return finish(figure, 340)
 
 
-def importances(study: optuna.Study) -> Figure:
-    """How much of the spread of good values each parameter explains, by Optuna's default evaluator."""
+def importances(study: optuna.Study, names: list[str]) -> Figure:
+    """How much of the spread of good values each of the parameters explains, by Optuna's default evaluator."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        figure = plot_param_importances(study)
+        figure = plot_param_importances(study, params=names)
     if any("select the same set" in str(warning.message) for warning in caught):
         raise Absent("Too few complete trials to say how much each field matters.")
     figure.update_traces(marker_color=VISUAL, hovertemplate="%{y}: %{x:.3f}<extra></extra>")
@@ -81,9 +81,9 @@ def importances(study: optuna.Study) -> Figure:
     return finish(figure, 70 + 34 * len(figure.data[0].y))
 
 
-def parallel(study: optuna.Study) -> Figure:
-    """A line a complete trial across all parameters, Optuna's, in colours that can be seen on either ground."""
-    figure = plot_parallel_coordinate(study, target_name="accuracy")
+def parallel(study: optuna.Study, names: list[str]) -> Figure:
+    """A line a complete trial across the parameters, Optuna's, in colours that can be seen on either ground."""
+    figure = plot_parallel_coordinate(study, names, target_name="accuracy")
     lines = sorted((trace for trace in figure.data if trace.mode == "lines"), key=lambda line: line.y[0])
     foremost = len(lines) - max(len(lines) // 20, 5)  # of many lines only the best can be followed
     for i, (line, color) in enumerate(zip(lines, sample_colorscale(SCALE, [y.y[0] for y in lines]), strict=True)):
@@ -99,10 +99,10 @@ def parallel(study: optuna.Study) -> Figure:
     return finish(figure, 420)
 
 
-def slices(study: optuna.Study, best: FrozenTrial) -> list[Figure]:
-    """Value of complete trials by parameter, a figure each; a star is the best."""
+def slices(study: optuna.Study, best: FrozenTrial, names: list[str]) -> list[Figure]:
+    """Value of complete trials by each of the parameters, a figure each; a star is the best."""
     figures = []
-    for name in best.params:
+    for name in names:
         figure = plot_slice(study, params=[name])
         [dots] = figure.data
         numbers = list(dots.marker.color)

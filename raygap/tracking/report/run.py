@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from raygap.config import TrialConfig, flatten, load_yaml
 from raygap.data.store import Store, store_folder
 from raygap.errors import UserError
+from raygap.schema import acting, from_mapping
 from raygap.tracking.comparison_table import MethodResult, table
 from raygap.tracking.run_folder import FAILED, JOURNAL, PLAN, TEST, best_trial, trial_folder
 from raygap.tracking.seed_results import SeedResults
@@ -59,7 +60,10 @@ class Run:
         if not file.exists() or not file.stat().st_size:  # Optuna would make one
             raise Absent("No trial has started yet.")
         # A line that is being written at this moment is left out by Optuna.
-        storage = JournalStorage(JournalFileBackend(str(file)))
+        try:
+            storage = JournalStorage(JournalFileBackend(str(file)))
+        except (ValueError, KeyError, AssertionError):  # a line that cannot be read, or one that hangs on it
+            raise Absent(f"{JOURNAL} is damaged; going on with the sweep, by --resume, mends it.") from None
         names = optuna.get_all_study_names(storage)
         if not names:
             raise Absent("No trial has started yet.")
@@ -87,6 +91,24 @@ class Run:
                 raise Absent(f"No trial is complete: all {len(ended)} that ended have failed.")
             raise Absent("No trial is complete yet.")
         return best
+
+    def acting(self, trial: FrozenTrial) -> list[str]:
+        """The fields searched in a trial that could change anything in it; all, where the plan cannot be read."""
+        try:
+            config = from_mapping(flatten(self.plan["fixed"]) | trial.params)
+        except (UserError, KeyError, TypeError):
+            return list(trial.params)
+        return acting(trial.params, config)
+
+    @cached_property
+    def acting_often(self) -> dict[str, int]:
+        """In how many complete trials each searched field could change anything."""
+        complete = self.of_state(TrialState.COMPLETE)
+        counts = dict.fromkeys((name for trial in complete for name in trial.params), 0)
+        for trial in complete:
+            for name in self.acting(trial):
+                counts[name] += 1
+        return counts
 
     @property
     def files(self) -> Path:

@@ -63,7 +63,7 @@ def outcome(run: Run) -> Blocks:
         return [*blocks, Note(str(absent), "doubt")]
     if not run.comparison:
         blocks.append(Note("No other method was compared: whether this one beats a baseline is not known from here."))
-    blocks.append(Settings([_setting(name, best) for name in best.params]))
+    blocks.append(Settings([_setting(name, best) for name in run.acting(best)]))
     try:
         blocks.append(Listing((run.folder / BEST).read_text(), f"Every field ({BEST})"))
     except OSError:
@@ -167,19 +167,27 @@ def search(run: Run) -> Blocks:
     ]
     if complete < 2:
         return [*blocks, Note("What mattered can be said from two complete trials on.")]
-    if len(best.params) > 1:
+    often = run.acting_often
+    always = [name for name, count in often.items() if count == complete]
+    ever = [name for name, count in often.items() if count]
+    if len(ever) > 1:
         blocks += [
             chart(
-                lambda: plots.importances(study),
+                lambda: plots.importances(study, always),
                 f"How much each field matters for a high value, from {complete} complete trials (PED-ANOVA).{doubt}",
             ),
+            *(
+                Note(f"{name} could act in {count} of {complete} complete trials alone, and so has no importance.")
+                for name, count in often.items()
+                if count < complete
+            ),
             chart(
-                lambda: plots.parallel(study),
+                lambda: plots.parallel(study, ever),
                 "Complete trials across all fields, from the worst (grey) over blue to the best (orange).",
-                scroll=130 * (1 + len(best.params)),
+                scroll=130 * (1 + len(ever)),
             ),
         ]
-    pictures = [[chart(lambda figure=figure: figure)] for figure in plots.slices(study, best)]
+    pictures = [[chart(lambda figure=figure: figure)] for figure in plots.slices(study, best, run.acting(best))]
     return [
         *blocks,
         Row(pictures),

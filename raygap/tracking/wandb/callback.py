@@ -14,9 +14,10 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.result import AUTO_RESULT_KEYS, DEBUG_METRICS
 
-from raygap.config import TrialConfig, to_mapping
+from raygap.config import TrialConfig
 from raygap.errors import UserError
 from raygap.imbalance.gap import score_range
+from raygap.schema import to_mapping
 from raygap.tracking.comparison_table import MethodResult, table
 from raygap.tracking.seed_results import TEST_METRICS, Interval, SeedResults
 from raygap.tracking.wandb import layout

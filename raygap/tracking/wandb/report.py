@@ -9,8 +9,8 @@ import yaml
 from optuna.trial import TrialState
 from wandb_workspaces import expr
 
-from raygap.config import from_mapping, to_mapping
 from raygap.errors import UserError
+from raygap.schema import from_mapping, to_mapping
 from raygap.tracking.comparison_table import markdown
 from raygap.tracking.report.run import Absent, Run
 from raygap.tracking.wandb.layout import TEST, TRIAL, VALUE, Note, chart, read_note, write_note
@@ -170,6 +170,7 @@ def _searched(run: Run) -> str:
         [(name, arguments)] = entry.items()
         value = run.best.params.get(path)
         shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        shown = shown if path in run.acting(run.best) else "cannot act"
         rows.append([f"`{path}`", f"{name} {arguments}", shown])
     fixed = ", ".join(f"`{path}` = {value}" for path, value in run.plan["fixed"].items())
     return f"{markdown(rows)}\nHeld fixed: {fixed}. Every other field has its default."

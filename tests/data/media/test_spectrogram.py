@@ -5,9 +5,10 @@ import torch
 from media import tone
 from torchaudio.compliance.kaldi import fbank
 
-from raygap.config import RECIPES, Prepare, from_mapping, parse_assignments
+from raygap.config import RECIPES, Prepare
 from raygap.data.media.spectrogram import FLOOR, Spectrogram, longest_sound, spectrogram_shape
 from raygap.errors import UserError
+from raygap.schema import from_mapping, parse_assignments
 from raygap.search.space import load_space
 
 # That of OGM-GE for CREMA-D, but for the filling up.

@@ -14,9 +14,10 @@ from stores import SMALL
 from wandb.sdk.lib import wbauth
 from wandb_server import ENTITY, KEY, Run, WandbServer
 
-from raygap.config import from_mapping, load_yaml, to_mapping
+from raygap.config import load_yaml
 from raygap.data.store import Store
 from raygap.errors import UserError
+from raygap.schema import from_mapping, to_mapping
 from raygap.search.job import Outcome
 from raygap.search.plan import Plan
 from raygap.search.sweep import run_trials
@@ -185,7 +186,7 @@ def test_publishing_again_edits_the_same_report(sweep: tuple[Path, Outcome], ser
     spec = view["spec"]
     for panel in ("Parallel Coordinates Plot", "Parameter Importance", "Run Comparer", "Run History Line Plot"):
         assert f'"viewType":"{panel}"' in spec
-    for text in ("loss.focus", "Held fixed", "fresh seeds", "mean", read_note(folder).group, "schema_version: 1"):
+    for text in ("loss.focus", "Held fixed", "fresh seeds", "mean", read_note(folder).group, "schema_version: 2"):
         assert text in spec
     assert f"{outcome.test.interval('test_accuracy').mean:.3f}" in spec
     server.reports.clear()  # somebody deletes it
@@ -220,7 +221,7 @@ def test_what_cannot_be_read_back_is_said_in_a_line(
     best.config["schema_version"]["value"] = 0
     with pytest.raises(UserError, match="a configuration of schema version 0, this raygap reads 1"):
         find_best(f"{ENTITY}/raygap")
-    best.config["schema_version"]["value"] = 1
+    best.config["schema_version"]["value"] = 2
     best.config["loss"]["value"]["fokus"] = 2
     with pytest.raises(UserError, match=r"unknown field 'loss.fokus'; did you mean loss.focus"):
         find_best(f"{ENTITY}/raygap")
