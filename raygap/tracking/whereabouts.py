@@ -17,7 +17,7 @@ from rich.progress import Progress, TaskID
 from raygap.pace import TELL_EVERY, Told
 
 NAMESPACE = "raygap"
-FIRST_LINE = 10.0
+FIRST_LINE = 5.0
 """Seconds after the start of a training until a plain line tells of it, if nothing else has."""
 LINE_EVERY = 30.0
 """Seconds between two plain lines thereafter."""

@@ -42,7 +42,7 @@ def train(
 ) -> Iterator[Metrics]:
     """Train a configuration and yield the metrics of each epoch, first those that the folder's checkpoint holds.
 
-    Warm-ups are shared in `trunk`; `storage` gets a copy of each file; `tell` is called every few seconds. Where several
+    Warm-ups are shared in `trunk`; `storage` gets a copy of each file; `tell` is called now and then. Where several
     workers train together, all run this, and only the first tells, and reads and writes files; it waits for a file
     system that refuses (see patiently). Raises TrainingDiverged when the loss is not finite,
     UserError when the folder holds a run of another configuration or store, or the workers are not compute.workers.

@@ -84,11 +84,11 @@ def test_without_a_terminal_a_line_comes_soon_after_each_trial_s_start_and_then_
         return capsys.readouterr().err
 
     trials = [SimpleNamespace(config={"number": number}) for number in range(5)]
-    assert after(9) == ""
+    assert after(4) == ""
     assert after(2) == "[0/9] none is at work yet\n"
     line.on_trial_start(0, [], trials[0])
     ray.get(train.remote(0, Told(1, 40, 900, 430.0)))
-    assert after(9) == ""
+    assert after(4) == ""
     assert after(2) == "[0/9] trial 0: epoch 1 of 12, step 40 of 900, about 7 min left\n"
     assert after(25) == ""
     line.on_trial_result(0, [], trials[0], {"epoch": 1})
