@@ -195,7 +195,7 @@ def main(
             _print_plan(plan, place, concurrency)
         else:
             plan_placement(plan, concurrency)  # raises if the trials do not fit
-            check_login(plan.wandb)
+            check_login(plan.wandb, plan.wandb_project, plan.wandb_entity)
             if plan.storage:
                 check_storage(Storage(plan.storage), new=not resume)
     if dry_run:
