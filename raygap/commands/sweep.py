@@ -7,6 +7,7 @@ python launch/sweep.py --dataset cremad,ave --root cremad=/data/CREMA-D --root a
 """
 
 import math
+import shlex
 import sys
 from dataclasses import replace
 from datetime import datetime
@@ -283,7 +284,7 @@ def _print_plan(plan: Plan, folder: Path, concurrency: int | None) -> None:
 
 
 def _print_outcome(console: Console, plan: Plan, folder: Path, outcome: Outcome) -> None:
-    again = f"python launch/sweep.py --dataset {plan.dataset} --out {folder} --resume"
+    again = shlex.join(["python", "launch/sweep.py", "--dataset", plan.dataset, "--out", str(folder), "--resume"])
     if outcome.best is None:
         print("\n".join(outcome.failures()))
         print(f"{outcome.finished()} of {plan.trials} trials ended, none complete; see {folder / TRIALS}")

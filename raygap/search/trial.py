@@ -90,7 +90,7 @@ def tested_before(config: TrialConfig, store: Store, folder: Path) -> Metrics | 
     """What train_seed gave last in this folder; None if it has not come to its end there, or was another's."""
     if not (folder / TESTED).exists():
         return None
-    earlier = json.loads((folder / TESTED).read_text())
+    earlier = json.loads((folder / TESTED).read_text(encoding="utf-8"))
     return earlier["metrics"] if earlier["of"] == _identity(config, store) else None
 
 

@@ -5,6 +5,8 @@ import functools
 import hashlib
 import io
 import json
+import shlex
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -146,7 +148,9 @@ def answer_row(answer: Answer, class_names: Sequence[str]) -> dict[str, str | fl
     reasons = dict.fromkeys(answer.reasons.values())  # a file that cannot be read says it twice
     named = [f"{name}: {reason}" for name, reason in answer.reasons.items()]
     reason = next(iter(reasons)) if answer.used == "none" and len(reasons) == 1 else "; ".join(named)
-    row: dict[str, str | float] = {"id": answer.media.id, "used": answer.used, "reason": reason}
+    # The name of a file may hold bytes that are no text.
+    name, reason = (text.encode("utf-8", "backslashreplace").decode() for text in (answer.media.id, reason))
+    row: dict[str, str | float] = {"id": name, "used": answer.used, "reason": reason}
     if answer.probabilities:
         fused = answer.probabilities["fused"]
         row |= {"class": class_names[fused.argmax()], "confidence": float(fused.max())}
@@ -191,6 +195,8 @@ def read_media(paths: Sequence[Path]) -> list[Media]:
     """
     found: list[Media] = []
     for path in paths:
+        if path.is_dir():
+            raise UserError(f"{path}: a folder; {_media_in(path)}")
         if path.suffix.lower() == ".csv":
             found += _read_list(path)
         elif path.suffix.lower() in SOUND_ONLY:
@@ -198,6 +204,19 @@ def read_media(paths: Sequence[Path]) -> list[Media]:
         else:
             found.append(Media(str(path), path, None))
     return found
+
+
+def _media_in(folder: Path) -> str:
+    """What to give in place of a folder."""
+    try:
+        kinds = Counter(file.suffix.lower() for file in folder.iterdir() if file.is_file() and file.suffix)
+    except OSError as error:
+        return f"it cannot be read ({error.strerror}); give media files, or a .csv that lists them"
+    if not kinds:
+        return "it holds no files itself; give media files, or a .csv that lists them"
+    there = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
+    pattern = f"{shlex.quote(str(folder))}/*{kinds.most_common(1)[0][0]}"
+    return f"it holds {there}; give the media files in it, such as {pattern}, or a .csv that lists them"
 
 
 def _read_list(path: Path) -> list[Media]:

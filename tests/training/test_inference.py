@@ -255,3 +255,16 @@ def test_other_data_are_scaled_as_the_training_data_were(small_store: Store, tmp
     copy.header, copy.class_names = copy.header | {"key": "other"}, ("a", "b", "c")
     with pytest.raises(UserError, match="trained on other data, with other classes"):
         store_predictions(tmp_path / "best.pt", copy, ["val"])
+
+
+def test_a_folder_is_refused_with_what_is_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "my clips"
+    folder.mkdir()
+    with pytest.raises(UserError, match="my clips: a folder; it holds no files itself; give media files"):
+        read_media([folder])
+    for name in ("a.mp4", "b.MP4", "notes.txt"):
+        (folder / name).touch()
+    with pytest.raises(
+        UserError, match=r"it holds 2 \.mp4, 1 \.txt; give the media files in it, such as '.*/my clips'/"
+    ):
+        read_media([folder])
