@@ -356,10 +356,11 @@ def again(run: Run) -> Blocks:
     plan, folder = run.plan, run.folder
     given = ({"--root": plan["root"]} if plan["root"] else {}) | ReaderOptions(**plan["reader"]).given()
     source = shlex.join(word for item in given.items() for word in item if word)
-    data = f"--dataset {shlex.quote(plan['dataset'])} {source}".strip()
+    dataset = f"--dataset {shlex.quote(plan['dataset'])}"
+    data = f"{dataset} {source}".strip()
     quoted = {name: shlex.quote(str(folder / name)) for name in (BEST, JOURNAL, "tune", "")}
     commands = {
-        "go on with the search": f"python launch/sweep.py --dataset {shlex.quote(plan['dataset'])} --out {quoted['']} --resume "
+        "go on with the search": f"python launch/sweep.py {dataset} --out {quoted['']} --resume "
         f"--trials {2 * plan['trials']}",
         "look closer": f"optuna-dashboard {quoted[JOURNAL]}\ntensorboard --logdir {quoted['tune']}",
         "write this page again, also while the sweep is at work": f"python launch/report.py {quoted['']}",
