@@ -5,6 +5,7 @@ no folder. Of a training there is one small entry, by its folder, which the next
 """
 
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -67,7 +68,8 @@ class Whereabouts:
 
     def __init__(self) -> None:
         self.running: dict[str, _Running] = {}
-        self.line_at, self.looked_at = time.monotonic(), 0.0
+        self.line_at: float | None = None  # until somebody asks for lines, who may be busy with others before
+        self.looked_at = -math.inf
         self.any_line = False
 
     def start(self, name: str, folder: Path, epochs: int) -> None:
@@ -112,6 +114,7 @@ class Whereabouts:
     def line(self) -> str | None:
         """A plain line on those that run, if it is time for one."""
         now = time.monotonic()
+        self.line_at = now if self.line_at is None else self.line_at
         new = [name for name, one in self.running.items() if not one.said and now - one.since > FIRST_LINE]
         if not new and now - self.line_at < (LINE_EVERY if self.any_line else FIRST_LINE):
             return None

@@ -84,6 +84,7 @@ def test_without_a_terminal_a_line_comes_soon_after_each_trial_s_start_and_then_
         return capsys.readouterr().err
 
     trials = [SimpleNamespace(config={"number": number}) for number in range(5)]
+    assert after(0) == ""
     assert after(4) == ""
     assert after(2) == "[0/9] none is at work yet\n"
     line.on_trial_start(0, [], trials[0])
