@@ -91,11 +91,11 @@ def test_without_a_terminal_a_line_comes_soon_after_each_trial_s_start_and_then_
     ray.get(train.remote(0, Told(1, 40, 900, 430.0)))
     assert after(4) == ""
     assert after(2) == "[0/9] trial 0: epoch 1 of 12, step 40 of 900, about 7 min left\n"
-    assert after(25) == ""
+    assert after(27) == ""
     line.on_trial_result(0, [], trials[0], {"epoch": 1})
     for trial in trials[1:]:
         line.on_trial_start(0, [], trial)
-    assert after(6) == (
+    assert after(4) == (
         "[0/9] trial 0: epoch 2 of 12, no step yet; trial 1: epoch 1 of 12, no step yet; "
         "trial 2: epoch 1 of 12, no step yet; and 2 more\n"
     )
