@@ -23,6 +23,7 @@ from raygap.errors import UserError, first_line
 from raygap.search.kept import check_storage
 from raygap.search.placement import start_ray
 from raygap.storage import Storage
+from raygap.tracking.wandb.callback import asked_mode
 from raygap.tracking.wandb.process import logged_in
 
 PATIENCE = 180.0
@@ -218,8 +219,12 @@ def _kept(uri: str, problems: dict[str, str]) -> Check:
 
 def weights_and_biases() -> Check:
     """Whether runs can be logged from this machine; a sweep that logs offline needs nothing."""
-    if (mode := os.environ.get("WANDB_MODE", "online")) != "online":
-        return Check(True, f"W&B: WANDB_MODE={mode}; nothing is sent")
+    try:
+        mode = asked_mode(None)
+    except UserError as error:
+        return Check(False, f"W&B: {error}")
+    if mode in ("offline", "disabled"):
+        return Check(True, f"W&B: {mode}, as WANDB_MODE or WANDB_DISABLED says; nothing is sent")
     server = os.environ.get("WANDB_BASE_URL", wandb.Settings().base_url).rstrip("/")
     try:
         if not logged_in(server):

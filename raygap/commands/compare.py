@@ -5,6 +5,7 @@ python launch/compare.py --dataset cremad,ave --root cremad=/data/CREMA-D --root
 python launch/compare.py --resume runs/compare-demo-20260101-120000
 """
 
+import shlex
 import sys
 from dataclasses import replace
 from datetime import datetime
@@ -134,7 +135,9 @@ def main(
                 raise UserError(f"--set {field}: cannot be fixed here; {why}")
         folder = out or Path("runs") / f"compare-{'-'.join(names)}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
         if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder}: is not empty; go on with --resume {folder}, or choose another --out")
+            raise UserError(
+                f"{folder}: is not empty; go on with --resume {shlex.quote(str(folder))}, or choose another --out"
+            )
         roots = roots_by_dataset(list(names), root)
         options = reader_options(splits, val, keep_overlap)
         sources = {name: find_source(name, path, options, cache) for name, path in roots.items()}
@@ -159,7 +162,7 @@ def main(
     try:
         complete = _compare_all(console, comparisons, folder, shared)
     except KeyboardInterrupt:
-        print(f"stopped; go on with: python launch/compare.py --resume {folder}")
+        print(f"stopped; go on with: python launch/compare.py --resume {shlex.quote(str(folder))}")
         raise
     if not complete:
         sys.exit(1)

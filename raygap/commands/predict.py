@@ -41,7 +41,11 @@ def main(
     if out and out.suffix not in (".csv", ".parquet"):
         raise UserError(f"--out {out}: unknown kind of file; end it in .csv or .parquet")
     classifier = Classifier.load(best_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint)
-    corrected = read_correction(correction, classifier.class_names) if correction else None
+    corrected, known = read_correction(correction, classifier) if correction else (None, True)
+    if not known:
+        print(
+            f"{correction}: fitted to a file of predictions; make sure that they were this network's", file=sys.stderr
+        )
     clips = read_media(media)
     columns = answer_columns(classifier.class_names)
     unusable = 0

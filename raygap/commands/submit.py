@@ -192,7 +192,8 @@ def _cache(options: dict[str, Any], storage: str) -> str:
 
 def _print_what_next(client: JobSubmissionClient, job: str) -> None:
     for option in ("follow", "status", "stop"):
-        print(f"{option + ':':8} python launch/submit.py --address {client.get_address()} --{option} {job}")
+        command = ["python", "launch/submit.py", "--address", client.get_address(), f"--{option}", job]
+        print(f"{option + ':':8} {shlex.join(command)}")
 
 
 def _follow(client: JobSubmissionClient, job: str) -> None:
@@ -222,7 +223,8 @@ def _fetch(client: JobSubmissionClient, info: JobDetails, run: str) -> None:
     print("\n".join(f"fetched: {file}" for file in files) or "nothing to fetch: no trial is complete")
     print(f"everything else lies in the cluster: {run}")
     if info.status != JobStatus.SUCCEEDED:
-        print(f"go on with: python launch/submit.py --address {client.get_address()} {info.metadata[RESUME]}")
+        address = shlex.quote(client.get_address())
+        print(f"go on with: python launch/submit.py --address {address} {info.metadata[RESUME]}")
 
 
 def _preflight(

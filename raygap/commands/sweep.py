@@ -7,6 +7,7 @@ python launch/sweep.py --dataset cremad,ave --root cremad=/data/CREMA-D --root a
 """
 
 import math
+import shlex
 import sys
 from dataclasses import replace
 from datetime import datetime
@@ -208,7 +209,7 @@ def main(
             _print_plan(plan, place)
         else:
             plan_placement(plan, plan.concurrency)  # raises if the trials do not fit
-            check_login(plan.wandb)
+            check_login(plan.wandb, plan.wandb_project, plan.wandb_entity)
             if plan.storage:
                 check_storage(Storage(plan.storage), new=not resume)
     if dry_run:
@@ -310,7 +311,7 @@ def _print_plan(plan: Plan, folder: Path) -> None:
 
 
 def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outcome: Outcome) -> None:
-    again = f"python launch/sweep.py --dataset {plan.dataset} --out {folder} --resume"
+    again = shlex.join(["python", "launch/sweep.py", "--dataset", plan.dataset, "--out", str(folder), "--resume"])
     if outcome.best is None:
         print("\n".join(outcome.failures()))
         print(f"{outcome.finished()} of {plan.trials} trials ended, none complete; see {folder / TRIALS}")

@@ -85,7 +85,7 @@ def write_page(store: Store, path: Path) -> Path:
         *_sheet(store),
     ]
     try:
-        path.write_text("\n".join([*parts, "</html>"]))
+        path.write_text("\n".join([*parts, "</html>"]), encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror}); --inspect writes into the store's folder"

@@ -103,7 +103,7 @@ def _build(
     else:
         decoding = decode_here(clips, left, settings, folder, workers or _cores())
     # closing: an error ends the workers before their files are removed.
-    with (folder / JOURNAL).open("a") as journal, closing(decoding) as results:
+    with (folder / JOURNAL).open("a", encoding="utf-8") as journal, closing(decoding) as results:
         for row, result in results:
             if isinstance(result, str):
                 reasons[row] = result
@@ -125,7 +125,7 @@ def _build(
 def _finished_rows(journal: Path, writer: StoreWriter) -> dict[int, Decoded]:
     """The rows that a killed preparation has noted and whose content is whole; the others are taken off the journal."""
     finished: dict[int, Decoded] = {}
-    lines = journal.read_text().splitlines(keepends=True) if journal.exists() else []
+    lines = journal.read_text(encoding="utf-8").splitlines(keepends=True) if journal.exists() else []
     whole = []
     for line in lines:
         try:
@@ -136,7 +136,7 @@ def _finished_rows(journal: Path, writer: StoreWriter) -> dict[int, Decoded]:
         if line.endswith("\n") and writer.checksum(row) == checksum:
             finished[row] = Decoded(checksum, seconds, tuple(sums))
             whole.append(line)
-    journal.write_text("".join(whole))
+    journal.write_text("".join(whole), encoding="utf-8")
     return finished
 
 

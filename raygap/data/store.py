@@ -68,7 +68,7 @@ class Store:
         """Open the store in this folder. Raises UserError if it is missing, of another version, or damaged."""
         mend = "delete the folder and run launch/prepare.py again"
         try:
-            header = json.loads((path / HEADER).read_text())
+            header = json.loads((path / HEADER).read_text(encoding="utf-8"))
             version = header["version"]
         except FileNotFoundError:
             raise UserError(f"{path}: no store here; make one with launch/prepare.py") from None
@@ -224,7 +224,7 @@ class StoreWriter:
         pyarrow.parquet.write_table(table.append_column("seconds", lengths), self.folder / CLIPS)
         left_out = [asdict(line) for line in clip_list.left_out]
         left_out += [{"id": clip_list.clips[row].id, "reason": quarantined[row]} for row in sorted(quarantined)]
-        with (self.folder / QUARANTINED).open("w", newline="") as file:
+        with (self.folder / QUARANTINED).open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, ("id", "reason"))
             table.writeheader()
             table.writerows(left_out)
@@ -241,7 +241,7 @@ class StoreWriter:
             "notes": clip_list.notes,
             "files": {name: (self.folder / name).stat().st_size for name in (FRAMES, SPECTROGRAMS, CLIPS)},
         }
-        (self.folder / HEADER).write_text(json.dumps(header, indent=1))
+        (self.folder / HEADER).write_text(json.dumps(header, indent=1), encoding="utf-8")
         sync_files(self.folder)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState
+from rich.console import Console
 
 from raygap.config import TrialConfig
 from raygap.errors import UserError
@@ -21,6 +22,7 @@ from raygap.search.sweep import shared_warmups
 from raygap.search.training import Training
 from raygap.search.trainings import run_trainings
 from raygap.tracking.run_folder import JOURNAL, write_best, write_csv
+from raygap.tracking.seed_results import trainings_bar
 
 SHARED = "shared.yaml"
 CANDIDATES = 3
@@ -127,7 +129,10 @@ def _validate(
     found: dict[tuple[int, str], float | str] = {}
     for (_, cpus, gpus), trainings in alike.items():
         placement = place(next(iter(trainings.values())).config, concurrency, cpus, gpus)
-        rows, failed = run_trainings(trainings, placement)
+        epochs = sum(training.config.epochs for training in trainings.values())
+        title = f"training {len(trainings)} candidates"
+        with trainings_bar(Console(stderr=True), title, epochs, lambda key: f"candidate {key[0]} on {key[1]}") as bar:
+            rows, failed = run_trainings(trainings, placement, bar)
         found |= {key: row[METRIC] for key, row in rows.items()} | failed
     return found
 

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,14 @@ def run_trials(
                 callbacks=[
                     CountTriesAnew(),
                     *([KeepJournal(folder, copies.folder)] if copies else []),
-                    ProgressLine(search.study, folder, ended + left, config.epochs, copies and copies.folder),
+                    ProgressLine(
+                        search.study,
+                        folder,
+                        ended + left,
+                        config.epochs,
+                        copies and copies.folder,
+                        number_of=itemgetter(TRIAL_NUMBER),
+                    ),
                     *([GiveBack()] if several else []),
                     *([WandbCallback(log, search.study, partial(_describe, plan.fixed))] if log else []),
                 ],

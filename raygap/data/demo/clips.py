@@ -164,7 +164,7 @@ def generate_demo(
     else:
         _run_workers(folder, clips_per_class, seed, workers)
     partial = folder / "manifest.csv.partial"
-    with partial.open("w", newline="") as file:
+    with partial.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(COLUMNS)
         for clip in _plan(clips_per_class, seed):
