@@ -28,7 +28,7 @@ from raygap.commands.options import (
 )
 from raygap.config import from_mapping, parse_assignments
 from raygap.data.clips import SPLITS
-from raygap.data.inspection import PAGE, tables, write_page
+from raygap.data.inspection import PAGE, oddities, tables, write_page
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.prepared import note_source
 from raygap.data.readers import READERS, read_clips
@@ -96,6 +96,11 @@ def main(
         typer.echo(f"quarantined: {clip['id']}: {clip['reason']}")
     if len(header["quarantined"]) > SHOWN:
         typer.echo(f"quarantined: {len(header['quarantined'])} in all, listed in {path / QUARANTINED}")
+    for what, clips in oddities(store).items():
+        listed = "below" if inspect else "with --inspect"
+        typer.echo(
+            f"worth a look: {len(clips)} of {len(store.labels)} clips: {what} (such as {clips[0][0]}; all {listed})"
+        )
     if inspect:
         _print_tables(store)
         typer.echo(f"page: {write_page(store, path / PAGE)}")

@@ -70,14 +70,15 @@ def hear(container: InputContainer, start: float | None, end: float | None, samp
 
     Raises BadClip: corrupt, no audio stream, too short, or silent.
     """
-    best = container.streams.best("audio")
-    if best is None:
+    tracks = container.streams.audio
+    if not tracks:
         raise BadClip("no audio stream")
+    best = container.streams.best("audio") or tracks[0]
     reasons: list[str] = []
-    for track in (best, *(track for track in container.streams.audio if track.index != best.index)):
-        if reasons:
-            rewind(container, track)
+    for track in (best, *(track for track in tracks if track.index != best.index)):
         try:
+            if reasons:
+                rewind(container, track)
             sound = _hear_track(container, track, start or 0.0, end, sample_rate)
         except BadClip as error:
             reasons.append(str(error))
@@ -87,7 +88,7 @@ def hear(container: InputContainer, start: float | None, end: float | None, samp
             # What reads on from here, as for the picture, finds nothing behind the end.
             with suppress(av.FFmpegError):
                 rewind(container, track)
-            number, first = (container.streams.audio.index(one) + 1 for one in (track, best))
+            number, first = (tracks.index(one) + 1 for one in (track, best))
             other = f"sound of track {number}, as track {first} is {reasons[0]}" if reasons else ""
             return replace(sound, note="; ".join(filter(None, (other, sound.note))))
     raise BadClip(reasons[0])
@@ -128,6 +129,8 @@ class _Track:
 def _read_track(container: InputContainer, stream: AudioStream, start: float, end: float | None, zero: float) -> _Track:
     """The stream's sound from `start` to `end`, in whole blocks: one piece behind the other, silence in the holes."""
     starts_anew = bool(container.format.flags & Flags.ts_discont.value)
+    # Raw streams have no time stamps: FFmpeg counts the blocks, by the rate that they begin with.
+    counted = bool(container.format.flags & Flags.generic_index.value) and not starts_anew
     to_float: dict[tuple[str, str, int], av.AudioResampler] = {}
     track = _Track([])
     read = passed = 0
@@ -141,9 +144,7 @@ def _read_track(container: InputContainer, stream: AudioStream, start: float, en
         time = expected if frame.time is None else frame.time - zero + shift
         beside = time - expected
         if read and abs(beside) > tolerance:
-            # Raw streams are stamped by the rate they began with, whatever the rate is now.
-            other_rate = lasts and abs(lasts - length) > max(length / 4, 2 * tick)
-            if other_rate or (starts_anew and not -JUMP_BACK <= beside <= JUMP_AHEAD):
+            if counted or (starts_anew and not -JUMP_BACK <= beside <= JUMP_AHEAD):
                 shift, time = shift - beside, expected
         read += 1
         if end is not None and time >= end:
@@ -223,7 +224,7 @@ def _sound_from(container: InputContainer, stream: AudioStream, time: float) -> 
 
 def _track_end(container: InputContainer, stream: AudioStream, zero: float) -> float | None:
     """When the track ends, in seconds from the file's beginning, without decoding it; None if that is not known."""
-    if stream.duration:
+    if stream.duration and container.format.name != "aac":  # whose length is a guess from its first blocks
         return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - zero
     with suppress(av.FFmpegError):
         if container.duration:  # the last second of the file, where the track has one
