@@ -97,10 +97,8 @@ def main(
     if len(header["quarantined"]) > SHOWN:
         typer.echo(f"quarantined: {len(header['quarantined'])} in all, listed in {path / QUARANTINED}")
     for what, clips in oddities(store).items():
-        listed = "below" if inspect else "with --inspect"
-        typer.echo(
-            f"worth a look: {len(clips)} of {len(store.labels)} clips: {what} (such as {clips[0][0]}; all {listed})"
-        )
+        others = "" if inspect else "; --inspect lists them"
+        typer.echo(f"worth a look: {len(clips)} of {len(store.labels)} clips: {what} (such as {clips[0][0]}{others})")
     if inspect:
         _print_tables(store)
         typer.echo(f"page: {write_page(store, path / PAGE)}")

@@ -143,9 +143,9 @@ def _read_track(container: InputContainer, stream: AudioStream, start: float, en
         tolerance = max(min(0.75 * block, JITTER), 2 * tick)
         time = expected if frame.time is None else frame.time - zero + shift
         beside = time - expected
-        if read and abs(beside) > tolerance:
-            if counted or (starts_anew and not -JUMP_BACK <= beside <= JUMP_AHEAD):
-                shift, time = shift - beside, expected
+        jump = starts_anew and not -JUMP_BACK <= beside <= JUMP_AHEAD
+        if read and abs(beside) > tolerance and (counted or jump):
+            shift, time = shift - beside, expected
         read += 1
         if end is not None and time >= end:
             if track.pieces and end - expected > tolerance:
