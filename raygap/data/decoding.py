@@ -70,7 +70,7 @@ def decode_clip(clip: Clip, settings: Prepare) -> _Pictures | str:
                 sound = hear(container, clip.start, till, settings.sample_rate)
             frames, seconds = decode_frames(container, clip.start, clip.end, settings)
         ends = sound.ends if sound.ends is None or clip.end is None else min(sound.ends, clip.end)
-        sound_seconds = None if ends is None else ends - start
+        sound_seconds = None if ends is None else ends - sound.begins
         return _Pictures(frames, _spectrogram(settings)(sound.samples), seconds, sound_seconds, sound.note)
     except BadClip as error:
         return str(error)

@@ -44,8 +44,10 @@ class Sound:
 
     samples: np.ndarray
     """float32 (n,), full scale 1, at the rate that was asked for."""
+    begins: float
+    """When it begins, in seconds from the file's beginning: later than the clip where it is silent until then."""
     ends: float | None
-    """Where the sound of the whole file ends, in seconds from the file's beginning; None if that is not known."""
+    """When the sound of the whole file ends, likewise; None if that is not known."""
     note: str = ""
     """What a user would want to know of how it was chosen."""
 
@@ -84,6 +86,8 @@ def hear(container: InputContainer, start: float | None, end: float | None, samp
             reasons.append(str(error))
         except av.FFmpegError as error:
             reasons.append(f"unreadable: {error.strerror}")
+        except IndexError:  # PyAV's, at a packet of a stream that a damaged file did not announce
+            reasons.append("unreadable: damaged")
         else:
             # What reads on from here, as for the picture, finds nothing behind the end.
             with suppress(av.FFmpegError):
@@ -97,6 +101,8 @@ def hear(container: InputContainer, start: float | None, end: float | None, samp
 def _hear_track(
     container: InputContainer, stream: AudioStream, start: float, end: float | None, sample_rate: int
 ) -> Sound:
+    if stream.codec_context is None:
+        raise BadClip("unreadable: sound in a codec that FFmpeg does not know")
     stream.codec_context.thread_count = 1
     zero = (container.start_time or 0) / av.time_base
     track = _read_track(container, stream, start, end, zero)
@@ -109,7 +115,8 @@ def _hear_track(
     sound = usable(sound, rate, sample_rate, min(content, len(sound)))
     # Sound that begins later than the clip does: until then it is silent.
     sound = np.pad(sound, (max(round((track.first - start) * sample_rate), 0), 0))
-    return Sound(sound, _track_end(container, stream, zero) if track.ends is None else track.ends, note)
+    ends = _track_end(container, stream, zero) if track.ends is None else track.ends
+    return Sound(sound, max(start, track.first), ends, note)
 
 
 @dataclass
@@ -226,7 +233,7 @@ def _track_end(container: InputContainer, stream: AudioStream, zero: float) -> f
     """When the track ends, in seconds from the file's beginning, without decoding it; None if that is not known."""
     if stream.duration and container.format.name != "aac":  # whose length is a guess from its first blocks
         return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - zero
-    with suppress(av.FFmpegError):
+    with suppress(av.FFmpegError, IndexError):
         if container.duration:  # the last second of the file, where the track has one
             file_end = ((container.start_time or 0) + container.duration) / av.time_base
             container.seek(int((file_end - 1) / stream.time_base), stream=stream)
@@ -263,7 +270,7 @@ def _read_with_libsndfile(path: Path, start: float, end: float | None, sample_ra
         sound, rate, note = joined([_whole(path, *part) for part in itertools.pairwise(borders)], sample_rate)
         ends = len(sound) / rate
         sound = sound[round(start * rate) : None if end is None else round(end * rate)]
-        return Sound(usable(sound, rate, sample_rate), ends, note)
+        return Sound(usable(sound, rate, sample_rate), start, ends, note)
     with soundfile.SoundFile(path) as file:
         if file.subtype in IN_BLOCKS:
             return None
@@ -272,7 +279,7 @@ def _read_with_libsndfile(path: Path, start: float, end: float | None, sample_ra
         file.seek(first)
         piece = Piece(file.samplerate, file.read(count, dtype="float32", always_2d=True).T)
         sound, rate, note = joined([piece], sample_rate)
-        return Sound(usable(sound, rate, sample_rate), file.frames / rate, note)
+        return Sound(usable(sound, rate, sample_rate), start, file.frames / rate, note)
 
 
 @functools.lru_cache(maxsize=1)  # clips of one recording come one after the other
