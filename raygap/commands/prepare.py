@@ -28,7 +28,7 @@ from raygap.commands.options import (
 )
 from raygap.commands.remarks import on_silence, print_remarks
 from raygap.data.clips import SPLITS
-from raygap.data.inspection import PAGE, tables, write_page
+from raygap.data.inspection import PAGE, oddities, tables, write_page
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.prepared import note_source
 from raygap.data.readers import READERS, read_clips
@@ -98,6 +98,9 @@ def main(
     print_remarks(on_silence(store, settings))
     if len(header["quarantined"]) > SHOWN:
         typer.echo(f"quarantined: {len(header['quarantined'])} in all, listed in {path / QUARANTINED}")
+    for what, clips in oddities(store).items():
+        others = "" if inspect else "; --inspect lists them"
+        typer.echo(f"worth a look: {len(clips)} of {len(store.labels)} clips: {what} (such as {clips[0][0]}{others})")
     if inspect:
         _print_tables(store)
         typer.echo(f"page: {write_page(store, path / PAGE)}")

@@ -1,4 +1,4 @@
-"""A look into a store: counts, lengths, what was left out, and some clips of each class as a page."""
+"""A look into a store: counts, lengths, what is odd, what was left out, and some clips of each class as a page."""
 
 import base64
 import io
@@ -17,6 +17,9 @@ CLIPS_A_CLASS = 3
 CLIPS_FOR_LEVEL = 20
 LONGEST_SIDE = 112
 """Pixels of a frame, and of a spectrogram's height, on the page; its width may be three times as much."""
+UNLIKE_SHARE, UNLIKE_SECONDS = 0.25, 0.25
+"""Picture and sound are of unlike length if they differ by more than this share of the longer one and these seconds."""
+UNLIKE = "picture and sound differ in length by more than a quarter"
 
 Table = list[list[str]]
 """Rows of cells, the header first."""
@@ -34,7 +37,7 @@ figcaption { width: 100%; font-size: .8rem; opacity: .75; overflow-wrap: anywher
 
 
 def tables(store: Store) -> dict[str, Table]:
-    """Tables by title: clips by class and split, lengths by split, what was left out and why."""
+    """Tables by title: clips by class and split, lengths by split, what is odd, what was left out and why."""
     splits = np.array(store.clips["split"].to_pylist())
     seconds = np.array(store.clips["seconds"].to_pylist(), np.float64)
     classes: Table = [["class", *SPLITS, "median s", "level"]]
@@ -57,7 +60,24 @@ def tables(store: Store) -> dict[str, Table]:
         names = ", ".join(clip["id"] for clip in those[:3]) + (", ..." if count > 3 else "")
         left_out.append([str(count), reason, names])
     found = {"Clips by class and split": classes, "Lengths": lengths}
+    odd: Table = [[clip, what] for clips in oddities(store).values() for clip, what in clips]
+    found |= {"Worth a look": [["clip", "what"], *odd]} if odd else {}
     return found | ({"Quarantined": left_out} if quarantined else {})
+
+
+def oddities(store: Store) -> dict[str, list[tuple[str, str]]]:
+    """What is odd of clips that were kept, by its kind: each clip's id, and what it is of this clip."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    columns = (store.clips[name].to_pylist() for name in ("seconds", "sound_seconds", "sound_note"))
+    for clip, seconds, sound_seconds, note in zip(store.clip_ids, *columns, strict=True):
+        if seconds is not None and sound_seconds is not None:
+            beside = abs(seconds - sound_seconds)
+            if beside > UNLIKE_SECONDS and beside > UNLIKE_SHARE * max(seconds, sound_seconds):
+                what = f"{seconds:.1f} s of picture, {sound_seconds:.1f} s of sound"
+                found.setdefault(UNLIKE, []).append((clip, what))
+        if note:
+            found.setdefault(note, []).append((clip, note))
+    return found
 
 
 def write_page(store: Store, path: Path) -> Path:

@@ -21,7 +21,7 @@ from raygap.data.store import Store, StoreWriter, store_folder, store_key, writt
 from raygap.errors import UserError
 
 JOURNAL = "finished.jsonl"
-"""In a store in the making: row, checksum, length and sums of each clip that is finished, a line each."""
+"""In a store in the making: the row of each clip that is finished, and what is noted of it, a line each."""
 IMAGENET = {"frame_mean": [123.675, 116.28, 103.53], "frame_std": [58.395, 57.12, 57.375]}
 AUDIOSET = {"spectrogram_mean": -4.503877, "spectrogram_std": 2 * 5.141276}
 """The constants that published code divides Kaldi's filter banks by; the deviation is doubled there too."""
@@ -118,7 +118,8 @@ def _build(
     _check_complete(clip_list, reasons)
     training = [decoded[row].sums for row, clip in enumerate(clips) if clip.split == "train" and row in decoded]
     seconds = {row: result.seconds for row, result in decoded.items()}
-    writer.finish(clip_list, key, _statistics(training, settings), reasons, seconds)
+    sounds = {row: (result.sound_seconds, result.sound_note) for row, result in decoded.items()}
+    writer.finish(clip_list, key, _statistics(training, settings), reasons, seconds, sounds)
     (folder / JOURNAL).unlink()
 
 
@@ -129,12 +130,12 @@ def _finished_rows(journal: Path, writer: StoreWriter) -> dict[int, Decoded]:
     whole = []
     for line in lines:
         try:
-            row, checksum, seconds, sums = json.loads(line)
+            row, checksum, seconds, sums, *sound = json.loads(line)
         except ValueError:  # the line that was being written
             continue
         # A machine that lost its power may have kept the note but not the row.
         if line.endswith("\n") and writer.checksum(row) == checksum:
-            finished[row] = Decoded(checksum, seconds, tuple(sums))
+            finished[row] = Decoded(checksum, seconds, tuple(sums), *sound)
             whole.append(line)
     journal.write_text("".join(whole), encoding="utf-8")
     return finished

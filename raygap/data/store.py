@@ -2,7 +2,8 @@
 
 frames.npy          uint8 (N, T, H, W, 3), RGB
 spectrograms.npy    float16 (N, F, S), natural logarithms
-clips.parquet       id, label (class index), split, video, audio (relative to the root), start, end, seconds (length)
+clips.parquet       id, label (class index), split, video, audio (relative to the root), start, end, seconds (length),
+                    sound_seconds (length of the sound, empty if not known), sound_note (what is odd of its choice)
 header.json         version, key, settings, classes, counts, statistics, quarantined clips, reader's notes, file sizes
 quarantined.csv     the clips left out, with reasons
 """
@@ -35,7 +36,7 @@ from raygap.data.media.spectrogram import spectrogram_shape
 from raygap.errors import UserError
 
 # Part of the key: raise it whenever decoding or the layout changes, and old stores are made anew.
-STORE_VERSION = 5
+STORE_VERSION = 6
 
 FRAMES, SPECTROGRAMS, CLIPS = "frames.npy", "spectrograms.npy", "clips.parquet"
 HEADER, QUARANTINED = "header.json", "quarantined.csv"
@@ -56,7 +57,7 @@ class Store:
         self.spectrograms = spectrograms
         """float16 (N, F, S)."""
         self.clips = clips
-        """Table of N rows: id, label, split, video, audio, start, end, seconds."""
+        """Table of N rows: id, label, split, video, audio, start, end, seconds, sound_seconds, sound_note."""
         self.clip_ids: list[str] = clips["id"].to_pylist()
         self.labels: np.ndarray = clips["label"].to_numpy().astype(np.int64)
         """int64 (N,), indices into class_names."""
@@ -206,10 +207,11 @@ class StoreWriter:
         statistics: dict[str, Any],
         quarantined: dict[int, str],
         seconds: Mapping[int, float] = MappingProxyType({}),
+        sounds: Mapping[int, tuple[float | None, str]] = MappingProxyType({}),
     ) -> None:
         """Leave out the quarantined rows (row -> reason) and write the tables; the folder then is a store.
 
-        `seconds` are the clips' lengths by row.
+        `seconds` are the clips' lengths by row, `sounds` the lengths of their sounds and notes on these.
         """
         keep = np.ones(len(clip_list.clips), bool)
         keep[list(quarantined)] = False
@@ -220,8 +222,14 @@ class StoreWriter:
         self._spectrograms.finish(order)
         clips = [clip_list.clips[row] for row in order]
         table = _clips_table(clips, clip_list)
-        lengths = pyarrow.array([seconds.get(row) for row in order.tolist()], pyarrow.float64())
-        pyarrow.parquet.write_table(table.append_column("seconds", lengths), self.folder / CLIPS)
+        heard = [sounds.get(row, (None, "")) for row in order.tolist()]
+        for name, values, kind in (
+            ("seconds", [seconds.get(row) for row in order.tolist()], pyarrow.float64()),
+            ("sound_seconds", [length for length, _ in heard], pyarrow.float64()),
+            ("sound_note", [note for _, note in heard], pyarrow.string()),
+        ):
+            table = table.append_column(name, pyarrow.array(values, kind))
+        pyarrow.parquet.write_table(table, self.folder / CLIPS)
         left_out = [asdict(line) for line in clip_list.left_out]
         left_out += [{"id": clip_list.clips[row].id, "reason": quarantined[row]} for row in sorted(quarantined)]
         with (self.folder / QUARANTINED).open("w", newline="", encoding="utf-8") as file:
