@@ -53,8 +53,8 @@ def test_repeats_and_overlaps_leave_train(root):
     clips = read(root)
     assert [clip.label for clip in clips.clips if clip.id == "aaaaaaaaaa1"] == ["Violin, fiddle"]
     assert clips.notes == (
-        "train: 6 listed, 5 different clips; the first row of each repeated one is kept, also where another has another "
-        "label (1)",
+        "train: 6 listed, 5 different clips; the first row of each repeated one is kept, also where another "
+        "has another label (1)",
         "clips that stand in train and in val: 1, left out of train: bbbbbbbbbb1",
         "clips that stand in train and in test: 1, left out of train: cccccccccc1",
     )

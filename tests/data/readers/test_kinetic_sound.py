@@ -307,7 +307,8 @@ def test_faulty_lines_are_left_out(root, line, message):
 
 
 def test_faulty_rows_of_kinetics_own_files_are_left_out(root):
-    bad = "playing, slowly,--zzzzzzzz2,1,2,train\nbowling,../../../etc,1,2,train\nbowling,--zzzzzzzz1,one,two,train\nbowling,--zzzzzzzz1,inf,inf,train\n"
+    bad = "playing, slowly,--zzzzzzzz2,1,2,train\n"
+    bad += "bowling,../../../etc,1,2,train\nbowling,--zzzzzzzz1,one,two,train\nbowling,--zzzzzzzz1,inf,inf,train\n"
     (root / "train.csv").write_text(kinetics_csv(TRAIN, "train") + bad)
     (root / "test.csv").write_text(kinetics_csv(TEST, "test"))
     assert [(line.id, line.reason) for line in read(root).left_out] == [
