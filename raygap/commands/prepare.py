@@ -62,6 +62,9 @@ def main(
             help="Spread the work over this Ray cluster (auto: the one on this machine); needs a shared disk."
         ),
     ] = None,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Make the store anew, even if the media seem to be those it was made of.")
+    ] = False,
     inspect: Annotated[
         bool, typer.Option("--inspect", help="Print what the store holds, and write a page with some clips.")
     ] = False,
@@ -85,6 +88,7 @@ def main(
             max_quarantine=max_quarantine,
             workers=workers,
             on_ray=address is not None,
+            refresh=refresh,
             progress=progress,
         )
     if root:
@@ -93,6 +97,8 @@ def main(
     header = store.header
     counts = ", ".join(f"{header['counts'][split]} {split}" for split in SPLITS)
     typer.echo(f"store: {path}\nclips: {counts}; {len(header['class_names'])} classes")
+    for note in header["notes"][len(clip_list.notes) :]:  # the reader's own were told before
+        typer.echo(f"note: {note}")
     for clip in header["quarantined"][:SHOWN]:
         typer.echo(f"quarantined: {clip['id']}: {clip['reason']}")
     print_remarks(on_silence(store, settings))

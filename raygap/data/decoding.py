@@ -16,7 +16,7 @@ import numpy as np
 
 from raygap.config import Prepare
 from raygap.data.clips import Clip
-from raygap.data.media.files import BadClip, open_media
+from raygap.data.media.files import BadClip, is_lfs_pointer, open_media
 from raygap.data.media.pictures import decode_frames
 from raygap.data.media.sound import decode_audio, decode_audio_file, hear, hear_file
 from raygap.data.media.spectrogram import Spectrogram, longest_sound
@@ -58,8 +58,7 @@ def decode_clip(clip: Clip, settings: Prepare) -> _Pictures | str:
     """Frames and spectrogram of a clip, with what is noted of it, or the reason why it is bad."""
     start = clip.start or 0.0
     try:
-        for path in filter(None, (clip.video, clip.audio)):
-            _check_file(path)
+        check_files(clip)
         if clip.end is not None and clip.end <= start:
             raise BadClip(f"ends at {clip.end:g} s, not after its start at {start:g} s")
         till = _heard_till(clip.start, clip.end, settings)
@@ -139,9 +138,17 @@ def _sound(media: Media, settings: Prepare) -> np.ndarray:
         return decode_audio(container, media.start, till, settings.sample_rate)
 
 
+def check_files(clip: Clip) -> None:
+    """Raise BadClip for what is seen without decoding: a file is not there, or is not the medium."""
+    for path in filter(None, (clip.video, clip.audio)):
+        _check_file(path)
+
+
 def _check_file(path: Path) -> None:
     if not path.is_file():
         raise BadClip(f"no such file: {path.name}")
+    if is_lfs_pointer(path):
+        raise BadClip("a Git LFS pointer, not the recording (run `git lfs pull` in the data set's folder)")
 
 
 def _heard_till(start: float | None, end: float | None, settings: Prepare) -> float:

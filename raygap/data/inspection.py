@@ -2,13 +2,12 @@
 
 import base64
 import io
-from collections import Counter
 from html import escape
 from pathlib import Path
 
 import numpy as np
 
-from raygap.data.clips import SPLITS
+from raygap.data.clips import SPLITS, LeftOut, by_reason
 from raygap.data.store import Store
 from raygap.errors import UserError
 
@@ -52,13 +51,11 @@ def tables(store: Store) -> dict[str, Table]:
         own = seconds[splits == split]
         lengths.append([split, *(f"{value:.2f}" for value in (own.min(), np.median(own), own.max()))])
     left_out: Table = [["clips", "reason", "such as"]]
-    quarantined = store.header["quarantined"]
-    # By what stands before the colon: after it, each names its own file.
-    for kind, count in Counter(clip["reason"].partition(":")[0] for clip in quarantined).most_common():
-        those = [clip for clip in quarantined if clip["reason"].partition(":")[0] == kind]
-        reason = those[0]["reason"] if len({clip["reason"] for clip in those}) == 1 else kind
-        names = ", ".join(clip["id"] for clip in those[:3]) + (", ..." if count > 3 else "")
-        left_out.append([str(count), reason, names])
+    quarantined = [LeftOut(**clip) for clip in store.header["quarantined"]]
+    for kind, those in by_reason(quarantined).items():
+        reason = those[0].reason if len({clip.reason for clip in those}) == 1 else kind
+        names = ", ".join(clip.id for clip in those[:3]) + (", ..." if len(those) > 3 else "")
+        left_out.append([str(len(those)), reason, names])
     found = {"Clips by class and split": classes, "Lengths": lengths}
     odd: Table = [[clip, what] for clips in oddities(store).values() for clip, what in clips]
     found |= {"Worth a look": [["clip", "what"], *odd]} if odd else {}

@@ -30,6 +30,7 @@ import numpy as np
 import pyarrow.parquet
 
 from raygap.config import Prepare
+from raygap.data.checksums import Checksums, media_checksums
 from raygap.data.clips import SPLITS, Clip, ClipList, Split
 from raygap.data.media.pictures import frames_shape
 from raygap.data.media.spectrogram import spectrogram_shape
@@ -95,26 +96,28 @@ class Store:
         return np.flatnonzero(self._splits == split).astype(np.int64)
 
 
-def store_key(clip_list: ClipList, settings: Prepare) -> str:
-    """sha256 over all that a store's content follows from: settings, and the clips with their file sizes."""
-    sizes: dict[Path, int | None] = {}
+def store_key(clip_list: ClipList, settings: Prepare, checksums: Checksums | None = None) -> str:
+    """sha256 over all that a store's content follows from: settings, and the clips with the checksums of their files.
 
-    def media(path: Path | None) -> tuple[str, int | None] | None:
-        if path is None:
-            return None
-        if path not in sizes:
-            try:
-                sizes[path] = path.stat().st_size
-            except FileNotFoundError:  # listed, but not there: the clip will be quarantined
-                sizes[path] = None
-        return relative(path, clip_list.root), sizes[path]
-
+    The same clips have the same key wherever they lie: neither the root nor the files' times or names are in it (a
+    clip's id may be a path, relative to the root). `checksums` are media_checksums(clip_list), if they are known.
+    """
+    if checksums is None:
+        checksums = media_checksums(clip_list)
     content = {
         "version": STORE_VERSION,
         "settings": settings.model_dump(),
         "classes": clip_list.class_names,
         "clips": [
-            (clip.id, media(clip.video), media(clip.audio), clip.label, clip.split, clip.start, clip.end)
+            (
+                clip.id,
+                checksums[clip.video],
+                clip.audio and checksums[clip.audio],
+                clip.label,
+                clip.split,
+                clip.start,
+                clip.end,
+            )
             for clip in clip_list.clips
         ],
     }
@@ -134,8 +137,10 @@ def relative(path: Path, root: Path) -> str:
 
 
 @contextlib.contextmanager
-def written_once(path: Path, journal: str | None = None) -> Iterator[Path | None]:
+def written_once(path: Path, journal: str | None = None, *, anew: bool = False) -> Iterator[Path | None]:
     """Yields a folder, which becomes `path` when the block ends without an error.
+
+    If `path` is there it yields None; or, with `anew`, the folder that then takes its place.
 
     Waits while another process is in this block for the same path; yields None if that one has made it. The folder
     holds what a killed process left behind; a UserError removes it, unless a file `journal` in it says what of it is
@@ -150,7 +155,7 @@ def written_once(path: Path, journal: str | None = None) -> Iterator[Path | None
         except BlockingIOError:
             logging.getLogger("raygap").warning("another process is preparing %s; waiting for it", path)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if path.exists():
+        if path.exists() and not anew:
             yield None
             return
         partial.mkdir(exist_ok=True)
@@ -162,8 +167,12 @@ def written_once(path: Path, journal: str | None = None) -> Iterator[Path | None
             raise
         # Or a power cut could leave the name without the content.
         sync_files(partial)
+        earlier = path.with_name(f".{path.name}.earlier")
+        if path.exists():
+            path.rename(earlier)
         partial.rename(path)
         _sync(path.parent)
+        shutil.rmtree(earlier, ignore_errors=True)
 
 
 def sync_files(folder: Path) -> None:

@@ -1,9 +1,7 @@
 """A trained network in use: its answers to clips in media files, and what it says of a store, for a closer look."""
 
-import csv
 import functools
 import hashlib
-import io
 import json
 import shlex
 from collections import Counter
@@ -24,7 +22,8 @@ from raygap.data.media.pictures import frames_shape
 from raygap.data.media.sound import SOUND_FILES
 from raygap.data.media.spectrogram import spectrogram_shape
 from raygap.data.predictions import MODALITIES, READOUTS, Predictions
-from raygap.data.readers.lists import read_text
+from raygap.data.readers.folders import FileFinder
+from raygap.data.readers.lists import BadLine, read_table
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.imbalance.correction import Correction
@@ -220,23 +219,20 @@ def _media_in(folder: Path) -> str:
 
 
 def _read_list(path: Path) -> list[Media]:
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="", skipinitialspace=True)
-    columns = [(column or "").strip() for column in reader.fieldnames or ()]
-    reader.fieldnames = columns
-    if not {"video", "audio"} & set(columns):
+    table, finder = read_table(path), FileFinder()
+    if not {"video", "audio"} & set(table.columns):
         raise UserError(f"{path}: neither a column video nor a column audio; one of them has to name the files")
     found = []
-    try:
-        for row in reader:
-            if any(map(row.get, columns)):
-                found.append(_listed(path, reader.line_num, {name: (row[name] or "").strip() for name in columns}))
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
+    for line, fields in table.rows:
+        try:
+            found.append(_listed(path, line, table.named(fields), finder))
+        except BadLine as fault:
+            raise UserError(f"{path}, line {line}: {fault}") from None
     return found
 
 
-def _listed(path: Path, line: int, row: dict[str, str]) -> Media:
-    video, audio = (path.parent / row[name] if row.get(name) else None for name in ("video", "audio"))
+def _listed(path: Path, line: int, row: dict[str, str], finder: FileFinder) -> Media:
+    video, audio = (finder.find(path.parent, row[name]) if row.get(name) else None for name in ("video", "audio"))
     if not video and not audio:
         raise UserError(f"{path}, line {line}: neither video nor audio is given; name a file or take the line out")
     times: dict[str, float | None] = {}

@@ -30,6 +30,15 @@ def open_media(path: Path) -> Iterator[InputContainer]:
         raise BadClip(f"unreadable: {error.strerror}") from None
 
 
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether Git LFS has left a pointer here for a file that was not pulled."""
+    try:
+        with path.open("rb") as file:
+            return file.read(40).startswith(b"version https://git-lfs.github.com/spec/")
+    except OSError:  # FFmpeg will say it
+        return False
+
+
 def file_seconds(path: Path) -> float | None:
     """How long a file says it is, in seconds; None if it does not say, or cannot be read."""
     try:
