@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -16,8 +17,10 @@ from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.tune import Callback, TuneError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from raygap.cluster.lent_keys import keep_from_runtime_environments, lend_keys
 from raygap.config import TrialConfig
 from raygap.errors import UserError, first_line
+from raygap.private import make_private
 
 if TYPE_CHECKING:
     from ray.tune import Tuner
@@ -36,11 +39,13 @@ def start_ray() -> None:
     # Ray's coming default: tasks that ask for no GPU see what the machine has.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        context = ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise UserError(f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: {str(error).splitlines()[0]}") from None
     except Exception as error:  # Ray's own word for a start that took too long
         raise UserError(f"Ray did not start: {first_line(error)}; try again, or with less else at work here") from None
+    if not os.environ.get("RAY_ADDRESS"):
+        make_private(Path(context.address_info["session_dir"]))  # Ray lets everybody read its logs
 
 
 def nodes() -> list[dict[str, float]]:
@@ -217,11 +222,15 @@ def why_given_up(trial: "Trial") -> str:
     return f"{said}; see {trial.path}/error.txt"
 
 
-def fit(tuner: "Tuner") -> None:
+def fit(tuner: "Tuner", keys: bool) -> None:
     """Run a Tuner, and leave signal handlers and cluster as they were before, however it ends.
 
-    Raises UserError if the run folder refused to be written for too long.
+    `keys`: its trials need those of an object store. Raises UserError if the run folder refused to be written for too
+    long.
     """
+    keep_from_runtime_environments()
+    if keys:
+        lend_keys()
     # Tune leaves its handler behind, and the next Ctrl-C would do nothing.
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
     try:

@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import raygap
+from raygap.private import is_secret, without_passwords
 from raygap.tracking.wandb.layout import Mode
 from raygap.tracking.wandb.process import ANSWER, FINISH_S
 
@@ -20,7 +22,10 @@ END_S = FINISH_S + 5
 UPLOAD_FAILED = "Fatal error while uploading data"
 """The client's service prints it when it gives up on a run's upload, after a 404 for example; finish() says nothing."""
 _OTHERS = ("WANDB_MODE", "WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SWEEP_ID", "WANDB_NAME")
+_OTHERS += ("WANDB_GIT_REMOTE_URL", "WANDB_GIT_REMOTE")
 """Variables that are about another run, or decided on already."""
+_ITS_OWN = re.compile(r"WANDB_|(HTTPS?|ALL)_PROXY$")
+"""Variables that the client goes by: its key, the way to its server."""
 _CODE = str(Path(raygap.__file__).parents[1])
 _END = object()
 
@@ -139,13 +144,19 @@ class Writer:
         if not self.warned:
             self.warned = True
             files = f"{self.folder}/wandb/*run-*"
+            what = without_passwords(what)
             self.warn(
                 f"{what}; the sweep goes on. What its files keep can be sent: wandb sync --include-online {files}"
             )
 
 
 def _start_process() -> "subprocess.Popen[str]":
-    environment = {name: value for name, value in os.environ.items() if name not in _OTHERS}
+    # Other secrets are not the client's: it keeps whatever Slurm says, with the job's token.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _OTHERS and (_ITS_OWN.match(name.upper()) or not is_secret(name, value))
+    }
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [_CODE, os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, "-m", "raygap.tracking.wandb.process"],
