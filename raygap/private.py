@@ -2,6 +2,8 @@
 
 import os
 import re
+import stat
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,11 +29,17 @@ def without_passwords(text: str) -> str:
     return _USERS.sub("", text)
 
 
-def make_private(folder: Path) -> None:
-    """Shut a folder to other users, with those in it: they may have been open for a moment.
+def private_folder(parent: Path) -> Path:
+    """A folder in one that users share, shut to all others; always the same, unless another user has taken its name.
 
-    Folders of others are left as they are: who joins their Ray cannot shut it.
+    Ray opens the folders of its session to everybody, anew with each process: they are private below this one.
+    Raises OSError.
     """
-    for place, _, _ in os.walk(folder):
-        with suppress(OSError):
-            os.chmod(place, 0o700)
+    folder = parent / f"raygap-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700, parents=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        return Path(tempfile.mkdtemp(prefix="raygap-", dir=parent))
+    folder.chmod(0o700)
+    return folder

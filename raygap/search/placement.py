@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import signal
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from raygap.cluster.lent_keys import keep_from_runtime_environments, lend_keys
 from raygap.config import TrialConfig
 from raygap.errors import UserError, first_line
-from raygap.private import make_private
+from raygap.private import private_folder
 
 if TYPE_CHECKING:
     from ray.tune import Tuner
@@ -39,13 +40,13 @@ def start_ray() -> None:
     # Ray's coming default: tasks that ask for no GPU see what the machine has.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
-        context = ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        shared = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+        own = {} if os.environ.get("RAY_ADDRESS") else {"_temp_dir": str(private_folder(shared) / "ray")}
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
     except ConnectionError as error:
         raise UserError(f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: {str(error).splitlines()[0]}") from None
     except Exception as error:  # Ray's own word for a start that took too long
         raise UserError(f"Ray did not start: {first_line(error)}; try again, or with less else at work here") from None
-    if not os.environ.get("RAY_ADDRESS"):
-        make_private(Path(context.address_info["session_dir"]))  # Ray lets everybody read its logs
 
 
 def nodes() -> list[dict[str, float]]:
