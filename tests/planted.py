@@ -37,7 +37,7 @@ def plant() -> tuple[dict[str, str], dict[str, str]]:
     """An environment full of secrets, and the secrets by variable."""
     planted = {name: secrets.token_hex(20) for name in [*NAMES.split(), *ADDRESSES]}
     environment = {name: ADDRESSES.get(name, "%s") % secret for name, secret in planted.items()}
-    return environment | {"NO_PROXY": "localhost,127.0.0.1"}, planted
+    return environment | {"NO_PROXY": "*"}, planted
 
 
 def leaks(planted: dict[str, str], *folders: Path, at_least: int) -> list[str]:

@@ -28,8 +28,9 @@ from raygap.search.job import run_sweep
 from raygap.search.plan import Plan, make_folder, write_plan
 
 for name, wandb, workers, seeds in (("one", "offline", 1, 1), ("several", "online", 2, 0)):
-    fixed = SMALL | {"method": "gmm_adaptive", "epochs": 2, "warmup.epochs": 1, "purify.epochs": 0, "compute.workers": workers}
-    plan = Plan("small", None, 1, fixed, {"loss.focus": {"uniform": [0, 5]}}, "", test_seeds=seeds, wandb=wandb, cpus_per_worker=0.5)
+    short = {"method": "gmm_adaptive", "epochs": 2, "warmup.epochs": 1, "purify.epochs": 0}
+    fixed, space = SMALL | short | {"compute.workers": workers}, {"loss.focus": {"uniform": [0, 5]}}
+    plan = Plan("small", None, 1, fixed, space, "", test_seeds=seeds, wandb=wandb, cpus_per_worker=0.5)
     make_folder(Path(name), new=True)
     write_plan(plan, Path(name))
     outcome = run_sweep(plan, Path(name), Path(sys.argv[1]), 1, None, lambda seed, metrics: None)
@@ -92,10 +93,8 @@ def test_sweeps_on_this_machine(machine: Path, server: WandbServer, small_store:
         (machine / "work" / f"sent-{name.replace('/', '-')}").write_bytes(content)
     assert leaks(planted, machine, at_least=50) == []
     [session] = (machine / "tmp").rglob("session_2*")
-    shut = [
-        place for place in session.parents if machine in place.parents and stat.S_IMODE(place.stat().st_mode) == 0o700
-    ]
-    assert shut, "others can come to the session's files"
+    below = [place for place in session.parents if machine in place.parents]
+    assert any(stat.S_IMODE(place.stat().st_mode) == 0o700 for place in below), "the session is open to others"
 
 
 def test_tune_puts_no_secret_into_runtime_environments(monkeypatch: pytest.MonkeyPatch) -> None:
