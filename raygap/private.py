@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 _NAMES = re.compile(r"KEY|TOKEN|SECRET|PASS|_PWD|CREDENTIAL|AUTH|JWT|COOKIE|SIGNATURE|CONNECTION_STR|DSN|(^|_)SAS(_|$)")
-_USERS = re.compile(r"(?<=://)[^/?#\s'\"]*@")
+# Of Azure's it is the box that stands there.
+_USERS = re.compile(r"(?<=://)(?<!abfs://)(?<!abfss://)[^/?#\s'\"]*@")
 
 
 def is_secret(name: str, value: str = "") -> bool:

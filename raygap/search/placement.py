@@ -223,7 +223,7 @@ def why_given_up(trial: "Trial") -> str:
     return f"{said}; see {trial.path}/error.txt"
 
 
-def fit(tuner: "Tuner", keys: bool) -> None:
+def fit(tuner: "Tuner", keys: bool = False) -> None:
     """Run a Tuner, and leave signal handlers and cluster as they were before, however it ends.
 
     `keys`: its trials need those of an object store. Raises UserError if the run folder refused to be written for too
