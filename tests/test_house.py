@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "raygap"
-GROUND = {"bytecode", "config", "errors", "lazy", "pace", "patience", "plugins", "provenance", "rng", "storage"}
+GROUND = {
+    "bytecode",
+    "config",
+    "errors",
+    "lazy",
+    "pace",
+    "patience",
+    "plugins",
+    "private",
+    "provenance",
+    "rng",
+    "storage",
+}
 GROUND |= {"workers"}
 """Single files that every room may stand on."""
 BELOW = {

@@ -18,6 +18,7 @@ from raygap.data.prepare import default_cache
 from raygap.data.prepared import noted_source
 from raygap.data.readers import find_reader
 from raygap.errors import UserError
+from raygap.private import without_passwords
 
 Root = Annotated[
     Path | None,
@@ -114,7 +115,7 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_passwords(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:  # what reads our output has had enough, as head has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

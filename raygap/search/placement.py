@@ -4,8 +4,10 @@ import logging
 import math
 import os
 import signal
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -18,6 +20,8 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raygap.config import TrialConfig
 from raygap.errors import UserError, first_line
+from raygap.private import private_folder
+from raygap.search.lent_keys import keep_from_runtime_environments, lend_keys
 
 if TYPE_CHECKING:
     from ray.tune import Tuner
@@ -36,7 +40,9 @@ def start_ray() -> None:
     # Ray's coming default: tasks that ask for no GPU see what the machine has.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        shared = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+        own = {} if os.environ.get("RAY_ADDRESS") else {"_temp_dir": str(private_folder(shared) / "ray")}
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
     except ConnectionError as error:
         raise UserError(f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: {str(error).splitlines()[0]}") from None
     except Exception as error:  # Ray's own word for a start that took too long
@@ -217,11 +223,15 @@ def why_given_up(trial: "Trial") -> str:
     return f"{said}; see {trial.path}/error.txt"
 
 
-def fit(tuner: "Tuner") -> None:
+def fit(tuner: "Tuner", keys: bool = False) -> None:
     """Run a Tuner, and leave signal handlers and cluster as they were before, however it ends.
 
-    Raises UserError if the run folder refused to be written for too long.
+    `keys`: its trials need those of an object store. Raises UserError if the run folder refused to be written for too
+    long.
     """
+    keep_from_runtime_environments()
+    if keys:
+        lend_keys()
     # Tune leaves its handler behind, and the next Ctrl-C would do nothing.
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
     try:

@@ -128,7 +128,7 @@ def run_trials(
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
             ),
         )
-        fit(tuner)
+        fit(tuner, keys=bool(copies))
         if several:
             _clean_again(search.study, folder, copies and copies.folder)
     patiently(lambda: write_trials(search.study, folder))

@@ -40,7 +40,7 @@ def run_trainings(
             failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
     )
-    fit(tuner)
+    fit(tuner, keys=any(training.copies for training in trainings.values()))
     if len(watch.ended) < len(trainings):
         raise KeyboardInterrupt
     return {key: row for key, row in watch.rows.items() if key not in watch.failed}, watch.failed

@@ -158,6 +158,8 @@ class SweepTrial(tune.Trainable):
         copies: Copies | None,
     ) -> None:
         """Once an actor: open the store. `fixed` lies under each trial's configuration."""
+        if copies:
+            borrow_keys()
         self.store = Store.open(local_store(store, copies and copies.store))
         self.fixed, self.folder, self.trunk, self.copies = fixed, folder, trunk, copies
         self.reset_config(config)
@@ -191,7 +193,8 @@ def train_in_worker(training: Training, report: Callable[[Metrics], None]) -> No
     """Run a training, or a worker's part of it, and report each result. Raises TrialFailed for its own faults."""
     last = {"epoch": 0, "epochs_reused": 0}
     try:
-        copies = training.copies
+        if copies := training.copies:
+            borrow_keys()
         store, storage = Store.open(local_store(training.store, copies and copies.store)), copies and copies.folder
         if training.test:
             results = train_seed(training.config, store, training.folder, storage, training.trunk)

@@ -19,6 +19,7 @@ from ray.tune.result import AUTO_RESULT_KEYS, DEBUG_METRICS
 from raygap.config import TrialConfig
 from raygap.errors import UserError, first_line
 from raygap.imbalance.gap import score_range
+from raygap.private import without_passwords
 from raygap.schema import to_mapping
 from raygap.tracking.comparison_table import MethodResult, table
 from raygap.tracking.seed_results import TEST_METRICS, Interval, SeedResults
@@ -205,7 +206,7 @@ class SweepLog:
         self.writer.finish(run, summary, 0)
 
     def _online(self, url: str, entity: str) -> None:
-        _say(f"W&B: {url}")
+        _say(f"W&B: {without_passwords(url)}")
         self.note.entity = entity
         self._keep_note()
 

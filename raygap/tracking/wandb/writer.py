@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import raygap
+from raygap.private import is_secret, without_passwords
 from raygap.tracking.wandb.files import run_files
 from raygap.tracking.wandb.layout import Mode
 from raygap.tracking.wandb.process import ANSWER, FINISH_S
@@ -29,8 +31,12 @@ NOT_OURS = (
     "WANDB_RESUME",
     "WANDB_SWEEP_ID",
     "WANDB_NAME",
+    "WANDB_GIT_REMOTE_URL",
+    "WANDB_GIT_REMOTE",
 )
 """Variables that are about another run, or decided on already."""
+_ITS_OWN = re.compile(r"WANDB_|(HTTPS?|ALL)_PROXY$")
+"""Variables that the client goes by: its key, the way to its server."""
 _CODE = str(Path(raygap.__file__).parents[1])
 _END = object()
 
@@ -156,7 +162,7 @@ class Writer:
 
     def _warn(self, what: str) -> None:
         if not self.warned:
-            self.warned, self.problem = True, what
+            self.warned, self.problem = True, without_passwords(what)
             if run_files(self.folder):
                 self._say_problem()
 
@@ -172,7 +178,12 @@ class Writer:
 
 
 def _start_process() -> "subprocess.Popen[str]":
-    environment = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
+    # Other secrets are not the client's: it keeps whatever Slurm says, with the job's token.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in NOT_OURS and (_ITS_OWN.match(name.upper()) or not is_secret(name, value))
+    }
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [_CODE, os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, "-m", "raygap.tracking.wandb.process"],
