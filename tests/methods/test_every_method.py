@@ -7,7 +7,7 @@ import pytest
 import torch
 from stores import SMALL
 
-from raygap.config import flatten, from_mapping
+from raygap.config import GUIDED, WITH_UNIMODAL_LOSSES, acting, field_paths, flatten, from_mapping, to_mapping
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.methods import METHODS
@@ -87,3 +87,42 @@ def test_the_methods_own_space_is_one_that_it_can_work_with(method: str, dataset
     config = plan.check()
     assert config.method == method
     assert set(plan.space) <= set(flatten(config.model_dump()))
+
+
+def test_the_marks_of_fields_know_the_methods() -> None:
+    assert {name for name, method in METHODS.items() if method.guided} == set(GUIDED)
+    assert {name for name, method in METHODS.items() if method.unimodal_losses} == set(WITH_UNIMODAL_LOSSES)
+
+
+def other_value(path: str, value: Any) -> Any:
+    """Another value that the field may have."""
+    choices = getattr(field_paths()[path].annotation, "__args__", ())
+    for other in (*choices, *((value / 2, value * 2, value + 0.5, value + 1) if not choices else ())):
+        try:
+            if other != value:
+                return flatten(to_mapping(from_mapping({"epochs": 99, path: other})))[path]
+        except UserError:
+            continue
+    raise AssertionError(path)
+
+
+@pytest.mark.parametrize("purify", [0, 1])
+@pytest.mark.parametrize("method", list(METHODS))
+def test_fields_that_cannot_act_change_nothing(method: str, purify: int, small_store: Store) -> None:
+    given = fields(method) | {"epochs": 3, "loss.align_weight": 0.0}
+    if purify and given["purify.epochs"]:
+        given |= {"purify.epochs": 1, "mixture.posterior": "constant"}
+    else:
+        given["purify.epochs"] = 0
+    config = from_mapping(given)
+    flat = flatten(to_mapping(config))
+    searchable = [p for p in flat if not p.startswith(("prepare.", "compute.")) and field_paths()[p].json_schema_extra]
+    searchable += [p for p in flat if p.split(".")[0] in ("mla", "mmcosine", "scores")]
+    inert = set(searchable) - {*acting(flat, config), "dus.kind"}  # which is refused
+    assert inert
+    changed = from_mapping(given | {path: other_value(path, flat[path]) for path in inert})
+    one, other = (Trainer(each, small_store) for each in (config, changed))
+    for _ in range(config.epochs):
+        rows = [each.train_epoch() for each in (one, other)]
+        losses = [[row[name] for name in ("train_loss", "val_loss")] for row in rows]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-6)
