@@ -45,10 +45,10 @@ class Candidate:
     source: str
     trial: int
     params: dict[str, Any]
-    fields: list[str]
-    """Those of its own search that could act in it."""
     accuracy: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    fields: list[str] = field(default_factory=list)
+    """Those of its own search that could act in it."""
 
     def score(self, best: dict[str, float]) -> float:
         """Mean normalised score; a data set on which it could not be trained counts 0."""
@@ -74,7 +74,7 @@ def find_shared(swept: list[Swept], folder: Path, concurrency: int | None) -> tu
         best[name] = ended[0].value
         for trial in ended[:CANDIDATES]:
             fields = acting(trial.params, from_mapping(search.plan.fixed | trial.params))
-            candidates.append(Candidate(name, trial.number, dict(trial.params), fields, {name: trial.value}))
+            candidates.append(Candidate(name, trial.number, dict(trial.params), {name: trial.value}, fields=fields))
     folder.mkdir(parents=True, exist_ok=True)
     start_ray()
     waiting: dict[tuple[int, str], Training] = {}

@@ -20,6 +20,7 @@ from raygap.data.store import Store
 from raygap.errors import TrainingDiverged, TrialFailed, UserError
 from raygap.patience import patiently
 from raygap.schema import to_mapping
+from raygap.search.lent_keys import borrow_keys
 from raygap.search.study import METRIC, TRIAL_NUMBER, suggested_config
 from raygap.search.training import Training
 from raygap.storage import Copies, Storage
