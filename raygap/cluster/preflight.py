@@ -21,7 +21,7 @@ from ray.util.state import list_nodes
 import raygap
 from raygap.errors import UserError, first_line
 from raygap.search.kept import check_storage
-from raygap.search.placement import start_ray
+from raygap.search.ray_start import start_ray
 from raygap.storage import Storage
 from raygap.tracking.wandb.process import logged_in
 

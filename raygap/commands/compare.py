@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raygap.commands.options import (
+    Address,
     Cache,
     KeepOverlap,
     Splits,
@@ -34,6 +35,7 @@ from raygap.data.readers import READERS, read_clips
 from raygap.errors import UserError
 from raygap.search.comparison import COMPARISON, Comparison, compare, read_comparison, write_comparison
 from raygap.search.plan import locked, make_folder
+from raygap.search.ray_start import use_cluster, which_ray
 from raygap.search.shared import Swept, find_shared, print_shared
 from raygap.search.space import SEARCHABLE
 from raygap.search.sweep import plan_placement
@@ -74,6 +76,7 @@ def main(
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Trials at a time.", show_default="one a GPU or CPU")
     ] = None,
+    address: Address = None,
     out: Annotated[Path | None, typer.Option(help="Its folder.", show_default="runs/compare-<dataset>-<time>")] = None,
     resume: Annotated[
         Path | None,
@@ -147,6 +150,8 @@ def main(
         }
     check_shared(shared, len(comparisons))
     check_login(wandb)
+    use_cluster(address)
+    print(f"comparing {which_ray()}")
     comparisons = {place: replace(comparison, **settings) for place, comparison in comparisons.items()}
     try:
         complete = _compare_all(console, comparisons, folder, shared, concurrency)

@@ -18,6 +18,7 @@ import yaml
 from rich.console import Console
 
 from raygap.commands.options import (
+    Address,
     Cache,
     CpusPerWorker,
     GpusPerWorker,
@@ -41,18 +42,17 @@ from raygap.search.job import Outcome, judged_on, run_sweep
 from raygap.search.kept import check_storage, fetch_run
 from raygap.search.placement import in_words
 from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
+from raygap.search.ray_start import use_cluster, which_ray
 from raygap.search.shared import SHARED, Swept, find_shared, print_shared
 from raygap.search.space import SEARCHABLE
 from raygap.search.sweep import plan_placement
 from raygap.storage import Storage, split_storage
-from raygap.tracking.run_folder import BEST, REPORT, TRIALS
+from raygap.tracking.run_folder import BEST, PLAN, REPORT, TRIALS
 from raygap.tracking.seed_results import seeds_bar, seeds_table
 from raygap.tracking.wandb.callback import check_login
 from raygap.tracking.wandb.layout import Mode
 
 RUNS = Path("runs")
-INTERRUPTED = 130
-"""Exit code, as shells use it."""
 
 
 @user_errors()
@@ -76,6 +76,7 @@ def main(
     workers: Workers = None,
     cpus_per_worker: CpusPerWorker = None,
     gpus_per_worker: GpusPerWorker = None,
+    address: Address = None,
     time_budget: Annotated[float | None, typer.Option(min=1, help="Seconds after which the sweep stops.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run folder under runs/.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/<name>")] = None,
@@ -189,8 +190,10 @@ def main(
         plans = {place: replace(plan, storage=_copy_of(place, folder, kept_at).uri) for place, plan in plans.items()}
     if shared and any(plan.fixed.get("protocol") == "paper" for plan in plans.values()):
         raise UserError("--shared: what suits all is found on validation; leave protocol=paper out")
-    for place, plan in plans.items():
+    for plan in plans.values():
         plan.check()
+    use_cluster(address)
+    for place, plan in plans.items():
         if dry_run:
             _print_plan(plan, place, concurrency)
         else:
@@ -211,11 +214,16 @@ def main(
     swept, exits = [], []
     for place, plan in plans.items():
         with locked(place):
-            store, outcome = _run(console, plan, place, lists[place], concurrency, time_budget, resume)
+            try:
+                store, outcome = _run(console, plan, place, lists[place], concurrency, time_budget, resume)
+            except KeyboardInterrupt:
+                known = (place / PLAN).exists()
+                print(f"stopped; go on with: {_again(plan, place)}" if known else "stopped; the same command goes on")
+                raise
         _print_outcome(console, plan, place, outcome)
-        exits.append(_exit_code(outcome))
-        if exits[-1] == INTERRUPTED:
-            sys.exit(INTERRUPTED)
+        if outcome.interrupted:
+            raise KeyboardInterrupt
+        exits.append(1 if outcome.best is None or (outcome.test and not outcome.test.rows) else 0)
         swept.append(Swept(plan, place, store))
     if shared and len(swept) > 1:
         print_shared("configuration ", *find_shared(swept, folder, concurrency))
@@ -251,7 +259,7 @@ def _run(
     write_plan(plan, folder)
     console.print(
         f"{'going on with' if resume else 'sweep'} {folder}: {plan.trials} trials of {config.epochs} epochs, "
-        f"{config.method} on {plan.dataset}; starting Ray",
+        f"{config.method} on {plan.dataset}; {which_ray()}",
         highlight=False,
         markup=False,
     )
@@ -274,6 +282,7 @@ def _print_plan(plan: Plan, folder: Path, concurrency: int | None) -> None:
             "epochs a trial": config.epochs,
             "first early stop after epoch": min(config.warmup.epochs + 1, config.epochs),
             "trials at a time": at_once,
+            "where": which_ray(),
             "test seeds": plan.test_seeds,
             "run folder": str(folder),
         },
@@ -282,8 +291,12 @@ def _print_plan(plan: Plan, folder: Path, concurrency: int | None) -> None:
         print(f"# {title}\n{yaml.safe_dump(content, sort_keys=False, width=120)}")
 
 
+def _again(plan: Plan, folder: Path) -> str:
+    return f"python launch/sweep.py --dataset {plan.dataset} --out {folder} --resume"
+
+
 def _print_outcome(console: Console, plan: Plan, folder: Path, outcome: Outcome) -> None:
-    again = f"python launch/sweep.py --dataset {plan.dataset} --out {folder} --resume"
+    again = _again(plan, folder)
     if outcome.best is None:
         print("\n".join(outcome.failures()))
         print(f"{outcome.finished()} of {plan.trials} trials ended, none complete; see {folder / TRIALS}")
@@ -307,9 +320,3 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, outcome: Outcome)
     print(f"all trials:         {folder / TRIALS}")
     if outcome.finished() < plan.trials:
         print(f"stopped after {outcome.finished()} of {plan.trials} trials; go on with: {again}")
-
-
-def _exit_code(outcome: Outcome) -> int:
-    if outcome.interrupted:
-        return INTERRUPTED
-    return 1 if outcome.best is None or (outcome.test and not outcome.test.rows) else 0

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from raygap.commands.options import (
+    Address,
     Cache,
     CpusPerWorker,
     GpusPerWorker,
@@ -31,8 +32,9 @@ from raygap.config import flatten, from_mapping, load_yaml, parse_assignments
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.methods import find_method
-from raygap.search.placement import place, start_ray
+from raygap.search.placement import place
 from raygap.search.plan import make_folder
+from raygap.search.ray_start import start_ray, use_cluster, which_ray
 from raygap.search.seeds import train_seeds
 from raygap.tracking.figures import draw_curves, draw_gap, gap_values
 from raygap.tracking.run_folder import TEST
@@ -59,6 +61,7 @@ def main(
     workers: Workers = None,
     cpus_per_worker: CpusPerWorker = None,
     gpus_per_worker: GpusPerWorker = None,
+    address: Address = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/<dataset>-train-<time>")] = None,
     cache: Cache = None,
     max_quarantine: MaxQuarantine = 0.05,
@@ -69,19 +72,25 @@ def main(
     fields |= parse_assignments(assignments or []) | ({"compute.workers": workers} if workers else {})
     trial = from_mapping(fields, str(config or "--set"))
     find_method(trial.method).check(trial)
+    use_cluster(address)
     place(trial, concurrency, cpus_per_worker, gpus_per_worker)  # raises if not one fits
     clip_list = read_clips(dataset, *find_source(dataset, root, reader_options(splits, val, keep_overlap), cache))
     folder = out or Path("runs") / f"{dataset}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     make_folder(folder, new=True)
-    with preparation_bar(console) as progress:
-        store = prepare(
-            clip_list, trial.prepare, cache or default_cache(), max_quarantine=max_quarantine, progress=progress
-        )
-    start_ray()
-    placement = place(trial, concurrency, cpus_per_worker, gpus_per_worker)
-    numbers = [trial.seed + i for i in range(seeds)]
-    with seeds_bar(console, seeds, trial.epochs) as report:
-        results = train_seeds(trial, store, folder, numbers, placement, report)
+    try:
+        with preparation_bar(console) as progress:
+            store = prepare(
+                clip_list, trial.prepare, cache or default_cache(), max_quarantine=max_quarantine, progress=progress
+            )
+        print(f"training {folder}, {which_ray()}")
+        start_ray()
+        placement = place(trial, concurrency, cpus_per_worker, gpus_per_worker)
+        numbers = [trial.seed + i for i in range(seeds)]
+        with seeds_bar(console, seeds, trial.epochs) as report:
+            results = train_seeds(trial, store, folder, numbers, placement, report)
+    except KeyboardInterrupt:
+        print(f"stopped; the same command with --out {folder} goes on")
+        raise
     for seed, reason in results.failed.items():
         print(f"seed {seed} failed: {reason}")
     if not results.rows:

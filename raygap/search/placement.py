@@ -1,6 +1,5 @@
-"""Starting Ray, how many trials fit at a time, and giving places in the cluster back."""
+"""How many trials fit at a time, why one was given up, and giving places in the cluster back."""
 
-import logging
 import math
 import os
 import signal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
+from joblib import cpu_count
 from ray._private.state import state as cluster_state
 from ray._raylet import ActorID, PlacementGroupID
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
@@ -18,6 +18,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raygap.config import TrialConfig
 from raygap.errors import UserError, first_line
+from raygap.search.ray_start import start_ray
 
 if TYPE_CHECKING:
     from ray.tune import Tuner
@@ -27,29 +28,13 @@ RETRIES = 2
 """Times in a row that a trial whose processes died is started again; it goes on from its last epoch."""
 
 
-def start_ray() -> None:
-    """Connect to the cluster that RAY_ADDRESS names, or start one on this machine; nothing if Ray is running."""
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's new output engine prints tables even at verbose=0
-    if ray.is_initialized():
-        return
-    # Ray's coming default: tasks that ask for no GPU see what the machine has.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
-        raise UserError(f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: {str(error).splitlines()[0]}") from None
-    except Exception as error:  # Ray's own word for a start that took too long
-        raise UserError(f"Ray did not start: {first_line(error)}; try again, or with less else at work here") from None
-
-
 def nodes() -> list[dict[str, float]]:
     """CPU and GPU of each machine of the cluster that RAY_ADDRESS names, or, before Ray runs, of this one."""
     if os.environ.get("RAY_ADDRESS"):
         start_ray()
     if ray.is_initialized():
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [{"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}]
+    return [{"CPU": cpu_count(), "GPU": torch.cuda.device_count()}]
 
 
 def default_share(threads: int) -> tuple[int, dict[str, float]]:

@@ -13,8 +13,9 @@ from optuna.trial import TrialState
 
 from raygap.config import TrialConfig, from_mapping, to_mapping
 from raygap.errors import UserError
-from raygap.search.placement import place, start_ray
+from raygap.search.placement import place
 from raygap.search.plan import Plan
+from raygap.search.ray_start import start_ray
 from raygap.search.study import METRIC, STUDY, open_storage
 from raygap.search.sweep import shared_warmups
 from raygap.search.together import Training

@@ -14,8 +14,9 @@ from raygap.data.local_store import keep_store
 from raygap.data.store import Store
 from raygap.patience import patiently
 from raygap.search.kept import KeepJournal, drop_unknown_trials
-from raygap.search.placement import RETRIES, CountTriesAnew, Placement, fit, needs_gpus, place, start_ray
+from raygap.search.placement import RETRIES, CountTriesAnew, Placement, fit, needs_gpus, place
 from raygap.search.plan import Plan
+from raygap.search.ray_start import start_ray
 from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace
 from raygap.search.study import (
