@@ -262,6 +262,7 @@ def _run(
         f"{config.method} on {plan.dataset}; {which_ray()}",
         highlight=False,
         markup=False,
+        soft_wrap=True,
     )
     with seeds_bar(console, plan.test_seeds, config.epochs) as report:
         return store, run_sweep(plan, folder, store, concurrency, time_budget, report)

@@ -3,7 +3,8 @@
 import math
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -174,6 +175,10 @@ def _times(node: dict[str, float], name: str, amount: float) -> int:
     return int(there / amount + 1e-6)
 
 
+LOW_MEMORY = "running low on memory"
+"""What Ray says of all that its memory monitor kills: of actors in the text of their death alone."""
+
+
 class CountTriesAnew(Callback):
     """Gives a trial all its tries back when it has finished another epoch: machines may come and go, errors stay."""
 
@@ -197,24 +202,34 @@ def why_given_up(trial: "Trial") -> str:
         said = next((line for line in last[1:] if not line.startswith(" ")), last[0])
     elif any(cause is None or type(cause).__module__.startswith("ray.") for cause in causes):
         said = f"its processes died {RETRIES + 1} times without finishing an epoch in between"
+        if LOW_MEMORY in "".join(map(str, (error, *causes))):
+            said += (
+                ", killed by Ray since the machine ran out of memory; run fewer at a time with --concurrency, or set a "
+                "smaller optimizer.batch_size"
+            )
     else:
         said = f"{type(causes[0]).__name__}: {first_line(causes[0])}"
     return f"{said}; see {trial.path}/error.txt"
 
 
-def fit(tuner: "Tuner") -> None:
-    """Run a Tuner, and leave signal handlers and cluster as they were before, however it ends.
-
-    Raises UserError if the run folder refused to be written for too long.
-    """
-    # Tune leaves its handler behind, and the next Ctrl-C would do nothing.
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+@contextmanager
+def refusal_named() -> Iterator[None]:
+    """Raise UserError if a run folder refuses to be read or written, for too long or for good."""
     try:
-        tuner.fit()
+        yield
     except (TuneError, OSError) as error:
         if refused := _refusal(error):
             raise UserError(f"{refused}; mend that, and go on with --resume") from None
         raise
+
+
+@refusal_named()
+def fit(tuner: "Tuner") -> None:
+    """Run a Tuner, and leave signal handlers and cluster as they were before, however it ends."""
+    # Tune leaves its handler behind, and the next Ctrl-C would do nothing.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+    try:
+        tuner.fit()
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

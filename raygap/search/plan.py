@@ -1,6 +1,5 @@
 """What a sweep is to do, written to its run folder: a resumed sweep takes it from there."""
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,7 @@ from raygap.config import TrialConfig, from_mapping, load_yaml, to_mapping
 from raygap.data.clips import ReaderOptions
 from raygap.data.readers import find_reader
 from raygap.errors import UserError
+from raygap.locks import lock
 from raygap.search.space import SearchSpace, check_method, check_space, load_space
 from raygap.storage import Copies, Storage
 from raygap.tracking.run_folder import PLAN, write_text
@@ -125,10 +125,13 @@ def newest_run(runs: Path, dataset: str) -> Path:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process; a killed process lets go. Raises UserError if another sweep holds it."""
+    """Hold the run folder for this process, where its file system has locks (see lock); a killed process lets go.
+
+    Raises UserError if another sweep holds it.
+    """
     with (folder / ".lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError:
             raise UserError(f"{folder}: another sweep is at work in it; wait for it or stop it") from None
         yield

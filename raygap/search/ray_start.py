@@ -43,6 +43,8 @@ def start_ray() -> None:
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = find_cluster()
     handler = signal.getsignal(signal.SIGTERM)
+    # Slurm sends it to all processes. Ray's take the mask over and stay, until the trials are stopped and noted.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         if address:
             ray.init(address, **options)
@@ -54,11 +56,10 @@ def start_ray() -> None:
         if address:
             raise UserError(f"the Ray cluster at {address} did not take this process: {first_line(error)}") from None
         raise UserError(f"Ray did not start: {first_line(error)}; try again, or with less else at work here") from None
-    except SystemExit:  # from Ray's own handler of SIGTERM
-        raise KeyboardInterrupt from None
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def use_cluster(given: str | None) -> None:

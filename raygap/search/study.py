@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -48,7 +48,8 @@ def open_storage(journal: Path) -> JournalStorage:
         if whole < len(content):
             with journal.open("r+b") as file:
                 file.truncate(whole)
-    return JournalStorage(_Journal(str(journal)))
+    # Not by the symbolic links of its default, which some file systems do not have.
+    return JournalStorage(_Journal(str(journal), JournalFileOpenLock(str(journal))))
 
 
 class _Journal(JournalFileBackend):
