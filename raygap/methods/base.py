@@ -84,7 +84,18 @@ class Method:
 
     @classmethod
     def check(cls, config: TrialConfig) -> None:
-        """Raise UserError if the method cannot work with this configuration (a read-out or fusion it needs)."""
+        """Raise UserError if the method cannot work with this configuration (a read-out or fusion it needs).
+
+        Nor does any with lone clips in batch normalisation: what they are normalised by is themselves.
+        """
+        norm, clips, workers = config.model.norm, config.optimizer.batch_size, config.compute.workers
+        least = {"batch": 2 * workers, "sync_batch": 2, "group": 1}[norm]
+        if clips < least:
+            share = f" over {workers} workers" if norm == "batch" and workers > 1 else ""
+            raise UserError(
+                f"optimizer.batch_size = {clips}{share}: model.norm={norm} needs two clips or more in each batch"
+                f"{' of a worker' if share else ''}; set optimizer.batch_size={least} or more, or model.norm=group"
+            )
         if config.dus.kind != "none" and not cls.unimodal_losses:
             raise UserError(f"dus.kind = {config.dus.kind}: {config.method} has no unimodal losses to draw clips for")
 

@@ -6,9 +6,11 @@ import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+import ray.cloudpickle as cloudpickle
 import torch
 from joblib import cpu_count
 from ray._private.state import state as cluster_state
@@ -176,7 +178,7 @@ def _times(node: dict[str, float], name: str, amount: float) -> int:
 
 
 LOW_MEMORY = "running low on memory"
-"""What Ray says of all that its memory monitor kills: of actors in the text of their death alone."""
+"""What Ray says of a process that its memory monitor has killed."""
 
 
 class CountTriesAnew(Callback):
@@ -194,19 +196,22 @@ class CountTriesAnew(Callback):
 
 def why_given_up(trial: "Trial") -> str:
     """What ended the last try of a trial of Tune's, in a line, and where all of it stands."""
-    error = trial.get_pickled_error()
+    # Of Tune's own part of the trial: in the run folder both files come late.
+    text, pickled = (file and Path(file) for file in (trial.error_file, trial.pickled_error_file))
+    error = cloudpickle.loads(pickled.read_bytes()) if pickled and pickled.exists() else None
     cause = getattr(error, "cause", None)
     causes = list(getattr(cause, "worker_failures", {0: cause}).values())
-    if getattr(error, "actor_init_failed", False):  # Ray keeps no more than the text of the traceback
+    # Tune pickles no such error.
+    if text and text.exists() and LOW_MEMORY in text.read_text().rpartition("Failure # ")[2]:
+        said = (
+            f"its processes died {RETRIES + 1} times, killed by Ray since the machine ran out of memory; run fewer at a "
+            "time with --concurrency, or set a smaller optimizer.batch_size"
+        )
+    elif getattr(error, "actor_init_failed", False):  # Ray keeps no more than the text of the traceback
         last = str(error).rpartition("\n  File ")[2].splitlines()
         said = next((line for line in last[1:] if not line.startswith(" ")), last[0])
     elif any(cause is None or type(cause).__module__.startswith("ray.") for cause in causes):
         said = f"its processes died {RETRIES + 1} times without finishing an epoch in between"
-        if LOW_MEMORY in "".join(map(str, (error, *causes))):
-            said += (
-                ", killed by Ray since the machine ran out of memory; run fewer at a time with --concurrency, or set a "
-                "smaller optimizer.batch_size"
-            )
     else:
         said = f"{type(causes[0]).__name__}: {first_line(causes[0])}"
     return f"{said}; see {trial.path}/error.txt"
