@@ -204,8 +204,8 @@ def why_given_up(trial: "Trial") -> str:
     # Tune pickles no such error.
     if text and text.exists() and LOW_MEMORY in text.read_text().rpartition("Failure # ")[2]:
         said = (
-            f"its processes died {RETRIES + 1} times, killed by Ray since the machine ran out of memory; run fewer at a "
-            "time with --concurrency, or set a smaller optimizer.batch_size"
+            f"its processes died {RETRIES + 1} times, killed by Ray since the machine ran out of memory; run fewer at "
+            "a time with --concurrency, or set a smaller optimizer.batch_size"
         )
     elif getattr(error, "actor_init_failed", False):  # Ray keeps no more than the text of the traceback
         last = str(error).rpartition("\n  File ")[2].splitlines()
