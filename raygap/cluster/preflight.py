@@ -23,7 +23,7 @@ from raygap.errors import UserError, first_line
 from raygap.private import without_passwords
 from raygap.search.kept import check_storage
 from raygap.search.lent_keys import borrow_keys, lend_keys
-from raygap.search.placement import start_ray
+from raygap.search.ray_start import start_ray
 from raygap.storage import Storage
 from raygap.tracking.wandb.callback import asked_mode
 from raygap.tracking.wandb.process import logged_in

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raygap.commands.options import (
+    Address,
     Cache,
     KeepOverlap,
     Splits,
@@ -38,6 +39,7 @@ from raygap.errors import UserError
 from raygap.schema import parse_assignments
 from raygap.search.comparison import Comparison, compare, read_comparison, write_comparison
 from raygap.search.plan import locked, make_folder
+from raygap.search.ray_start import use_cluster, which_ray
 from raygap.search.shared import Swept, find_shared, print_shared
 from raygap.search.space import SEARCHABLE, SearchSpace
 from raygap.search.study import check_resumed, mend_journal
@@ -80,6 +82,7 @@ def main(
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Trials at a time.", show_default="one a GPU or CPU")
     ] = None,
+    address: Address = None,
     out: Annotated[Path | None, typer.Option(help="Its folder.", show_default="runs/compare-<dataset>-<time>")] = None,
     resume: Annotated[
         Path | None,
@@ -158,6 +161,8 @@ def main(
         }
     check_shared(shared, len(comparisons))
     check_login(wandb)
+    use_cluster(address)
+    print(f"comparing {which_ray()}")
     comparisons = {place: replace(comparison, **settings) for place, comparison in comparisons.items()}
     try:
         complete = _compare_all(console, comparisons, folder, shared)

@@ -1,12 +1,15 @@
 """What the commands in launch/ share."""
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Literal
 
 import typer
@@ -51,6 +54,14 @@ CpusPerWorker = Annotated[
 GpusPerWorker = Annotated[
     float | None,
     typer.Option("--gpus-per-worker", min=0, help="GPUs of each, or a part of one.", show_default="1, or a share"),
+]
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray cluster to work on: HOST:PORT of its head, or auto, the one on this machine.",
+        show_default="RAY_ADDRESS, else a Ray of its own",
+    ),
 ]
 
 
@@ -110,8 +121,22 @@ def roots_by_dataset(datasets: list[str], given: list[str] | None) -> dict[str, 
 def user_errors() -> Iterator[None]:
     """Print a UserError as one line on stderr and exit with code 2; exit with 130, as shells do, after Ctrl-C.
 
-    A context manager, and so a decorator too.
+    SIGTERM, with which Slurm and containers announce the end, acts as Ctrl-C; the code is then 143. A context manager,
+    and so a decorator too.
     """
+    code = 130
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        nonlocal code
+        if code == 143:  # some send it to the process and once more to its group
+            return
+        code = 143
+        interrupt = signal.getsignal(signal.SIGINT)  # Ray Tune has its own while trials run
+        if not callable(interrupt):  # as in the background of a script
+            raise KeyboardInterrupt
+        interrupt(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, terminate) if _in_main_thread() else None
     try:
         yield
     except UserError as error:
@@ -122,7 +147,14 @@ def user_errors() -> Iterator[None]:
         raise SystemExit(141) from None  # as shells say it of SIGPIPE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(code) from None
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 LINE_EVERY = 30.0

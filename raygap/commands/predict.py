@@ -8,12 +8,12 @@ one modality is missing or cannot be decoded the other one's read-out answers, a
 without either has its reason in its row.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from joblib import cpu_count
 from rich.console import Console
 
 from raygap.commands.options import preparation_bar, user_errors
@@ -53,7 +53,7 @@ def main(
         for answer in answers(
             classifier,
             clips,
-            workers=workers or len(os.sched_getaffinity(0)),
+            workers=workers or cpu_count(),
             correction=corrected,
             progress=progress if out else None,
         ):

@@ -6,8 +6,6 @@ python launch/prepare.py --dataset cremad --root /data/CREMA-D --inspect
 python launch/prepare.py --dataset ave --root /shared/AVE_Dataset --cache /shared/stores --address auto
 """
 
-import os
-import socket
 from typing import Annotated
 
 import typer
@@ -80,17 +78,21 @@ def main(
     clip_list = read_clips(dataset, root, reader)
     if address:
         _connect(address)
-    with preparation_bar(Console()) as progress:
-        path = prepare(
-            clip_list,
-            settings,
-            cache,
-            max_quarantine=max_quarantine,
-            workers=workers,
-            on_ray=address is not None,
-            refresh=refresh,
-            progress=progress,
-        )
+    try:
+        with preparation_bar(Console()) as progress:
+            path = prepare(
+                clip_list,
+                settings,
+                cache,
+                max_quarantine=max_quarantine,
+                workers=workers,
+                on_ray=address is not None,
+                refresh=refresh,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on with what is decoded")
+        raise
     if root:
         note_source(cache, dataset, root, reader)
     store = Store.open(path)
@@ -113,17 +115,11 @@ def main(
 
 
 def _connect(address: str) -> None:
-    from raygap.search.placement import start_ray
+    from raygap.search.ray_start import start_ray, use_cluster, which_ray
 
-    os.environ["RAY_ADDRESS"] = address
-    host, _, port = address.rpartition(":")
-    try:
-        if host and port.isdecimal():  # Ray itself would try for minutes
-            socket.create_connection((host, int(port)), timeout=5).close()
-        start_ray()
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--address {address}: no Ray cluster answers ({reason}); start one with `ray start`") from None
+    use_cluster(address)
+    typer.echo(f"decoding {which_ray()}")
+    start_ray()
 
 
 def _print_tables(store: Store) -> None:

@@ -19,6 +19,7 @@ import yaml
 from rich.console import Console
 
 from raygap.commands.options import (
+    Address,
     Cache,
     CpusPerWorker,
     GpusPerWorker,
@@ -44,6 +45,7 @@ from raygap.search.job import Outcome, judged_on, run_sweep
 from raygap.search.kept import check_storage, fetch_run
 from raygap.search.placement import in_words
 from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
+from raygap.search.ray_start import use_cluster, which_ray
 from raygap.search.shared import SHARED, Swept, find_shared, print_shared
 from raygap.search.space import SEARCHABLE, SearchSpace
 from raygap.search.study import check_resumed, mend_journal
@@ -55,8 +57,6 @@ from raygap.tracking.wandb.callback import check_login
 from raygap.tracking.wandb.layout import Mode
 
 RUNS = Path("runs")
-INTERRUPTED = 130
-"""Exit code, as shells use it."""
 
 
 @user_errors()
@@ -80,6 +80,7 @@ def main(
     workers: Workers = None,
     cpus_per_worker: CpusPerWorker = None,
     gpus_per_worker: GpusPerWorker = None,
+    address: Address = None,
     time_budget: Annotated[float | None, typer.Option(min=1, help="Seconds after which the sweep stops.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run folder under runs/.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/<name>")] = None,
@@ -205,6 +206,8 @@ def main(
         raise UserError("--shared: what suits all is found on validation; leave protocol=paper out")
     for place, plan in plans.items():
         plan.check(_source(place))
+    use_cluster(address)
+    for place, plan in plans.items():
         if dry_run:
             _print_plan(plan, place)
         else:
@@ -225,11 +228,16 @@ def main(
     swept, exits = [], []
     for place, plan in plans.items():
         with locked(place):
-            store, outcome = _run(console, plan, place, lists[place], time_budget, resume)
+            try:
+                store, outcome = _run(console, plan, place, lists[place], time_budget, resume)
+            except KeyboardInterrupt:
+                known = (place / PLAN).exists()
+                print(f"stopped; go on with: {_again(plan, place)}" if known else "stopped; the same command goes on")
+                raise
         _print_outcome(console, plan, place, store, outcome)
-        exits.append(_exit_code(outcome))
-        if exits[-1] == INTERRUPTED:
-            sys.exit(INTERRUPTED)
+        if outcome.interrupted:
+            raise KeyboardInterrupt
+        exits.append(1 if outcome.best is None or (outcome.test and not outcome.test.rows) else 0)
         swept.append(Swept(plan, place, store))
     if shared and len(swept) > 1:
         print_shared("configuration ", *find_shared(swept, folder, swept[0].plan.concurrency))
@@ -272,9 +280,10 @@ def _run(
     print_remarks(on_silence(opened, config.prepare) + steps)
     console.print(
         f"{'going on with' if resume else 'sweep'} {folder}: {plan.trials} trials of {config.epochs} epochs, "
-        f"{config.method} on {plan.dataset}; starting Ray",
+        f"{config.method} on {plan.dataset}; {which_ray()}",
         highlight=False,
         markup=False,
+        soft_wrap=True,
     )
     with seeds_bar(console, plan.test_seeds, config.epochs) as report:
         return store, run_sweep(plan, folder, store, plan.concurrency, time_budget, report)
@@ -300,6 +309,7 @@ def _print_plan(plan: Plan, folder: Path) -> None:
             "epochs a trial": config.epochs,
             "first early stop after epoch": min(config.warmup.epochs + 1, config.epochs),
             "trials at a time": at_once,
+            "where": which_ray(),
             "test seeds": plan.test_seeds,
             "run folder": str(folder),
         },
@@ -310,8 +320,12 @@ def _print_plan(plan: Plan, folder: Path) -> None:
         print(f"# {title}\n{yaml.safe_dump(content, sort_keys=False, width=120)}")
 
 
+def _again(plan: Plan, folder: Path) -> str:
+    return shlex.join(["python", "launch/sweep.py", "--dataset", plan.dataset, "--out", str(folder), "--resume"])
+
+
 def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outcome: Outcome) -> None:
-    again = shlex.join(["python", "launch/sweep.py", "--dataset", plan.dataset, "--out", str(folder), "--resume"])
+    again = _again(plan, folder)
     if outcome.best is None:
         print("\n".join(outcome.failures()))
         print(f"{outcome.finished()} of {plan.trials} trials ended, none complete; see {folder / TRIALS}")
@@ -347,9 +361,3 @@ def _on_chance(plan: Plan, store: Path, outcome: Outcome) -> list[str]:
         return on_chance("test accuracy", outcome.test.interval("test_accuracy").mean, opened, "test")
     split = "test" if plan.fixed.get("protocol") == "paper" else "val"
     return on_chance(judged_on(plan), outcome.best.value, opened, split)
-
-
-def _exit_code(outcome: Outcome) -> int:
-    if outcome.interrupted:
-        return INTERRUPTED
-    return 1 if outcome.best is None or (outcome.test and not outcome.test.rows) else 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from joblib import cpu_count  # those that an affinity or a container's quota leaves to this process
 
 from raygap.config import Prepare
 from raygap.data.checksums import media_checksums, note_twins
@@ -85,11 +86,6 @@ def prepare(
     return path
 
 
-def _cores() -> int:
-    # Not cpu_count: a job on a shared machine may be confined to some of its cores.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _build(
     folder: Path,
     clip_list: ClipList,
@@ -113,7 +109,7 @@ def _build(
     if on_ray:
         decoding = decode_on_ray(clips, left, settings, writer, workers)
     else:
-        decoding = decode_here(clips, left, settings, folder, workers or _cores())
+        decoding = decode_here(clips, left, settings, folder, workers or cpu_count())
     most = max_quarantine * (len(clips) + len(clip_list.left_out)) + GIVES_UP_AFTER
     # closing: an error ends the workers before their files are removed.
     with (folder / JOURNAL).open("a", encoding="utf-8") as journal, closing(decoding) as results:

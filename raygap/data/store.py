@@ -11,7 +11,6 @@ quarantined.csv     the clips left out, with reasons
 import contextlib
 import csv
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -19,6 +18,7 @@ import logging
 import math
 import os
 import shutil
+import uuid
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -35,6 +35,7 @@ from raygap.data.clips import SPLITS, Clip, ClipList, Split
 from raygap.data.media.pictures import frames_shape
 from raygap.data.media.spectrogram import spectrogram_shape
 from raygap.errors import UserError
+from raygap.locks import lock
 
 # Part of the key: raise it whenever decoding or the layout changes, and old stores are made anew.
 STORE_VERSION = 6
@@ -144,17 +145,19 @@ def written_once(path: Path, journal: str | None = None, *, anew: bool = False) 
 
     Waits while another process is in this block for the same path; yields None if that one has made it. The folder
     holds what a killed process left behind; a UserError removes it, unless a file `journal` in it says what of it is
-    finished and need not be made again.
+    finished and need not be made again. On a file system without locks each process has a folder of its own, unless
+    there is a `journal`, and the first to end makes the path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with path.with_name(f".{path.name}.lock").open("a") as lock:
-        # flock, not lockf: it also keeps two threads of one process apart. A killed process lets go of it.
+    with path.with_name(f".{path.name}.lock").open("a") as file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = lock(file)
         except BlockingIOError:
             logging.getLogger("raygap").warning("another process is preparing %s; waiting for it", path)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            locked = lock(file, wait=True)
+        if not (locked or journal):
+            partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
         if path.exists() and not anew:
             yield None
             return
@@ -168,9 +171,14 @@ def written_once(path: Path, journal: str | None = None, *, anew: bool = False) 
         # Or a power cut could leave the name without the content.
         sync_files(partial)
         earlier = path.with_name(f".{path.name}.earlier")
-        if path.exists():
+        if anew and path.exists():
             path.rename(earlier)
-        partial.rename(path)
+        try:
+            partial.rename(path)
+        except OSError:
+            if locked or not path.exists():
+                raise
+            shutil.rmtree(partial, ignore_errors=True)  # another process was faster
         _sync(path.parent)
         shutil.rmtree(earlier, ignore_errors=True)
 

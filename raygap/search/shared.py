@@ -15,8 +15,9 @@ from rich.console import Console
 from raygap.config import TrialConfig
 from raygap.errors import UserError
 from raygap.schema import acting, from_mapping, to_mapping
-from raygap.search.placement import place, start_ray
+from raygap.search.placement import place
 from raygap.search.plan import Plan
+from raygap.search.ray_start import start_ray
 from raygap.search.study import METRIC, STUDY, open_storage
 from raygap.search.sweep import shared_warmups
 from raygap.search.training import Training

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.distributions import check_distribution_compatibility
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -51,7 +51,8 @@ def open_storage(journal: Path) -> JournalStorage:
     """
     Path(f"{journal}.lock").unlink(missing_ok=True)
     mend_journal(journal)
-    return JournalStorage(_Journal(str(journal)))
+    # Not by the symbolic links of its default, which some file systems do not have.
+    return JournalStorage(_Journal(str(journal), JournalFileOpenLock(str(journal))))
 
 
 def mend_journal(journal: Path) -> str:

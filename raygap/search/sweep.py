@@ -15,8 +15,9 @@ from raygap.data.local_store import keep_store
 from raygap.data.store import Store
 from raygap.patience import patiently
 from raygap.search.kept import KeepJournal, drop_unknown_trials
-from raygap.search.placement import RETRIES, CountTriesAnew, Placement, fit, needs_gpus, place, start_ray
+from raygap.search.placement import RETRIES, CountTriesAnew, Placement, fit, needs_gpus, place, refusal_named
 from raygap.search.plan import Plan
+from raygap.search.ray_start import start_ray
 from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace
 from raygap.search.study import (
@@ -54,6 +55,7 @@ def plan_placement(plan: Plan, concurrency: int | None) -> Placement:
     return place(plan.check(), concurrency, plan.cpus_per_worker, plan.gpus_per_worker)
 
 
+@refusal_named()
 def run_trials(
     plan: Plan,
     folder: Path,

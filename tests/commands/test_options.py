@@ -1,5 +1,7 @@
 import io
+import signal
 
+import pytest
 from rich.console import Console
 
 from raygap.commands import options as cli
@@ -27,3 +29,23 @@ def test_on_a_terminal_it_is_a_bar():
         show(3, 12)
     assert "decoding" in log.getvalue()
     assert "3/12" in log.getvalue()
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does():
+    before = signal.getsignal(signal.SIGTERM)
+    stopped = []
+
+    @cli.user_errors()
+    def command():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            signal.raise_signal(signal.SIGTERM)  # once more, as where it is sent to a process and to its group
+            stopped.append(True)
+            raise
+
+    with pytest.raises(SystemExit) as end:
+        command()
+    assert end.value.code == 143
+    assert stopped
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -73,6 +73,8 @@ def test_a_bad_file_is_one_line_that_names_it(text: str, message: str, tmp_path:
     ("fixed", "space", "message"),
     [
         ({}, {"loss.focus": {"uniform": [-1, 2]}}, "loss.focus = -1"),
+        ({}, {"optimizer.batch_size": {"choice": [1, 64]}}, "optimizer.batch_size=2 or more, or model.norm=group"),
+        ({"compute.workers": 4}, {"optimizer.batch_size": {"randint": [7, 64]}}, "batch_size = 7 over 4 workers: "),
         ({}, {"optimizer.batch_size": {"loguniform": [16, 64]}}, "optimizer.batch_size = "),
         ({}, {"warmup.epochs": {"uniform": [1, 5]}}, "warmup.epochs = "),
         ({}, {"model.fusion": {"choice": ["concat", "cat"]}}, "model.fusion = 'cat'"),

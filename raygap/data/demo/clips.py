@@ -53,6 +53,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from joblib import cpu_count
 from numpy.typing import NDArray
 
 from raygap.data.demo.picture import FRAME_RATE, FRAME_SIZE, render_picture
@@ -158,7 +159,7 @@ def generate_demo(
         raise UserError(f"{folder}: already holds a data set; name another folder")
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = cpu_count()
     if workers == 1:
         _write_share(folder, clips_per_class, seed, 0, 1)
     else:
