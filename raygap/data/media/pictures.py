@@ -6,18 +6,27 @@ from collections.abc import Iterator
 import av
 import numpy as np
 from av.container import InputContainer
+from av.sidedata.sidedata import Type
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from raygap.config import Prepare
-from raygap.data.media.files import SEEK_BEYOND, BadClip, rewind
+from raygap.data.media.files import SEEK_BEYOND, BadClip, clock_zero, packet_time, picture_stream, rewind, shown
 
 # Seconds by which a key frame must precede what is sought: indices hold decoding times, which run a few frames ahead.
 KEY_MARGIN = 0.25
+# Decoders that mark no frame as damaged, but say so of a packet when they are told to be strict.
+STRICT = ("hevc", "mjpeg")
+# Packets of a damaged clip that are decoded, at most, to tell how many of its frames are.
+TOLD_OF = 1500
 
 # One for all clips of a process, as clips of one size share its tables; not for threads.
 _scaler = VideoReformatter()
+
+
+class _Damaged(Exception):
+    """The decoder reports errors in what is wanted."""
 
 
 def frames_shape(settings: Prepare) -> tuple[int, int, int, int]:
@@ -30,31 +39,53 @@ def decode_frames(
 ) -> tuple[np.ndarray, float]:
     """The clip's frames as the settings say, and its length in seconds.
 
-    The frames are uint8 (T, H, W, 3), RGB, each squeezed to a square: those nearest to the middles of T equal stretches
-    of the clip, or, with a frame_rate, to T times at that rate around the clip's middle. `start` and `end` are in
-    seconds from the beginning of the file, None for its beginning and its end.
+    The frames are uint8 (T, H, W, 3), RGB, upright, each squeezed to a square: those nearest to the middles of T equal
+    stretches of the clip, or, with a frame_rate, to T times at that rate around the clip's middle. `start` and `end`
+    are in seconds from the first frame, None for the beginning and the end of the file.
 
-    Raises BadClip: corrupt, no video stream, no frames, or too short to reach one of these times.
+    Raises BadClip: corrupt, no video stream, no frames, too short to reach one of these times, or damaged there.
     """
-    if not container.streams.video:
-        raise BadClip("no video stream")
-    stream = container.streams.video[0]
-    stream.codec_context.thread_count = 1  # preparation already runs a process a core
-    stream.codec_context.open(strict=False)  # before skip_frame is set: some decoders would never let go of it
-    zero = (container.start_time or 0) / av.time_base
-    begin, stop = start or 0.0, _video_end(container) - zero
+    stream = picture_stream(container)
+    context = stream.codec_context
+    context.thread_count = 1  # preparation already runs a process a core
+    if context.name in STRICT:
+        context.options = {"err_detect": "explode"}
+    context.open(strict=False)  # before skip_frame is set: some decoders would never let go of it
+    file = shown(container)
+    begin, stop = start or 0.0, file.end - file.begin
     seconds = (stop if end is None else end) - begin
     if seconds <= 0:
         raise BadClip(f"too short: no video after {begin:g} s")
     # How far behind the last frame a time may lie: within its stretch, or while that frame is on show.
     stretch = seconds / settings.frames
     reach = max(stretch / 2, 1 / float(stream.guessed_rate or 1 / stretch))
+    if end is None and file.lacks > reach:
+        raise BadClip(f"too short: video ends at {stop:.1f} s of {stop + file.lacks:.1f} s")
     tick = float(stream.time_base)
-    times = [(begin + time + zero) / tick for time in frame_times(seconds, settings)]
+    times = [(file.begin + begin + time) / tick for time in frame_times(seconds, settings)]
     pictures, size = np.empty(frames_shape(settings), np.uint8), settings.frame_size
-    for i, frame in enumerate(_nearest_frames(container, stream, times, reach / tick)):
-        pictures[i] = _scaler.reformat(frame, size, size, format="rgb24", interpolation=Interpolation.AREA).to_ndarray()
+    try:
+        for i, frame in enumerate(_nearest_frames(container, stream, times, reach / tick)):
+            square = _scaler.reformat(frame, size, size, format="rgb24", interpolation=Interpolation.AREA).to_ndarray()
+            pictures[i] = _upright(square, frame)
+    except _Damaged:
+        bad, count = _count_damaged(container, stream, times[0], times[-1])
+        raise BadClip(f"damaged: the decoder reports errors in {bad} of {count} frames ({bad / count:.0%})") from None
     return pictures, (stop if end is None else min(end, stop)) - begin
+
+
+def _upright(picture: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+    """A picture of this frame, turned and mirrored as the file's display matrix says, by right angles."""
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return picture
+    # To the right it shows a x + c y, downwards b x + d y.
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(float)
+    if abs(b) > abs(a):
+        picture, right, down = picture.swapaxes(0, 1), c, b
+    else:
+        right, down = a, d
+    return picture[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
 
 
 def frame_times(seconds: float, settings: Prepare) -> list[float]:
@@ -77,22 +108,22 @@ def _nearest_frames(
     if group is None:
         raise BadClip("no frames")
     while times:
-        if sought != times[0] and (times[0] - _time(group[0])) * stream.time_base > SEEK_BEYOND:
+        if sought != times[0] and (times[0] - packet_time(group[0])) * stream.time_base > SEEK_BEYOND:
             groups, sought = _groups_from(container, stream, times[0]), times[0]
             group = next(groups, group)
         following = next(groups, None)
         if following is None:
-            last = max(map(_time, group))
+            last = max(map(packet_time, group))
             if times[-1] - last > reach:
-                zero = (container.start_time or 0) / av.time_base
-                raise BadClip(f"too short: video ends at {last * float(stream.time_base) - zero:.1f} s")
+                ends = last * float(stream.time_base) - clock_zero(container)
+                raise BadClip(f"too short: video ends at {ends:.1f} s")
             yield from _decode(stream.codec_context, group, times)
             return
         # Frames behind a key frame in the file may be shown before it, and refer to the group before it.
-        key = _time(following[0])
-        ahead = max((i for i, packet in enumerate(following) if _time(packet) < key), default=-1)
+        key = packet_time(following[0])
+        ahead = max((i for i, packet in enumerate(following) if packet_time(packet) < key), default=-1)
         group += following[: ahead + 1]
-        halfway = (max((time for time in map(_time, group) if time < key), default=key) + key) / 2
+        halfway = (max((time for time in map(packet_time, group) if time < key), default=key) + key) / 2
         wanted = [time for time in times if time <= halfway]
         yield from _decode(stream.codec_context, group, wanted)
         times = times[len(wanted) :]
@@ -110,7 +141,7 @@ def _groups_from(container: InputContainer, stream: VideoStream, time: float) ->
         container.seek(sought, stream=stream)
         groups = _groups(container, stream)
         group = next(groups, None)
-        if group and _time(group[0]) <= time:
+        if group and packet_time(group[0]) <= time:
             return itertools.chain([group], groups)
         margin *= 4  # a file without an index: the place was a guess
 
@@ -128,25 +159,27 @@ def _groups(container: InputContainer, stream: VideoStream) -> Iterator[list[av.
         yield group
 
 
-def _time(packet: av.Packet) -> int:
-    """When it is shown, as far as the file says."""
-    time = packet.dts if packet.pts is None else packet.pts
-    if time is None:
-        raise BadClip("no time stamps")
-    return time
-
-
 def _decode(context: VideoCodecContext, group: list[av.Packet], wanted: list[float]) -> list[av.VideoFrame]:
-    """The frame nearest to each of the wanted times, of those in the group, which begins with a key frame."""
+    """The frame nearest to each of the wanted times, of those in the group, which begins with a key frame.
+
+    Raises _Damaged if the decoder reports an error up to the last of them: whatever follows it in a group refers to it.
+    """
     if not wanted:
         return []
-    times = [_time(packet) for packet in group]
-    shown = sorted(time for time in times if time >= times[0])
-    nearest = [min(shown, key=lambda time: abs(time - moment)) for moment in wanted]
-    last = max(times.index(time) for time in nearest)
-    found = _decode_packets(context, group[: last + 1], wanted, set(nearest))
-    if [frame and frame.pts for frame in found] != nearest:  # a decoder that passes over more than it should
-        found = _decode_packets(context, group, wanted, None)
+    times = [packet_time(packet) for packet in group]
+    visible = [packet_time(packet) for packet in group if not packet.is_discard]  # an edit may cut some
+    visible = sorted(time for time in visible if time >= times[0])
+    if not visible:
+        raise BadClip("no frames")
+    nearest = [min(visible, key=lambda time: abs(time - moment)) for moment in wanted]
+    if group[0].pts is not None:  # else the times are those of decoding, and not the frames'
+        group = group[: max(times.index(time) for time in nearest) + 1]
+    found, damaged = _decode_packets(context, group, wanted, set(nearest))
+    # A decoder that passes over more than it should, and finds fault with what is left.
+    if damaged or [frame and frame.pts for frame in found] != nearest:
+        found, damaged = _decode_packets(context, group, wanted, None)
+    if damaged:
+        raise _Damaged
     if None in found:
         raise BadClip("no frames")
     return found
@@ -154,32 +187,49 @@ def _decode(context: VideoCodecContext, group: list[av.Packet], wanted: list[flo
 
 def _decode_packets(
     context: VideoCodecContext, packets: list[av.Packet], wanted: list[float], needed: set[int] | None
-) -> list[av.VideoFrame | None]:
-    """The decoded frame nearest to each of the wanted times. `needed` None: all packets are."""
+) -> tuple[list[av.VideoFrame | None], bool]:
+    """The decoded frame nearest to each of the wanted times, and whether there were errors on the way.
+
+    `needed` None: all packets are.
+    """
     found: list[av.VideoFrame | None] = [None] * len(wanted)
+    key, damaged = packet_time(packets[0]), False
     for packet in (*packets, None):
         if packet:
-            all_of_it = needed is None or _time(packet) in needed
+            all_of_it = needed is None or packet_time(packet) in needed
             context.skip_frame = "DEFAULT" if all_of_it else "NONREF"
-        for frame in context.decode(packet):
+        frames, error = _frames_of(context, packet)
+        # What is shown before the key frame refers to what is not decoded here, and nothing behind refers to it.
+        damaged |= error and (packet is None or packet_time(packet) >= key)
+        for frame in frames:
             if frame.pts is None:
                 raise BadClip("no time stamps")
+            damaged |= frame.is_corrupt and frame.pts >= key
             for i, time in enumerate(wanted):
                 if found[i] is None or abs(frame.pts - time) < abs(found[i].pts - time):
                     found[i] = frame
     context.flush_buffers()
-    return found
+    return found, damaged
 
 
-def _video_end(container: InputContainer) -> float:
-    """Where the video ends, in seconds on the file's own clock."""
-    stream = container.streams.video[0]
-    if stream.duration:
-        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-    if container.duration:
-        return ((container.start_time or 0) + container.duration) / av.time_base
-    # Neither is written down, as in a recording that was cut off: read through, without decoding.
-    end = max(
-        (packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None), default=0
-    )
-    return float(end * stream.time_base)
+def _frames_of(context: VideoCodecContext, packet: av.Packet | None) -> tuple[list[av.VideoFrame], bool]:
+    """The frames that come of a packet, or, of None, what is left, and whether the packet is damaged."""
+    try:
+        return context.decode(packet), bool(packet and packet.is_corrupt)
+    except (av.InvalidDataError, av.ArgumentError, av.ExternalError):
+        return [], True
+
+
+def _count_damaged(container: InputContainer, stream: VideoStream, first: float, last: float) -> tuple[int, int]:
+    """How many frames between these times the decoder reports errors in, and of how many."""
+    context = stream.codec_context
+    context.flush_buffers()
+    context.skip_frame = "DEFAULT"
+    groups = itertools.takewhile(lambda group: packet_time(group[0]) <= last, _groups_from(container, stream, first))
+    packets = itertools.takewhile(lambda packet: packet.dts is None or packet.dts <= last, itertools.chain(*groups))
+    bad = count = 0
+    for packet in (*itertools.islice(packets, TOLD_OF), None):
+        frames, error = _frames_of(context, packet)
+        bad += sum(frame.is_corrupt for frame in frames) or error
+        count += max(len(frames), int(error))
+    return max(bad, 1), max(count, 1)

@@ -10,7 +10,7 @@ import soundfile
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
-from raygap.data.media.files import SEEK_BEYOND, BadClip, open_media, rewind
+from raygap.data.media.files import SEEK_BEYOND, BadClip, clock_zero, open_media, rewind
 
 # Samples that are resampled at once: they and their copies stay in the processor's caches.
 RESAMPLE_AT_ONCE = 16_384
@@ -37,7 +37,7 @@ def decode_audio(container: InputContainer, start: float | None, end: float | No
     stream.codec_context.thread_count = 1
     if stream.duration and stream.duration * stream.time_base < SHORTEST_SOUND:  # decoded, it is filled up to a block
         raise BadClip(f"too short: {float(stream.duration * stream.time_base):.2f} s of sound")
-    zero = (container.start_time or 0) / av.time_base
+    zero = clock_zero(container)
     # To floats only; FFmpeg's own mixing to mono would make stereo sound louder than mono.
     to_float = av.AudioResampler(format="fltp")
     first, parts = None, []
