@@ -1,6 +1,7 @@
 """Frames out of media files."""
 
 import itertools
+import math
 from collections.abc import Iterator
 
 import av
@@ -18,6 +19,8 @@ from raygap.data.media.files import SEEK_BEYOND, BadClip, clock_zero, packet_tim
 KEY_MARGIN = 0.25
 # Decoders that mark no frame as damaged, but say so of a packet when they are told to be strict.
 STRICT = ("hevc", "mjpeg")
+# Seconds by which a frame may be shown beside a damaged one and stand in for it.
+STANDS_IN = 0.2
 # Packets of a damaged clip that are decoded, at most, to tell how many of its frames are.
 TOLD_OF = 1500
 
@@ -25,8 +28,8 @@ TOLD_OF = 1500
 _scaler = VideoReformatter()
 
 
-class _Damaged(Exception):
-    """The decoder reports errors in what is wanted."""
+class _Undecoded(Exception):
+    """The decoder gives no frame, or reports errors on the way to it."""
 
 
 def frames_shape(settings: Prepare) -> tuple[int, int, int, int]:
@@ -64,13 +67,21 @@ def decode_frames(
     tick = float(stream.time_base)
     times = [(file.begin + begin + time) / tick for time in frame_times(seconds, settings)]
     pictures, size = np.empty(frames_shape(settings), np.uint8), settings.frame_size
-    try:
-        for i, frame in enumerate(_nearest_frames(container, stream, times, reach / tick)):
-            square = _scaler.reformat(frame, size, size, format="rgb24", interpolation=Interpolation.AREA).to_ndarray()
-            pictures[i] = _upright(square, frame)
-    except _Damaged:
-        bad, count = _count_damaged(container, stream, times[0], times[-1])
-        raise BadClip(f"damaged: the decoder reports errors in {bad} of {count} frames ({bad / count:.0%})") from None
+    for seek in (True, False):
+        try:
+            for i, frame in enumerate(_nearest_frames(container, stream, times, reach / tick, seek)):
+                square = _scaler.reformat(frame, size, size, format="rgb24", interpolation=Interpolation.AREA)
+                pictures[i] = _upright(square.to_ndarray(), frame)
+            break
+        except _Undecoded as error:
+            if seek:  # some streams have key frames from which the picture only begins to be refreshed: read on to them
+                continue
+            bad, count = _count_damaged(container, stream, times[0], times[-1])
+            if not bad:
+                raise BadClip(str(error)) from None
+            raise BadClip(
+                f"damaged: the decoder reports errors in {bad} of {count} frames ({bad / count:.0%})"
+            ) from None
     return pictures, (stop if end is None else min(end, stop)) - begin
 
 
@@ -96,28 +107,29 @@ def frame_times(seconds: float, settings: Prepare) -> list[float]:
 
 
 def _nearest_frames(
-    container: InputContainer, stream: VideoStream, times: list[float], reach: float
+    container: InputContainer, stream: VideoStream, times: list[float], reach: float, seek: bool
 ) -> Iterator[av.VideoFrame]:
     """The frame nearest to each of the ascending times; these, and `reach`, are in ticks of the stream.
 
     Packets are read from key frame to key frame. Only where a frame is wanted are they decoded, up to that frame, and
     without those that no other frame refers to.
     """
-    groups, sought = _groups_from(container, stream, times[0]), times[0]
-    group = next(groups, None)
+    groups, sought = _groups_from(container, stream, times[0] if seek else -math.inf), times[0]
+    before, group = [], next(groups, None)
     if group is None:
         raise BadClip("no frames")
+    near = float(STANDS_IN / stream.time_base)
     while times:
-        if sought != times[0] and (times[0] - packet_time(group[0])) * stream.time_base > SEEK_BEYOND:
+        if seek and sought != times[0] and (times[0] - packet_time(group[0])) * stream.time_base > SEEK_BEYOND:
             groups, sought = _groups_from(container, stream, times[0]), times[0]
-            group = next(groups, group)
+            before, group = [], next(groups, group)
         following = next(groups, None)
         if following is None:
             last = max(map(packet_time, group))
             if times[-1] - last > reach:
                 ends = last * float(stream.time_base) - clock_zero(container)
                 raise BadClip(f"too short: video ends at {ends:.1f} s")
-            yield from _decode(stream.codec_context, group, times)
+            yield from _decode(stream.codec_context, before, group, times, near)
             return
         # Frames behind a key frame in the file may be shown before it, and refer to the group before it.
         key = packet_time(following[0])
@@ -125,20 +137,20 @@ def _nearest_frames(
         group += following[: ahead + 1]
         halfway = (max((time for time in map(packet_time, group) if time < key), default=key) + key) / 2
         wanted = [time for time in times if time <= halfway]
-        yield from _decode(stream.codec_context, group, wanted)
+        yield from _decode(stream.codec_context, before, group, wanted, near)
         times = times[len(wanted) :]
-        group = following
+        before, group = group, following
 
 
 def _groups_from(container: InputContainer, stream: VideoStream, time: float) -> Iterator[list[av.Packet]]:
     """The groups of packets from the one on in which this time lies, or from the first."""
     margin, beginning = KEY_MARGIN, stream.start_time or 0
     while True:
-        sought = int(time - margin / stream.time_base)
+        sought = time - margin / stream.time_base
         if sought <= beginning:
             rewind(container, stream)
             return _groups(container, stream)
-        container.seek(sought, stream=stream)
+        container.seek(int(sought), stream=stream)
         groups = _groups(container, stream)
         group = next(groups, None)
         if group and packet_time(group[0]) <= time:
@@ -159,57 +171,68 @@ def _groups(container: InputContainer, stream: VideoStream) -> Iterator[list[av.
         yield group
 
 
-def _decode(context: VideoCodecContext, group: list[av.Packet], wanted: list[float]) -> list[av.VideoFrame]:
+def _decode(
+    context: VideoCodecContext, before: list[av.Packet], group: list[av.Packet], wanted: list[float], near: float
+) -> list[av.VideoFrame]:
     """The frame nearest to each of the wanted times, of those in the group, which begins with a key frame.
 
-    Raises _Damaged if the decoder reports an error up to the last of them: whatever follows it in a group refers to it.
+    `before` is the group before it, or nothing. Raises _Undecoded if the decoder gives none, or reports errors on the
+    way to one, as what follows in the group may refer to what they spoiled, and no frame before them is as `near`.
     """
     if not wanted:
         return []
     times = [packet_time(packet) for packet in group]
-    visible = [packet_time(packet) for packet in group if not packet.is_discard]  # an edit may cut some
-    visible = sorted(time for time in visible if time >= times[0])
+    visible = sorted(packet_time(packet) for packet in group if not packet.is_discard)  # an edit may cut some
+    visible = [time for time in visible if time >= times[0]]
     if not visible:
-        raise BadClip("no frames")
+        raise _Undecoded("no frames")
     nearest = [min(visible, key=lambda time: abs(time - moment)) for moment in wanted]
-    if group[0].pts is not None:  # else the times are those of decoding, and not the frames'
-        group = group[: max(times.index(time) for time in nearest) + 1]
-    found, damaged = _decode_packets(context, group, wanted, set(nearest))
-    # A decoder that passes over more than it should, and finds fault with what is left.
-    if damaged or [frame and frame.pts for frame in found] != nearest:
-        found, damaged = _decode_packets(context, group, wanted, None)
-    if damaged:
-        raise _Damaged
+    packets = group[: max(times.index(time) for time in nearest) + 1]
+    found, sound = _decode_packets(context, packets, 0, wanted, set(nearest))
+    if sound < len(packets) or [frame and frame.pts for frame in found] != nearest:
+        # A decoder that passes over more than it should, and may find fault with what is left.
+        found, sound = _decode_packets(context, packets, 0, wanted, None)
+    if before and (sound < len(packets) or [frame and frame.pts for frame in found] != nearest):
+        # A key frame from which the picture only begins to be refreshed.
+        found, sound = _decode_packets(context, before + packets, len(before), wanted, None)
+    if sound < len(packets):
+        found, _ = _decode_packets(context, packets[:sound], 0, wanted, None) if sound else ([None], 0)
+        if not all(frame and abs(frame.pts - time) <= near for frame, time in zip(found, wanted, strict=True)):
+            raise _Undecoded("damaged: the decoder reports errors")
     if None in found:
-        raise BadClip("no frames")
+        raise _Undecoded("no frames")
     return found
 
 
 def _decode_packets(
-    context: VideoCodecContext, packets: list[av.Packet], wanted: list[float], needed: set[int] | None
-) -> tuple[list[av.VideoFrame | None], bool]:
-    """The decoded frame nearest to each of the wanted times, and whether there were errors on the way.
+    context: VideoCodecContext, packets: list[av.Packet], first: int, wanted: list[float], needed: set[int] | None
+) -> tuple[list[av.VideoFrame | None], int]:
+    """The decoded frame nearest to each of the wanted times, and how many packets were sound until one was not.
 
-    `needed` None: all packets are.
+    The packets before the `first` only prepare the decoder, and do not count. `needed` None: all frames are.
     """
     found: list[av.VideoFrame | None] = [None] * len(wanted)
-    key, damaged = packet_time(packets[0]), False
-    for packet in (*packets, None):
+    counted = packets[first:]
+    places = {packet_time(packet): i for i, packet in enumerate(counted)}
+    key, sound = packet_time(counted[0]), len(counted)
+    for i, packet in enumerate((*packets, None)):
         if packet:
             all_of_it = needed is None or packet_time(packet) in needed
             context.skip_frame = "DEFAULT" if all_of_it else "NONREF"
         frames, error = _frames_of(context, packet)
-        # What is shown before the key frame refers to what is not decoded here, and nothing behind refers to it.
-        damaged |= error and (packet is None or packet_time(packet) >= key)
+        # What is shown before the key frame may refer to what was not decoded, and nothing behind refers to it.
+        if error and i >= first and (packet is None or packet_time(packet) >= key):
+            sound = min(sound, i - first)
         for frame in frames:
             if frame.pts is None:
                 raise BadClip("no time stamps")
-            damaged |= frame.is_corrupt and frame.pts >= key
-            for i, time in enumerate(wanted):
-                if found[i] is None or abs(frame.pts - time) < abs(found[i].pts - time):
-                    found[i] = frame
+            if frame.is_corrupt and frame.pts >= key:
+                sound = min(sound, places.get(frame.pts, len(counted) - 1))
+            for j, time in enumerate(wanted):
+                if found[j] is None or abs(frame.pts - time) < abs(found[j].pts - time):
+                    found[j] = frame
     context.flush_buffers()
-    return found, damaged
+    return found, sound
 
 
 def _frames_of(context: VideoCodecContext, packet: av.Packet | None) -> tuple[list[av.VideoFrame], bool]:
@@ -232,4 +255,4 @@ def _count_damaged(container: InputContainer, stream: VideoStream, first: float,
         frames, error = _frames_of(context, packet)
         bad += sum(frame.is_corrupt for frame in frames) or error
         count += max(len(frames), int(error))
-    return max(bad, 1), max(count, 1)
+    return bad, count
