@@ -17,7 +17,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.format import Flags
 
-from raygap.data.media.files import SEEK_BEYOND, BadClip, open_media, rewind
+from raygap.data.media.files import SEEK_BEYOND, BadClip, clock_zero, open_media, rewind
 from raygap.data.media.waveform import Piece, joined, usable
 
 SOUND_FILES = (".wav", ".flac", ".ogg")
@@ -104,7 +104,7 @@ def _hear_track(
     if stream.codec_context is None:
         raise BadClip("unreadable: sound in a codec that FFmpeg does not know")
     stream.codec_context.thread_count = 1
-    zero = (container.start_time or 0) / av.time_base
+    zero = clock_zero(container)
     track = _read_track(container, stream, start, end, zero)
     if not track.pieces:
         raise BadClip("too short: no sound" if start == 0 else f"too short: no sound after {start:g} s")
