@@ -12,8 +12,9 @@ import pytest
 from raygap.data.store import written_once
 from raygap.locks import _told
 from raygap.patience import patiently
+from raygap.search.journal import open_storage
 from raygap.search.plan import locked
-from raygap.search.study import STUDY, open_storage
+from raygap.search.study import STUDY
 from raygap.training.trunk import _take_turn
 
 

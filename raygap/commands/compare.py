@@ -29,20 +29,21 @@ from raygap.commands.options import (
     preparation_bar,
     reader_options,
     roots_by_dataset,
-    user_errors,
 )
 from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.data.store import Store, store_key
+from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.schema import parse_assignments
 from raygap.search.comparison import Comparison, compare, read_comparison, write_comparison
+from raygap.search.journal import mend_journal
 from raygap.search.plan import locked, make_folder
 from raygap.search.ray_start import use_cluster, which_ray
 from raygap.search.shared import Swept, find_shared, print_shared
 from raygap.search.space import SEARCHABLE, SearchSpace
-from raygap.search.study import check_resumed, mend_journal
+from raygap.search.study import check_resumed
 from raygap.search.sweep import plan_placement
 from raygap.tracking.comparison_table import legend, narrow, table
 from raygap.tracking.run_folder import COMPARISON, JOURNAL

@@ -33,13 +33,13 @@ from raygap.commands.options import (
     find_source,
     preparation_bar,
     reader_options,
-    user_errors,
 )
 from raygap.data.clips import ReaderOptions
 from raygap.data.predictions import MODALITIES, READOUTS, Predictions, read_predictions
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.data.store import Store
+from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.imbalance.gap import GapScore
 from raygap.search.plan import read_plan

@@ -16,8 +16,9 @@ import typer
 from joblib import cpu_count
 from rich.console import Console
 
-from raygap.commands.options import preparation_bar, user_errors
+from raygap.commands.options import preparation_bar
 from raygap.data.tables import table_writer
+from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.tracking.report.run import best_checkpoint
 from raygap.training.inference import Classifier, answer_columns, answer_row, answers, read_correction, read_media

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from raygap.cluster.preflight import check_cluster
-from raygap.commands.options import Address, Cache, user_errors
+from raygap.commands.options import Address, Cache
 from raygap.data.prepare import default_cache
+from raygap.ending import user_errors
 from raygap.search.ray_start import use_cluster, which_ray
 from raygap.storage import split_storage
 

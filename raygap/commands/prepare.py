@@ -22,7 +22,6 @@ from raygap.commands.options import (
     find_source,
     preparation_bar,
     reader_options,
-    user_errors,
 )
 from raygap.commands.remarks import on_silence, print_remarks
 from raygap.data.clips import SPLITS
@@ -31,6 +30,7 @@ from raygap.data.prepare import default_cache, prepare
 from raygap.data.prepared import note_source
 from raygap.data.readers import READERS, read_clips
 from raygap.data.store import QUARANTINED, Store
+from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.schema import from_mapping, parse_assignments
 from raygap.search.space import load_space

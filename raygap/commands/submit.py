@@ -36,7 +36,7 @@ from raygap.cluster.submission import (
     stop,
     submit,
 )
-from raygap.commands.options import user_errors
+from raygap.ending import user_errors
 from raygap.errors import UserError, first_line
 from raygap.private import without_passwords
 from raygap.storage import split_storage

@@ -32,23 +32,24 @@ from raygap.commands.options import (
     preparation_bar,
     reader_options,
     roots_by_dataset,
-    user_errors,
 )
 from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
 from raygap.data.clips import ClipList
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.data.store import Store, store_key
+from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.schema import parse_assignments, to_mapping
 from raygap.search.job import Outcome, judged_on, run_sweep
+from raygap.search.journal import mend_journal
 from raygap.search.kept import check_storage, fetch_run
 from raygap.search.placement import in_words
 from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
 from raygap.search.ray_start import use_cluster, which_ray
 from raygap.search.shared import SHARED, Swept, find_shared, print_shared
 from raygap.search.space import SEARCHABLE, SearchSpace
-from raygap.search.study import check_resumed, mend_journal
+from raygap.search.study import check_resumed
 from raygap.search.sweep import plan_placement
 from raygap.storage import Storage, split_storage
 from raygap.tracking.run_folder import BEST, JOURNAL, PLAN, REPORT, TRIALS

@@ -21,7 +21,10 @@ def speak_anywhere() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="raygap")
-    called = Path(sys.argv[0]).resolve().parent.name == "launch"  # else this is another's process, such as a test's
+    program = Path(sys.argv[0]).resolve()
+    called = (
+        program.parent.name == "launch" or program.name == "raygap"
+    )  # else this is another's process, such as a test's
     if called and sys.getfilesystemencoding() != "utf-8":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, sys.orig_argv)

@@ -27,13 +27,13 @@ from raygap.commands.options import (
     find_source,
     preparation_bar,
     reader_options,
-    user_errors,
 )
 from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
 from raygap.config import flatten, load_yaml
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.data.store import Store
+from raygap.ending import user_errors
 from raygap.methods import find_method
 from raygap.schema import from_mapping, parse_assignments
 from raygap.search.placement import place

@@ -15,10 +15,11 @@ from rich.console import Console
 from raygap.config import TrialConfig
 from raygap.errors import UserError
 from raygap.schema import acting, from_mapping, to_mapping
+from raygap.search.journal import open_storage
 from raygap.search.placement import place
 from raygap.search.plan import Plan
 from raygap.search.ray_start import start_ray
-from raygap.search.study import METRIC, STUDY, open_storage
+from raygap.search.study import METRIC, STUDY
 from raygap.search.sweep import shared_warmups
 from raygap.search.training import Training
 from raygap.search.trainings import run_trainings

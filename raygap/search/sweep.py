@@ -14,20 +14,15 @@ from raygap.config import TrialConfig
 from raygap.data.local_store import keep_store
 from raygap.data.store import Store
 from raygap.patience import patiently
+from raygap.search.journal import open_storage
 from raygap.search.kept import KeepJournal, drop_unknown_trials
 from raygap.search.placement import RETRIES, CountTriesAnew, Placement, fit, needs_gpus, place, refusal_named
 from raygap.search.plan import Plan
 from raygap.search.ray_start import start_ray
 from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace
-from raygap.search.study import (
-    FINISHED,
-    TRIAL_NUMBER,
-    StudySearch,
-    check_store,
-    open_storage,
-    suggested_config,
-)
+from raygap.search.study import FINISHED, TRIAL_NUMBER, check_store, suggested_config
+from raygap.search.suggestions import StudySearch
 from raygap.search.together import DRIVER, GiveBack, run_trial
 from raygap.search.trial import SweepTrial
 from raygap.storage import Copies, Storage

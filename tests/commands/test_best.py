@@ -16,7 +16,8 @@ from stores import SMALL
 from typer.testing import CliRunner
 
 from raygap.schema import from_mapping, to_mapping
-from raygap.search.study import STUDY, open_storage
+from raygap.search.journal import open_storage
+from raygap.search.study import STUDY
 from raygap.tracking.run_folder import BEST, COMPARISON, JOURNAL, PLAN, trial_folder
 from raygap.training.run import write_table
 

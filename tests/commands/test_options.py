@@ -6,6 +6,7 @@ from rich.console import Console
 
 from raygap.commands import options as cli
 from raygap.commands.options import preparation_bar
+from raygap.ending import user_errors
 
 
 def test_without_a_terminal_progress_is_a_plain_line_now_and_then(monkeypatch):
@@ -35,7 +36,7 @@ def test_sigterm_ends_a_command_as_ctrl_c_does():
     before = signal.getsignal(signal.SIGTERM)
     stopped = []
 
-    @cli.user_errors()
+    @user_errors()
     def command():
         try:
             signal.raise_signal(signal.SIGTERM)

@@ -12,18 +12,10 @@ from ray import tune
 
 from raygap.errors import UserError
 from raygap.schema import from_mapping, to_mapping
+from raygap.search.journal import mend_journal, open_storage
 from raygap.search.scheduler import make_scheduler
-from raygap.search.study import (
-    METRIC,
-    TRIAL_NUMBER,
-    StudySearch,
-    check_resumed,
-    check_store,
-    finished_trials,
-    mend_journal,
-    open_storage,
-    suggested_config,
-)
+from raygap.search.study import METRIC, TRIAL_NUMBER, check_resumed, check_store, finished_trials, suggested_config
+from raygap.search.suggestions import StudySearch
 from raygap.tracking.run_folder import JOURNAL, trial_folder
 
 SPACE = {"loss.focus": tune.uniform(0, 5), "warmup.epochs": tune.randint(1, 4)}
@@ -96,7 +88,7 @@ def test_a_resumed_sweep_goes_on_with_the_trials_that_were_running(tmp_path: Pat
 
 def test_seconds_of_all_processes_and_sweeps_of_a_trial_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("raygap.search.study.time.monotonic", lambda: now)
+    monkeypatch.setattr("raygap.search.suggestions.time.monotonic", lambda: now)
     first = search(tmp_path / "journal")
     first.suggest("a")
     report(first, "a", range(1, 4))
