@@ -139,8 +139,11 @@ def test_too_many_bad_clips_stop_before_any_trial_and_few_are_named(here: Path) 
     assert refused.exit_code == 0, refused.output  # 5 % may be bad
     assert "quarantined: low-train-0" in refused.output
     (folder / "low-train-1.mp4").write_bytes(b"")
-    line = refusal(call("sweep", "--dataset", "manifest", "--root", folder, *TINY))
-    assert "2 of 20 clips cannot be used" in line
+    refused = call("sweep", "--dataset", "manifest", "--root", folder, *TINY)
+    assert refused.exit_code == 2
+    line, reason = refused.stderr.splitlines()
+    assert line.startswith("error: 2 of 20 clips cannot be used")
+    assert reason.endswith("2 unreadable: the file is empty: low-train-0.mp4, low-train-1.mp4")
     assert no_trial_started(here)
 
 

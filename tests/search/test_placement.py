@@ -86,7 +86,7 @@ def test_what_the_searches_asked_for_places_their_shared_candidates_too(
 ) -> None:
     ran: dict[str, Placement] = {}
 
-    def run(trainings: dict, placement: Placement) -> tuple[dict, dict]:
+    def run(trainings: dict, placement: Placement, report: object) -> tuple[dict, dict]:
         ran.update({name: placement for _, name in trainings})
         return {}, dict.fromkeys(trainings, "not run")
 

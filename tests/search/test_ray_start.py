@@ -1,10 +1,12 @@
 """Which Ray is used, and what is said where none answers; one sweep on a Ray of its own, ended from outside."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -105,8 +107,10 @@ def test_an_affinity_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_too_long_for_sockets_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("RAY_TMPDIR", "/short")
-    assert _ray_folder() == str(tmp_path / f"raygap-{os.getuid()}" / "ray")
+    short = Path(tempfile.mkdtemp(dir="/tmp"))
+    monkeypatch.setenv("RAY_TMPDIR", str(short))
+    assert _ray_folder() == f"{short}/raygap-{os.getuid()}/ray"
+    shutil.rmtree(short)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 20)))
     assert _ray_folder() == f"/tmp/raygap-{os.getuid()}/ray"
     assert "RAY_TMPDIR" in caplog.text

@@ -200,6 +200,7 @@ def test_a_correction_belongs_to_the_network_it_was_fitted_to(trained: Trained, 
         ("video,start\na.mp4,soon\n", "line 2: start 'soon' is not a time"),
         ("video,start,end\na.mp4,2,1\n", "line 2: end 1 is not after start 2"),
         ("video,audio,id\na.mp4,,x\n,,y\n", "line 3: neither video nor audio is given"),
+        ("video,id\na, b.mp4,x\n", "line 2: 3 fields, the header has 2; quote a value with a comma"),
     ],
 )
 def test_bad_lists_are_refused_with_their_line(text: str, message: str, tmp_path: Path) -> None:
