@@ -54,11 +54,12 @@ from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.schema import from_mapping
 from raygap.search import sweep
+from raygap.search.journal import open_storage
 from raygap.search.placement import Placement, trial_resources
 from raygap.search.plan import Plan, make_folder, write_plan
 from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace, load_space
-from raygap.search.study import METRIC, STUDY, open_storage
+from raygap.search.study import METRIC, STUDY
 from raygap.search.together import DRIVER, run_trial
 from raygap.search.trial import SweepTrial
 from raygap.tracking.run_folder import JOURNAL

@@ -279,7 +279,7 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping, safely; "-" is standard input. Raises UserError if it is missing, not YAML or no mapping."""
     try:
-        content = yaml.safe_load(sys.stdin.read() if str(path) == "-" else path.read_text())
+        content = yaml.safe_load(sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:

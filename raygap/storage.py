@@ -9,13 +9,14 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit, urlunsplit
+from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 
 from raygap.errors import UserError
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs")
+"""Kinds of storage that pyarrow opens."""
 OPTIONS = {
     *("region", "scheme", "endpoint_override", "allow_bucket_creation", "retry_limit_seconds"),
     *("force_virtual_addressing", "tls_ca_file_path", "project_id", "enable_tls", "blob_storage_authority"),
@@ -23,7 +24,6 @@ OPTIONS = {
     *("replication", "buffer_size", "default_block_size"),
 }
 """Of pyarrow's file systems, without those that hold secrets: the URI is written to run folders and shown."""
-"""Kinds of storage that pyarrow opens."""
 
 
 @dataclass(frozen=True)
@@ -115,15 +115,27 @@ def split_storage(given: str | None) -> tuple[Path | None, Storage | None]:
         return Path(given).expanduser(), None
     if url.scheme == "file":
         return Path(url.path), None
+    secret = _holds_secret(given)
     unknown = parse_qs(url.query).keys() - OPTIONS
-    if url.password or unknown:
-        what = "holds a secret" if url.password else f"{min(unknown)}= is no option that may stand there"
+    if secret or unknown:
+        what = "holds a secret" if secret else f"{min(unknown)}= is no option that may stand there"
         raise UserError(
             f"--storage {url.scheme}://...: {what}; secrets belong into the environment (AWS_SECRET_ACCESS_KEY)"
         )
     if url.scheme not in SCHEMES or not url.netloc:
-        raise UserError(f"--storage {given}: not understood; give a folder, or {'://, '.join(SCHEMES)}://")
+        shown = given if "@" not in given else f"{url.scheme}:..."
+        raise UserError(f"--storage {shown}: not understood; give a folder, or {'://, '.join(SCHEMES)}://")
     return None, Storage(given)
+
+
+def _holds_secret(uri: str) -> bool:
+    """Whether somebody's name and key stand before an @ in it; the key may hold a / or ? or #, which end that part."""
+    url = urlsplit(uri)
+    place = unquote(url.netloc)
+    options = parse_qs(url.query).items()
+    in_options = any("@" in value for name, values in options if name in OPTIONS for value in values)
+    named = "@" in place and url.scheme in ("s3", "gs", "gcs")  # in others it is the container that stands there
+    return in_options or named or (":" in place and ("@" in unquote(uri) or not place.rpartition(":")[2].isdigit()))
 
 
 @lru_cache(maxsize=64)

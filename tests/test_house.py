@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "raygap"
-GROUND = {"bytecode", "config", "errors", "lazy", "patience", "plugins", "provenance", "rng", "storage", "workers"}
+GROUND = {"bytecode", "config", "ending", "errors", "lazy", "locks", "pace", "patience", "plugins", "private"}
+GROUND |= {"provenance", "rng", "storage", "workers"}
 """Single files that every room may stand on."""
 BELOW = {
     "imbalance": set(),

@@ -27,6 +27,10 @@ export RAY_AUTH_TOKEN_PATH="$HOME/.ray/token-$SLURM_JOB_ID"
 (umask 077 && mkdir -p ~/.ray && python -c 'import secrets; print(secrets.token_hex(32))' > "$RAY_AUTH_TOKEN_PATH")
 trap 'rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
 
+# Ray opens its files to every user of a machine: on each node they lie in a folder that is open to you alone.
+export RAY_TMPDIR="/tmp/raygap-$UID"
+srun bash -c 'mkdir -p -m 700 "$RAY_TMPDIR" && [ ! -L "$RAY_TMPDIR" ] && chmod 700 "$RAY_TMPDIR"'
+
 # A fast disk of each node's own, where it keeps its copy of the store.
 export RAYGAP_LOCAL="${TMPDIR:-/tmp}/raygap"
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300

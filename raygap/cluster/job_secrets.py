@@ -14,7 +14,7 @@ import sys
 from ray._raylet import GcsClient
 from ray.job_submission import JobSubmissionClient
 
-from raygap.commands.options import user_errors
+from raygap.ending import user_errors
 from raygap.errors import UserError
 
 

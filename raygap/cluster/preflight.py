@@ -20,9 +20,12 @@ from ray.util.state import list_nodes
 
 import raygap
 from raygap.errors import UserError, first_line
+from raygap.private import without_passwords
 from raygap.search.kept import check_storage
-from raygap.search.placement import start_ray
+from raygap.search.lent_keys import borrow_keys, lend_keys
+from raygap.search.ray_start import start_ray
 from raygap.storage import Storage
+from raygap.tracking.wandb.callback import asked_mode
 from raygap.tracking.wandb.process import logged_in
 
 PATIENCE = 180.0
@@ -45,6 +48,8 @@ def check_cluster(folders: dict[str, Path], storage: Storage | None, roots: list
     All nodes must share `folders`, and be able to write the object store `storage`, if it is given.
     """
     start_ray()
+    if storage:
+        lend_keys()
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
     markers = {name: _leave_marker(folder) for name, folder in folders.items()}
     writable = {name: marker for name, marker in markers.items() if isinstance(marker, Path)}
@@ -114,6 +119,7 @@ def _look(markers: list[str], node: str, storage: Storage | None) -> dict[str, A
             folders[name] = f"cannot be written ({error.strerror})"
     kept = ""
     if storage:
+        borrow_keys()
         try:
             check_storage(storage.at(f".preflight-{node}"), new=True)
         except UserError as error:
@@ -218,9 +224,14 @@ def _kept(uri: str, problems: dict[str, str]) -> Check:
 
 def weights_and_biases() -> Check:
     """Whether runs can be logged from this machine; a sweep that logs offline needs nothing."""
-    if (mode := os.environ.get("WANDB_MODE", "online")) != "online":
-        return Check(True, f"W&B: WANDB_MODE={mode}; nothing is sent")
+    try:
+        mode = asked_mode(None)
+    except UserError as error:
+        return Check(False, f"W&B: {error}")
+    if mode in ("offline", "disabled"):
+        return Check(True, f"W&B: {mode}, as WANDB_MODE or WANDB_DISABLED says; nothing is sent")
     server = os.environ.get("WANDB_BASE_URL", wandb.Settings().base_url).rstrip("/")
+    called = without_passwords(server)
     try:
         if not logged_in(server):
             return Check(True, "W&B: no key here, so runs are logged offline, into the run folder")
@@ -234,8 +245,8 @@ def weights_and_biases() -> Check:
         viewer = answer.json()["data"]["viewer"]["username"]
     except requests.ConnectionError as error:
         return Check(
-            False, f"W&B: {server} cannot be reached ({type(error).__name__}); WANDB_MODE=offline needs nothing"
+            False, f"W&B: {called} cannot be reached ({type(error).__name__}); WANDB_MODE=offline needs nothing"
         )
     except (requests.RequestException, wandb.errors.AuthenticationError, LookupError, TypeError) as error:
-        return Check(False, f"W&B: {server} does not take the key ({first_line(error)})")
-    return Check(True, f"W&B: {server} takes the key of {viewer}")
+        return Check(False, f"W&B: {called} does not take the key ({without_passwords(first_line(error))})")
+    return Check(True, f"W&B: {called} takes the key of {viewer}")

@@ -101,7 +101,9 @@ def _ray_version(client: JobSubmissionClient) -> str:
 def check_uv(client: JobSubmissionClient, lock: Path) -> None:
     """Raise UserError if no environment made from this uv.lock can work on the cluster: its jobs would never start."""
     locked = next(
-        package["version"] for package in tomllib.loads(lock.read_text())["package"] if package["name"] == "ray"
+        package["version"]
+        for package in tomllib.loads(lock.read_text(encoding="utf-8"))["package"]
+        if package["name"] == "ray"
     )
     if (version := _ray_version(client)) != locked:
         raise UserError(

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 import yaml
 
-from raygap.commands.options import user_errors
+from raygap.ending import user_errors
 from raygap.schema import to_mapping
 from raygap.tracking.best_sources import find_best
 from raygap.tracking.wandb.layout import VALUE

@@ -5,6 +5,7 @@ python launch/compare.py --dataset cremad,ave --root cremad=/data/CREMA-D --root
 python launch/compare.py --resume runs/compare-demo-20260101-120000
 """
 
+import shlex
 import sys
 from dataclasses import replace
 from datetime import datetime
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raygap.commands.options import (
+    Address,
     Cache,
     KeepOverlap,
     Splits,
@@ -27,19 +29,21 @@ from raygap.commands.options import (
     preparation_bar,
     reader_options,
     roots_by_dataset,
-    user_errors,
 )
 from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.data.store import Store, store_key
+from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.schema import parse_assignments
 from raygap.search.comparison import Comparison, compare, read_comparison, write_comparison
+from raygap.search.journal import mend_journal
 from raygap.search.plan import locked, make_folder
+from raygap.search.ray_start import use_cluster, which_ray
 from raygap.search.shared import Swept, find_shared, print_shared
 from raygap.search.space import SEARCHABLE, SearchSpace
-from raygap.search.study import check_resumed, mend_journal
+from raygap.search.study import check_resumed
 from raygap.search.sweep import plan_placement
 from raygap.tracking.comparison_table import legend, narrow, table
 from raygap.tracking.run_folder import COMPARISON, JOURNAL
@@ -79,6 +83,7 @@ def main(
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Trials at a time.", show_default="one a GPU or CPU")
     ] = None,
+    address: Address = None,
     out: Annotated[Path | None, typer.Option(help="Its folder.", show_default="runs/compare-<dataset>-<time>")] = None,
     resume: Annotated[
         Path | None,
@@ -134,7 +139,9 @@ def main(
                 raise UserError(f"--set {field}: cannot be fixed here; {why}")
         folder = out or Path("runs") / f"compare-{'-'.join(names)}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
         if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder}: is not empty; go on with --resume {folder}, or choose another --out")
+            raise UserError(
+                f"{folder}: is not empty; go on with --resume {shlex.quote(str(folder))}, or choose another --out"
+            )
         roots = roots_by_dataset(list(names), root)
         options = reader_options(splits, val, keep_overlap)
         sources = {name: find_source(name, path, options, cache) for name, path in roots.items()}
@@ -155,11 +162,13 @@ def main(
         }
     check_shared(shared, len(comparisons))
     check_login(wandb)
+    use_cluster(address)
+    print(f"comparing {which_ray()}")
     comparisons = {place: replace(comparison, **settings) for place, comparison in comparisons.items()}
     try:
         complete = _compare_all(console, comparisons, folder, shared)
     except KeyboardInterrupt:
-        print(f"stopped; go on with: python launch/compare.py --resume {folder}")
+        print(f"stopped; go on with: python launch/compare.py --resume {shlex.quote(str(folder))}")
         raise
     if not complete:
         sys.exit(1)

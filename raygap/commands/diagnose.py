@@ -33,13 +33,13 @@ from raygap.commands.options import (
     find_source,
     preparation_bar,
     reader_options,
-    user_errors,
 )
 from raygap.data.clips import ReaderOptions
 from raygap.data.predictions import MODALITIES, READOUTS, Predictions, read_predictions
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.data.store import Store
+from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.imbalance.gap import GapScore
 from raygap.search.plan import read_plan
@@ -49,7 +49,7 @@ from raygap.tracking.diagnosis.page import BALANCED, PAGE
 from raygap.tracking.diagnosis.verdict import advice, verdict
 from raygap.tracking.report.run import best_checkpoint
 from raygap.tracking.run_folder import PLAN
-from raygap.training.inference import store_predictions, trained_config, write_correction
+from raygap.training.inference import fingerprint, store_predictions, trained_config, write_correction
 
 
 @user_errors()
@@ -85,7 +85,7 @@ def main(
 ) -> None:
     """Look into a trained model: gap, contributions, decision layer, calibration, and what to try."""
     console = Console()
-    store, method, metrics, seed = None, "", None, 0
+    store, method, metrics, seed, network = None, "", None, 0, None
     if source.is_dir() or source.suffix == ".pt":
         best = best_checkpoint(source) if source.is_dir() else source
         config = trained_config(best)
@@ -106,7 +106,7 @@ def main(
             config.seed,
             score or config.gap.score,
         )
-        folder = out or best.parent / "diagnosis"
+        folder, network = out or best.parent / "diagnosis", fingerprint(best)
     else:
         predictions = read_predictions(source, values)
         split = split or ("val" if predictions.splits is not None else None)
@@ -125,7 +125,7 @@ def main(
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_diagnosis(diagnosis, folder, store)
-            saved = _save_corrections(diagnosis, predictions, folder)
+            saved = _save_corrections(diagnosis, predictions, folder, network)
         except OSError as error:
             raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
     _print(console, diagnosis)
@@ -148,12 +148,12 @@ def _data_set(
     raise UserError(f"{best}: lies in no sweep that would name its data; give --dataset and --root")
 
 
-def _save_corrections(diagnosis: Diagnosis, predictions: Predictions, folder: Path) -> list[Path]:
+def _save_corrections(diagnosis: Diagnosis, predictions: Predictions, folder: Path, network: str | None) -> list[Path]:
     saved = []
     for found in diagnosis.corrections:
         path = folder / f"correction-{found.correction.name}.json"
         about = f"{diagnosis.source}, fitted to {diagnosis.fitted_on}"
-        write_correction(found.correction, predictions.class_names, about, path)
+        write_correction(found.correction, predictions.class_names, about, path, network)
         saved.append(path)
     return saved
 

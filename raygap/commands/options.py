@@ -1,7 +1,5 @@
 """What the commands in launch/ share."""
 
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +48,14 @@ CpusPerWorker = Annotated[
 GpusPerWorker = Annotated[
     float | None,
     typer.Option("--gpus-per-worker", min=0, help="GPUs of each, or a part of one.", show_default="1, or a share"),
+]
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray cluster to work on: HOST:PORT of its head, or auto, the one on this machine.",
+        show_default="RAY_ADDRESS, else a Ray of its own",
+    ),
 ]
 
 
@@ -103,25 +109,6 @@ def roots_by_dataset(datasets: list[str], given: list[str] | None) -> dict[str, 
             )
         roots[name] = str(Path(folder).resolve())
     return roots
-
-
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """Print a UserError as one line on stderr and exit with code 2; exit with 130, as shells do, after Ctrl-C.
-
-    A context manager, and so a decorator too.
-    """
-    try:
-        yield
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except BrokenPipeError:  # what reads our output has had enough, as head has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None  # as shells say it of SIGPIPE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 LINE_EVERY = 30.0

@@ -8,16 +8,17 @@ one modality is missing or cannot be decoded the other one's read-out answers, a
 without either has its reason in its row.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from joblib import cpu_count
 from rich.console import Console
 
-from raygap.commands.options import preparation_bar, user_errors
+from raygap.commands.options import preparation_bar
 from raygap.data.tables import table_writer
+from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.tracking.report.run import best_checkpoint
 from raygap.training.inference import Classifier, answer_columns, answer_row, answers, read_correction, read_media
@@ -41,7 +42,11 @@ def main(
     if out and out.suffix not in (".csv", ".parquet"):
         raise UserError(f"--out {out}: unknown kind of file; end it in .csv or .parquet")
     classifier = Classifier.load(best_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint)
-    corrected = read_correction(correction, classifier.class_names) if correction else None
+    corrected, known = read_correction(correction, classifier) if correction else (None, True)
+    if not known:
+        print(
+            f"{correction}: fitted to a file of predictions; make sure that they were this network's", file=sys.stderr
+        )
     clips = read_media(media)
     columns = answer_columns(classifier.class_names)
     unusable = 0
@@ -49,7 +54,7 @@ def main(
         for answer in answers(
             classifier,
             clips,
-            workers=workers or len(os.sched_getaffinity(0)),
+            workers=workers or cpu_count(),
             correction=corrected,
             progress=progress if out else None,
         ):

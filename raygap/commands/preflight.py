@@ -1,6 +1,6 @@
 """Check a Ray cluster before hours are spent on it: a line for each thing a sweep depends on, exit 1 if one fails.
 
-RAY_ADDRESS=auto python launch/preflight.py --storage /shared/raygap
+python launch/preflight.py --address auto --storage /shared/raygap
 """
 
 import sys
@@ -10,8 +10,10 @@ from typing import Annotated
 import typer
 
 from raygap.cluster.preflight import check_cluster
-from raygap.commands.options import Cache, user_errors
+from raygap.commands.options import Address, Cache
 from raygap.data.prepare import default_cache
+from raygap.ending import user_errors
+from raygap.search.ray_start import use_cluster, which_ray
 from raygap.storage import split_storage
 
 
@@ -20,6 +22,7 @@ def main(
     storage: Annotated[
         str, typer.Option(help="Folder that will hold the runs, which all nodes must share, or an object store.")
     ],
+    address: Address = None,
     cache: Cache = None,
     root: Annotated[
         list[Path] | None, typer.Option(help="Folder of the data set, or a manifest CSV; may be repeated.")
@@ -28,6 +31,8 @@ def main(
     """Check a Ray cluster before hours are spent on it."""
     folder, kept_at = split_storage(storage)
     folders = {"storage": folder, "cache": cache or default_cache()} if folder else {}
+    use_cluster(address)
+    print(which_ray(), flush=True)
     failed = False
     for check in check_cluster(folders, kept_at, root or []):
         failed |= not check.passed

@@ -6,8 +6,6 @@ python launch/prepare.py --dataset cremad --root /data/CREMA-D --inspect
 python launch/prepare.py --dataset ave --root /shared/AVE_Dataset --cache /shared/stores --address auto
 """
 
-import os
-import socket
 from typing import Annotated
 
 import typer
@@ -24,15 +22,15 @@ from raygap.commands.options import (
     find_source,
     preparation_bar,
     reader_options,
-    user_errors,
 )
 from raygap.commands.remarks import on_silence, print_remarks
 from raygap.data.clips import SPLITS
-from raygap.data.inspection import PAGE, tables, write_page
+from raygap.data.inspection import PAGE, oddities, tables, write_page
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.prepared import note_source
 from raygap.data.readers import READERS, read_clips
 from raygap.data.store import QUARANTINED, Store
+from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.schema import from_mapping, parse_assignments
 from raygap.search.space import load_space
@@ -62,6 +60,9 @@ def main(
             help="Spread the work over this Ray cluster (auto: the one on this machine); needs a shared disk."
         ),
     ] = None,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Make the store anew, even if the media seem to be those it was made of.")
+    ] = False,
     inspect: Annotated[
         bool, typer.Option("--inspect", help="Print what the store holds, and write a page with some clips.")
     ] = False,
@@ -77,44 +78,48 @@ def main(
     clip_list = read_clips(dataset, root, reader)
     if address:
         _connect(address)
-    with preparation_bar(Console()) as progress:
-        path = prepare(
-            clip_list,
-            settings,
-            cache,
-            max_quarantine=max_quarantine,
-            workers=workers,
-            on_ray=address is not None,
-            progress=progress,
-        )
+    try:
+        with preparation_bar(Console()) as progress:
+            path = prepare(
+                clip_list,
+                settings,
+                cache,
+                max_quarantine=max_quarantine,
+                workers=workers,
+                on_ray=address is not None,
+                refresh=refresh,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on with what is decoded")
+        raise
     if root:
         note_source(cache, dataset, root, reader)
     store = Store.open(path)
     header = store.header
     counts = ", ".join(f"{header['counts'][split]} {split}" for split in SPLITS)
     typer.echo(f"store: {path}\nclips: {counts}; {len(header['class_names'])} classes")
+    for note in header["notes"][len(clip_list.notes) :]:  # the reader's own were told before
+        typer.echo(f"note: {note}")
     for clip in header["quarantined"][:SHOWN]:
         typer.echo(f"quarantined: {clip['id']}: {clip['reason']}")
     print_remarks(on_silence(store, settings))
     if len(header["quarantined"]) > SHOWN:
         typer.echo(f"quarantined: {len(header['quarantined'])} in all, listed in {path / QUARANTINED}")
+    for what, clips in oddities(store).items():
+        others = "" if inspect else "; --inspect lists them"
+        typer.echo(f"worth a look: {len(clips)} of {len(store.labels)} clips: {what} (such as {clips[0][0]}{others})")
     if inspect:
         _print_tables(store)
         typer.echo(f"page: {write_page(store, path / PAGE)}")
 
 
 def _connect(address: str) -> None:
-    from raygap.search.placement import start_ray
+    from raygap.search.ray_start import start_ray, use_cluster, which_ray
 
-    os.environ["RAY_ADDRESS"] = address
-    host, _, port = address.rpartition(":")
-    try:
-        if host and port.isdecimal():  # Ray itself would try for minutes
-            socket.create_connection((host, int(port)), timeout=5).close()
-        start_ray()
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--address {address}: no Ray cluster answers ({reason}); start one with `ray start`") from None
+    use_cluster(address)
+    typer.echo(f"decoding {which_ray()}")
+    start_ray()
 
 
 def _print_tables(store: Store) -> None:

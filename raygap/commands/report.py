@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from raygap.commands.options import user_errors
+from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.tracking.report import write_report
 from raygap.tracking.run_folder import PLAN

@@ -36,8 +36,9 @@ from raygap.cluster.submission import (
     stop,
     submit,
 )
-from raygap.commands.options import user_errors
+from raygap.ending import user_errors
 from raygap.errors import UserError, first_line
+from raygap.private import without_passwords
 from raygap.storage import split_storage
 from raygap.tracking.run_folder import PLAN
 
@@ -85,6 +86,7 @@ def main(
         raise UserError("--preflight, --follow, --status, --stop and a sweep after --: give one of them")
     if not asked and not sweep:
         raise UserError("nothing to send: give the options of launch/sweep.py after --, for example -- --dataset demo")
+    split_storage(storage)  # a job's command can be read by all: no secret may stand in it
     if not address:
         raise UserError("--address: give the address of the cluster's dashboard, for example http://HEAD:8265")
     try:
@@ -127,6 +129,7 @@ def _options(sweep: list[str]) -> dict[str, Any]:
     except Exception as error:  # click's, or typer's own copy of it
         raise UserError(f"after --: {error.format_message()}") from None
     options = dict(context.params)
+    split_storage(options["storage"])
     options["root"] = options["root"] or []
     for name in ("root", "splits", "out", "cache"):
         for path in options[name] if name == "root" else [options[name]]:
@@ -191,8 +194,10 @@ def _cache(options: dict[str, Any], storage: str) -> str:
 
 
 def _print_what_next(client: JobSubmissionClient, job: str) -> None:
+    address = without_passwords(client.get_address())
     for option in ("follow", "status", "stop"):
-        print(f"{option + ':':8} python launch/submit.py --address {client.get_address()} --{option} {job}")
+        command = ["python", "launch/submit.py", "--address", address, f"--{option}", job]
+        print(f"{option + ':':8} {shlex.join(command)}")
 
 
 def _follow(client: JobSubmissionClient, job: str) -> None:
@@ -222,7 +227,8 @@ def _fetch(client: JobSubmissionClient, info: JobDetails, run: str) -> None:
     print("\n".join(f"fetched: {file}" for file in files) or "nothing to fetch: no trial is complete")
     print(f"everything else lies in the cluster: {run}")
     if info.status != JobStatus.SUCCEEDED:
-        print(f"go on with: python launch/submit.py --address {client.get_address()} {info.metadata[RESUME]}")
+        address = shlex.quote(without_passwords(client.get_address()))
+        print(f"go on with: python launch/submit.py --address {address} {info.metadata[RESUME]}")
 
 
 def _preflight(

@@ -7,6 +7,7 @@ python launch/sweep.py --dataset cremad,ave --root cremad=/data/CREMA-D --root a
 """
 
 import math
+import shlex
 import sys
 from dataclasses import replace
 from datetime import datetime
@@ -18,6 +19,7 @@ import yaml
 from rich.console import Console
 
 from raygap.commands.options import (
+    Address,
     Cache,
     CpusPerWorker,
     GpusPerWorker,
@@ -30,22 +32,24 @@ from raygap.commands.options import (
     preparation_bar,
     reader_options,
     roots_by_dataset,
-    user_errors,
 )
 from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
 from raygap.data.clips import ClipList
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.data.store import Store, store_key
+from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.schema import parse_assignments, to_mapping
 from raygap.search.job import Outcome, judged_on, run_sweep
+from raygap.search.journal import mend_journal
 from raygap.search.kept import check_storage, fetch_run
 from raygap.search.placement import in_words
 from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
+from raygap.search.ray_start import use_cluster, which_ray
 from raygap.search.shared import SHARED, Swept, find_shared, print_shared
 from raygap.search.space import SEARCHABLE, SearchSpace
-from raygap.search.study import check_resumed, mend_journal
+from raygap.search.study import check_resumed
 from raygap.search.sweep import plan_placement
 from raygap.storage import Storage, split_storage
 from raygap.tracking.run_folder import BEST, JOURNAL, PLAN, REPORT, TRIALS
@@ -54,8 +58,6 @@ from raygap.tracking.wandb.callback import check_login
 from raygap.tracking.wandb.layout import Mode
 
 RUNS = Path("runs")
-INTERRUPTED = 130
-"""Exit code, as shells use it."""
 
 
 @user_errors()
@@ -79,6 +81,7 @@ def main(
     workers: Workers = None,
     cpus_per_worker: CpusPerWorker = None,
     gpus_per_worker: GpusPerWorker = None,
+    address: Address = None,
     time_budget: Annotated[float | None, typer.Option(min=1, help="Seconds after which the sweep stops.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run folder under runs/.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/<name>")] = None,
@@ -204,11 +207,13 @@ def main(
         raise UserError("--shared: what suits all is found on validation; leave protocol=paper out")
     for place, plan in plans.items():
         plan.check(_source(place))
+    use_cluster(address)
+    for place, plan in plans.items():
         if dry_run:
             _print_plan(plan, place)
         else:
             plan_placement(plan, plan.concurrency)  # raises if the trials do not fit
-            check_login(plan.wandb)
+            check_login(plan.wandb, plan.wandb_project, plan.wandb_entity)
             if plan.storage:
                 check_storage(Storage(plan.storage), new=not resume)
     if dry_run:
@@ -224,11 +229,16 @@ def main(
     swept, exits = [], []
     for place, plan in plans.items():
         with locked(place):
-            store, outcome = _run(console, plan, place, lists[place], time_budget, resume)
+            try:
+                store, outcome = _run(console, plan, place, lists[place], time_budget, resume)
+            except KeyboardInterrupt:
+                known = (place / PLAN).exists()
+                print(f"stopped; go on with: {_again(plan, place)}" if known else "stopped; the same command goes on")
+                raise
         _print_outcome(console, plan, place, store, outcome)
-        exits.append(_exit_code(outcome))
-        if exits[-1] == INTERRUPTED:
-            sys.exit(INTERRUPTED)
+        if outcome.interrupted:
+            raise KeyboardInterrupt
+        exits.append(1 if outcome.best is None or (outcome.test and not outcome.test.rows) else 0)
         swept.append(Swept(plan, place, store))
     if shared and len(swept) > 1:
         print_shared("configuration ", *find_shared(swept, folder, swept[0].plan.concurrency))
@@ -271,9 +281,10 @@ def _run(
     print_remarks(on_silence(opened, config.prepare) + steps)
     console.print(
         f"{'going on with' if resume else 'sweep'} {folder}: {plan.trials} trials of {config.epochs} epochs, "
-        f"{config.method} on {plan.dataset}; starting Ray",
+        f"{config.method} on {plan.dataset}; {which_ray()}",
         highlight=False,
         markup=False,
+        soft_wrap=True,
     )
     with seeds_bar(console, plan.test_seeds, config.epochs) as report:
         return store, run_sweep(plan, folder, store, plan.concurrency, time_budget, report)
@@ -299,6 +310,7 @@ def _print_plan(plan: Plan, folder: Path) -> None:
             "epochs a trial": config.epochs,
             "first early stop after epoch": min(config.warmup.epochs + 1, config.epochs),
             "trials at a time": at_once,
+            "where": which_ray(),
             "test seeds": plan.test_seeds,
             "run folder": str(folder),
         },
@@ -309,8 +321,12 @@ def _print_plan(plan: Plan, folder: Path) -> None:
         print(f"# {title}\n{yaml.safe_dump(content, sort_keys=False, width=120)}")
 
 
+def _again(plan: Plan, folder: Path) -> str:
+    return shlex.join(["python", "launch/sweep.py", "--dataset", plan.dataset, "--out", str(folder), "--resume"])
+
+
 def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outcome: Outcome) -> None:
-    again = f"python launch/sweep.py --dataset {plan.dataset} --out {folder} --resume"
+    again = _again(plan, folder)
     if outcome.best is None:
         print("\n".join(outcome.failures()))
         print(f"{outcome.finished()} of {plan.trials} trials ended, none complete; see {folder / TRIALS}")
@@ -346,9 +362,3 @@ def _on_chance(plan: Plan, store: Path, outcome: Outcome) -> list[str]:
         return on_chance("test accuracy", outcome.test.interval("test_accuracy").mean, opened, "test")
     split = "test" if plan.fixed.get("protocol") == "paper" else "val"
     return on_chance(judged_on(plan), outcome.best.value, opened, split)
-
-
-def _exit_code(outcome: Outcome) -> int:
-    if outcome.interrupted:
-        return INTERRUPTED
-    return 1 if outcome.best is None or (outcome.test and not outcome.test.rows) else 0

@@ -4,6 +4,7 @@ python launch/train.py --dataset demo --config runs/demo-gmm_scores-20260101-120
 python launch/train.py --dataset demo --set method=joint --set epochs=20
 """
 
+import shlex
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 from rich.console import Console
 
 from raygap.commands.options import (
+    Address,
     Cache,
     CpusPerWorker,
     GpusPerWorker,
@@ -25,17 +27,18 @@ from raygap.commands.options import (
     find_source,
     preparation_bar,
     reader_options,
-    user_errors,
 )
 from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
 from raygap.config import flatten, load_yaml
 from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.data.store import Store
+from raygap.ending import user_errors
 from raygap.methods import find_method
 from raygap.schema import from_mapping, parse_assignments
-from raygap.search.placement import place, start_ray
+from raygap.search.placement import place
 from raygap.search.plan import make_folder, trial_fields
+from raygap.search.ray_start import start_ray, use_cluster, which_ray
 from raygap.search.seeds import train_seeds
 from raygap.tracking.figures import draw_curves, draw_gap, gap_values
 from raygap.tracking.run_folder import TEST
@@ -63,6 +66,7 @@ def main(
     workers: Workers = None,
     cpus_per_worker: CpusPerWorker = None,
     gpus_per_worker: GpusPerWorker = None,
+    address: Address = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/<dataset>-train-<time>")] = None,
     cache: Cache = None,
     max_quarantine: MaxQuarantine = 0.05,
@@ -75,21 +79,27 @@ def main(
     trial = from_mapping(fields, str(config or "--set"))
     find_method(trial.method).check(trial)
     print_remarks(notes)
+    use_cluster(address)
     place(trial, concurrency, cpus_per_worker, gpus_per_worker)  # raises if not one fits
     clip_list = read_clips(dataset, *find_source(dataset, root, reader_options(splits, val, keep_overlap), cache))
     folder = out or Path("runs") / f"{dataset}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     make_folder(folder, new=True)
-    with preparation_bar(console) as progress:
-        store = prepare(
-            clip_list, trial.prepare, cache or default_cache(), max_quarantine=max_quarantine, progress=progress
-        )
-    opened = Store.open(store)
-    print_remarks(on_silence(opened, trial.prepare) + on_steps(opened, trial))
-    start_ray()
-    placement = place(trial, concurrency, cpus_per_worker, gpus_per_worker)
-    numbers = [trial.seed + i for i in range(seeds)]
-    with seeds_bar(console, seeds, trial.epochs) as report:
-        results = train_seeds(trial, store, folder, numbers, placement, report)
+    try:
+        with preparation_bar(console) as progress:
+            store = prepare(
+                clip_list, trial.prepare, cache or default_cache(), max_quarantine=max_quarantine, progress=progress
+            )
+        opened = Store.open(store)
+        print_remarks(on_silence(opened, trial.prepare) + on_steps(opened, trial))
+        print(f"training {folder}, {which_ray()}")
+        start_ray()
+        placement = place(trial, concurrency, cpus_per_worker, gpus_per_worker)
+        numbers = [trial.seed + i for i in range(seeds)]
+        with seeds_bar(console, seeds, trial.epochs) as report:
+            results = train_seeds(trial, store, folder, numbers, placement, report)
+    except KeyboardInterrupt:
+        print(f"stopped; the same command with --out {shlex.quote(str(folder))} goes on")
+        raise
     for seed, reason in results.failed.items():
         print(f"seed {seed} failed: {reason}")
     if not results.rows:

@@ -46,6 +46,15 @@ def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     return generator(seed, "order", epoch).permutation(count)
 
 
+def cut_up(count: int, batch_size: int) -> list[np.ndarray]:
+    """The places 0 to count - 1, a batch a step."""
+    places = np.arange(count)
+    parts = [places[first : first + batch_size] for first in range(0, count, batch_size)]
+    if len(parts) > 1 and len(parts[-1]) == 1:  # batch normalisation cannot train on a lone clip
+        parts[-2:] = [np.concatenate(parts[-2:])]
+    return parts
+
+
 def batches(
     store: Store,
     rows: np.ndarray,
@@ -66,10 +75,7 @@ def batches(
     this worker's part (Workers.share).
     """
     boxes = None if augment is None else draw_boxes(len(rows), store.frames.shape[2], augment, seed, epoch)
-    places = np.arange(len(order))
-    parts = [places[first : first + batch_size] for first in range(0, len(order), batch_size)]
-    if len(parts) > 1 and len(parts[-1]) == 1:  # batch normalisation cannot train on a lone clip
-        parts[-2:] = [np.concatenate(parts[-2:])]
+    parts = cut_up(len(order), batch_size)
     shares = [workers.share(part) if workers else (part, len(part)) for part in parts]
     mine = [order[part] for part, _ in shares]
     if device.type == "cuda":

@@ -1,5 +1,6 @@
 """What a data set is to raygap: a list of labelled clips."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
@@ -33,6 +34,14 @@ class LeftOut:
     """The clip's, or file and line: `train.csv, line 4`."""
     reason: str
     """What is wrong with it; what many may have in common stands before a colon."""
+
+
+def by_reason(left_out: Iterable[LeftOut]) -> dict[str, list[LeftOut]]:
+    """By what stands before the reasons' colon (after it, each names its own file); the most frequent first."""
+    groups: dict[str, list[LeftOut]] = {}
+    for one in left_out:
+        groups.setdefault(one.reason.partition(":")[0], []).append(one)
+    return dict(sorted(groups.items(), key=lambda group: -len(group[1])))
 
 
 @dataclass(frozen=True)

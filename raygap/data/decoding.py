@@ -10,15 +10,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from raygap.config import Prepare
 from raygap.data.clips import Clip
-from raygap.data.media.files import BadClip, open_media
+from raygap.data.media.files import BadClip, is_lfs_pointer, open_media
 from raygap.data.media.pictures import decode_frames
-from raygap.data.media.sound import decode_audio, decode_audio_file
+from raygap.data.media.sound import decode_audio, decode_audio_file, hear, hear_file
 from raygap.data.media.spectrogram import Spectrogram, longest_sound
 from raygap.data.store import StoreWriter, row_checksum
 from raygap.errors import UserError, first_line
@@ -38,28 +38,39 @@ class Decoded:
     """Length of the clip."""
     sums: tuple[float, ...]
     """Sum and sum of squares of the spectrogram; sums, then sums of squares, of the frames' three channels."""
+    sound_seconds: float | None
+    """Length of the clip's sound, also where it is longer than what is looked at; None if it is not known."""
+    sound_note: str
+    """What is to be said of how the sound was chosen; mostly nothing."""
 
 
-_Pictures = tuple[np.ndarray, np.ndarray, float]
-"""Frames, spectrogram, and length of the clip in seconds."""
+class _Pictures(NamedTuple):
+    """Frames and spectrogram of a clip, its length and that of its sound in seconds, and a note on the sound."""
+
+    frames: np.ndarray
+    spectrogram: np.ndarray
+    seconds: float
+    sound_seconds: float | None
+    sound_note: str
 
 
 def decode_clip(clip: Clip, settings: Prepare) -> _Pictures | str:
-    """Frames, spectrogram and length of a clip, or the reason why it is bad."""
+    """Frames and spectrogram of a clip, with what is noted of it, or the reason why it is bad."""
     start = clip.start or 0.0
     try:
-        for path in filter(None, (clip.video, clip.audio)):
-            _check_file(path)
+        check_files(clip)
         if clip.end is not None and clip.end <= start:
             raise BadClip(f"ends at {clip.end:g} s, not after its start at {start:g} s")
         till = _heard_till(clip.start, clip.end, settings)
         with open_media(clip.video) as container:
             if clip.audio:
-                sound = decode_audio_file(clip.audio, clip.start, till, settings.sample_rate)
+                sound = hear_file(clip.audio, clip.start, till, settings.sample_rate)
             else:
-                sound = decode_audio(container, clip.start, till, settings.sample_rate)
+                sound = hear(container, clip.start, till, settings.sample_rate)
             frames, seconds = decode_frames(container, clip.start, clip.end, settings)
-        return frames, _spectrogram(settings)(sound), seconds
+        ends = sound.ends if sound.ends is None or clip.end is None else min(sound.ends, clip.end)
+        sound_seconds = None if ends is None else ends - sound.begins
+        return _Pictures(frames, _spectrogram(settings)(sound.samples), seconds, sound_seconds, sound.note)
     except BadClip as error:
         return str(error)
     except ImportError:  # no fault of the clip's
@@ -127,9 +138,17 @@ def _sound(media: Media, settings: Prepare) -> np.ndarray:
         return decode_audio(container, media.start, till, settings.sample_rate)
 
 
+def check_files(clip: Clip) -> None:
+    """Raise BadClip for what is seen without decoding: a file is not there, or is not the medium."""
+    for path in filter(None, (clip.video, clip.audio)):
+        _check_file(path)
+
+
 def _check_file(path: Path) -> None:
     if not path.is_file():
         raise BadClip(f"no such file: {path.name}")
+    if is_lfs_pointer(path):
+        raise BadClip("a Git LFS pointer, not the recording (run `git lfs pull` in the data set's folder)")
 
 
 def _heard_till(start: float | None, end: float | None, settings: Prepare) -> float:
@@ -147,7 +166,7 @@ def write_clip(row: int, result: _Pictures | str, writer: StoreWriter) -> Decode
     """Write what was decoded, unless it is the reason why a clip is bad. Raises OSError, as when the disk is full."""
     if isinstance(result, str):
         return result
-    frames, sounds, seconds = result
+    frames, sounds, seconds, sound_seconds, sound_note = result
     writer.write(row, frames, sounds)
     cells, lines = sounds.astype(np.float64), frames.reshape(-1, 3 * frames.shape[2])
     # Whole numbers, summed line by line, then a channel: a sixth of the time that floats take.
@@ -155,7 +174,8 @@ def write_clip(row: int, result: _Pictures | str, writer: StoreWriter) -> Decode
     totals = [part.sum(axis=0, dtype=np.uint32).reshape(-1, 3).sum(axis=0) for part in numbers]
     # Not cells @ cells: in every worker BLAS would start a thread for each core, and they would wait for each other.
     sums = cells.sum(), (cells**2).sum(), *totals[0], *totals[1]
-    return Decoded(row_checksum(frames, sounds), float(seconds), tuple(map(float, sums)))
+    sums = tuple(map(float, sums))
+    return Decoded(row_checksum(frames, sounds), float(seconds), sums, sound_seconds, sound_note)
 
 
 def decode_here(

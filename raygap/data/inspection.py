@@ -1,14 +1,13 @@
-"""A look into a store: counts, lengths, what was left out, and some clips of each class as a page."""
+"""A look into a store: counts, lengths, what is odd, what was left out, and some clips of each class as a page."""
 
 import base64
 import io
-from collections import Counter
 from html import escape
 from pathlib import Path
 
 import numpy as np
 
-from raygap.data.clips import SPLITS
+from raygap.data.clips import SPLITS, LeftOut, by_reason
 from raygap.data.store import Store
 from raygap.errors import UserError
 
@@ -17,6 +16,9 @@ CLIPS_A_CLASS = 3
 CLIPS_FOR_LEVEL = 20
 LONGEST_SIDE = 112
 """Pixels of a frame, and of a spectrogram's height, on the page; its width may be three times as much."""
+UNLIKE_SHARE, UNLIKE_SECONDS = 0.25, 0.25
+"""Picture and sound are of unlike length if they differ by more than this share of the longer one and these seconds."""
+UNLIKE = "picture and sound differ in length by more than a quarter"
 
 Table = list[list[str]]
 """Rows of cells, the header first."""
@@ -34,7 +36,7 @@ figcaption { width: 100%; font-size: .8rem; opacity: .75; overflow-wrap: anywher
 
 
 def tables(store: Store) -> dict[str, Table]:
-    """Tables by title: clips by class and split, lengths by split, what was left out and why."""
+    """Tables by title: clips by class and split, lengths by split, what is odd, what was left out and why."""
     splits = np.array(store.clips["split"].to_pylist())
     seconds = np.array(store.clips["seconds"].to_pylist(), np.float64)
     classes: Table = [["class", *SPLITS, "median s", "level"]]
@@ -49,15 +51,30 @@ def tables(store: Store) -> dict[str, Table]:
         own = seconds[splits == split]
         lengths.append([split, *(f"{value:.2f}" for value in (own.min(), np.median(own), own.max()))])
     left_out: Table = [["clips", "reason", "such as"]]
-    quarantined = store.header["quarantined"]
-    # By what stands before the colon: after it, each names its own file.
-    for kind, count in Counter(clip["reason"].partition(":")[0] for clip in quarantined).most_common():
-        those = [clip for clip in quarantined if clip["reason"].partition(":")[0] == kind]
-        reason = those[0]["reason"] if len({clip["reason"] for clip in those}) == 1 else kind
-        names = ", ".join(clip["id"] for clip in those[:3]) + (", ..." if count > 3 else "")
-        left_out.append([str(count), reason, names])
+    quarantined = [LeftOut(**clip) for clip in store.header["quarantined"]]
+    for kind, those in by_reason(quarantined).items():
+        reason = those[0].reason if len({clip.reason for clip in those}) == 1 else kind
+        names = ", ".join(clip.id for clip in those[:3]) + (", ..." if len(those) > 3 else "")
+        left_out.append([str(len(those)), reason, names])
     found = {"Clips by class and split": classes, "Lengths": lengths}
+    odd: Table = [[clip, what] for clips in oddities(store).values() for clip, what in clips]
+    found |= {"Worth a look": [["clip", "what"], *odd]} if odd else {}
     return found | ({"Quarantined": left_out} if quarantined else {})
+
+
+def oddities(store: Store) -> dict[str, list[tuple[str, str]]]:
+    """What is odd of clips that were kept, by its kind: each clip's id, and what it is of this clip."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    columns = (store.clips[name].to_pylist() for name in ("seconds", "sound_seconds", "sound_note"))
+    for clip, seconds, sound_seconds, note in zip(store.clip_ids, *columns, strict=True):
+        if seconds is not None and sound_seconds is not None:
+            beside = abs(seconds - sound_seconds)
+            if beside > UNLIKE_SECONDS and beside > UNLIKE_SHARE * max(seconds, sound_seconds):
+                what = f"{seconds:.1f} s of picture, {sound_seconds:.1f} s of sound"
+                found.setdefault(UNLIKE, []).append((clip, what))
+        if note:
+            found.setdefault(note, []).append((clip, note))
+    return found
 
 
 def write_page(store: Store, path: Path) -> Path:
@@ -85,7 +102,7 @@ def write_page(store: Store, path: Path) -> Path:
         *_sheet(store),
     ]
     try:
-        path.write_text("\n".join([*parts, "</html>"]))
+        path.write_text("\n".join([*parts, "</html>"]), encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror}); --inspect writes into the store's folder"

@@ -25,7 +25,7 @@ def keep_store(store: Path, storage: Storage) -> None:
         digests = {file.name: _digest(file).hex() for file in _files(store)}
         storage.push(store, digests)
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / DIGESTS).write_text(json.dumps(digests))
+            (Path(folder) / DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
             storage.push(Path(folder), [DIGESTS])
 
     patiently(keep)
@@ -84,7 +84,7 @@ def _fetch(storage: Storage, partial: Path) -> None:
         raise UserError(f"{storage.uri}: holds no whole store; start the sweep again where its data were prepared")
     _check_room(sum(info.size for info in there.values()), partial)
     storage.pull(partial, there)
-    for name, digest in json.loads((partial / DIGESTS).read_text()).items():
+    for name, digest in json.loads((partial / DIGESTS).read_text(encoding="utf-8")).items():
         if _digest(partial / name).hex() != digest:
             raise UserError(f"{partial / name}: differs from {storage.uri}; check the disk and start again")
     (partial / DIGESTS).unlink()

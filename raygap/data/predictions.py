@@ -6,7 +6,8 @@ npz      audio, visual (N, C); labels (N,), class indices 0 to C - 1. Optional: 
          text; class_names (C,), text; features_audio, features_visual (N, F), F may differ; weight_audio, weight_visual
          (C, F), the parts of the linear head that reads those features. Written by np.savez, without Python objects.
 parquet, csv   a row a clip: label; audio_0 to audio_{C-1}, visual_0 to visual_{C-1}. Optional: fused_0 to fused_{C-1},
-         id, split. The columns may end in class names instead (audio_dog); label is then a class name or an index.
+         id, split. The columns may end in class names instead (audio_dog); label is then a class name, or an index if
+         no name is a number. Names are text, whatever they look like: 10, 01, true, NA, 1e3.
 
 splits holds train, val or test. Every read-out is either logits or probabilities: probabilities, if all its values lie
 in [0, 1] and every row sums to 1 within 0.001; logits, if a value lies outside [0, 1]; anything else is refused until
@@ -111,7 +112,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 def _read_table(path: Path) -> dict[str, np.ndarray]:
     """The columns put together to the arrays of an npz file."""
     try:
-        table = pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
+        table = _read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: cannot be read as {path.suffix[1:]} ({first_line(error)})") from None
     columns = table.column_names
@@ -125,10 +126,11 @@ def _read_table(path: Path) -> dict[str, np.ndarray]:
         for name in READOUTS
     }
     classes = endings["audio"]
-    numbered = bool(classes) and all(ending.isdecimal() for ending in classes)
+    named = {ending for some in endings.values() for ending in some}
+    indices = [str(i) for i in range(len(named))]
+    numbered = named == set(indices)  # else they are names, though they may be numbers
     if numbered:
-        highest = max(int(ending) for some in endings.values() for ending in some if ending.isdecimal())
-        classes = [str(i) for i in range(min(highest + 1, len(columns)))]
+        classes = indices
     arrays: dict[str, np.ndarray] = {}
     for name in READOUTS:
         if name == "fused" and not endings[name]:
@@ -140,40 +142,75 @@ def _read_table(path: Path) -> dict[str, np.ndarray]:
         if more is not None:
             raise UserError(f"{path}: column {name}_{more} has no audio_{more} beside it; name the same classes")
         arrays[name] = np.stack([_numbers(path, table, f"{name}_{ending}") for ending in classes], axis=1)
-    arrays["labels"] = _column(path, table, "label")
     if not numbered:
         arrays["class_names"] = np.array(classes)
-        if arrays["labels"].dtype.kind == "U":
-            arrays["labels"] = _indices(path, arrays["labels"], classes)
+    labels = _texts(path, table, "label")
+    numbers = [_number(label) for label in labels]
+    may_be_indices = numbered or not (set(labels) <= named or any(isinstance(_loose(name), float) for name in named))
+    if may_be_indices and None not in numbers:
+        arrays["labels"] = np.array(numbers)
+    else:
+        arrays["labels"] = np.array(labels) if numbered else _indices(path, labels, classes)
     for name, plural in (("id", "ids"), ("split", "splits")):
         if name in columns:
-            arrays[plural] = _column(path, table, name).astype(str)
+            arrays[plural] = np.array(_texts(path, table, name))
     return arrays
 
 
-def _column(path: Path, table: pyarrow.Table, name: str) -> np.ndarray:
-    if table[name].null_count:
-        row = table[name].is_null().to_numpy().argmax()
-        raise UserError(f"{path}: {name} is empty in row {row}; fill it or leave the row out")
-    values = np.array(table[name].to_pylist())
-    if values.dtype.kind not in "iufU":
+def _read_csv(path: Path) -> pyarrow.Table:
+    """All columns as text: what a value looks like says nothing of what it is."""
+    with pyarrow.csv.open_csv(path) as reader:
+        columns = dict.fromkeys(reader.schema.names, pyarrow.string())
+    return pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=columns))
+
+
+def _column(path: Path, table: pyarrow.Table, name: str) -> list[Any]:
+    values = table[name].to_pylist()
+    empty = next((row for row, value in enumerate(values) if value is None or value == ""), None)
+    if empty is not None:
+        raise UserError(f"{path}: {name} is empty in row {empty}; fill it or leave the row out")
+    if not isinstance(values[0] if values else "", int | float | str):
         raise UserError(f"{path}: {name} holds neither numbers nor text")
     return values
 
 
+def _texts(path: Path, table: pyarrow.Table, name: str) -> list[str]:
+    """Of numbers, too: 3.0 is 3, since a column with a gap holds no whole ones."""
+    values = _column(path, table, name)
+    whole = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
+    return [str(value) for value in whole]
+
+
 def _numbers(path: Path, table: pyarrow.Table, name: str) -> np.ndarray:
     values = _column(path, table, name)
-    if values.dtype.kind == "U":
-        raise UserError(f"{path}: {name} holds text, such as {str(values[0])!r}; give numbers")
-    return values
+    try:
+        return np.array(values, np.float64)
+    except ValueError:
+        text = next(value for value in values if _number(value) is None)
+        raise UserError(f"{path}: {name} holds text, such as {text!r}; give numbers") from None
 
 
-def _indices(path: Path, labels: np.ndarray, classes: list[str]) -> np.ndarray:
-    index = {name: i for i, name in enumerate(classes)}
-    for row, label in enumerate(labels.tolist()):
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _loose(text: str) -> float | str:
+    """What is left of a name once a program has taken it for a number, or for true and false."""
+    number = _number(text)
+    return text.strip().casefold() if number is None or np.isnan(number) else number
+
+
+def _indices(path: Path, labels: list[str], classes: list[str]) -> np.ndarray:
+    index, loose = {name: i for i, name in enumerate(classes)}, [_loose(name) for name in classes]
+    for row, label in enumerate(labels):
+        if label not in index and loose.count(_loose(label)) == 1:
+            index[label] = loose.index(_loose(label))
         if label not in index:
             raise UserError(f"{path}: label {label!r} in row {row} is no class; the columns name {', '.join(classes)}")
-    return np.array([index[label] for label in labels.tolist()])
+    return np.array([index[label] for label in labels])
 
 
 def _checked(path: Path, arrays: Mapping[str, np.ndarray], values: Values | None) -> Predictions:

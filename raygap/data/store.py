@@ -2,7 +2,8 @@
 
 frames.npy          uint8 (N, T, H, W, 3), RGB
 spectrograms.npy    float16 (N, F, S), natural logarithms
-clips.parquet       id, label (class index), split, video, audio (relative to the root), start, end, seconds (length)
+clips.parquet       id, label (class index), split, video, audio (relative to the root), start, end, seconds (length),
+                    sound_seconds (length of the sound, empty if not known), sound_note (what is odd of its choice)
 header.json         version, key, settings, classes, counts, statistics, quarantined clips, reader's notes, file sizes
 quarantined.csv     the clips left out, with reasons
 """
@@ -10,7 +11,6 @@ quarantined.csv     the clips left out, with reasons
 import contextlib
 import csv
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -18,6 +18,7 @@ import logging
 import math
 import os
 import shutil
+import uuid
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -29,13 +30,15 @@ import numpy as np
 import pyarrow.parquet
 
 from raygap.config import Prepare
+from raygap.data.checksums import Checksums, media_checksums
 from raygap.data.clips import SPLITS, Clip, ClipList, Split
 from raygap.data.media.pictures import frames_shape
 from raygap.data.media.spectrogram import spectrogram_shape
 from raygap.errors import UserError
+from raygap.locks import lock
 
 # Part of the key: raise it whenever decoding or the layout changes, and old stores are made anew.
-STORE_VERSION = 5
+STORE_VERSION = 6
 
 FRAMES, SPECTROGRAMS, CLIPS = "frames.npy", "spectrograms.npy", "clips.parquet"
 HEADER, QUARANTINED = "header.json", "quarantined.csv"
@@ -56,7 +59,7 @@ class Store:
         self.spectrograms = spectrograms
         """float16 (N, F, S)."""
         self.clips = clips
-        """Table of N rows: id, label, split, video, audio, start, end, seconds."""
+        """Table of N rows: id, label, split, video, audio, start, end, seconds, sound_seconds, sound_note."""
         self.clip_ids: list[str] = clips["id"].to_pylist()
         self.labels: np.ndarray = clips["label"].to_numpy().astype(np.int64)
         """int64 (N,), indices into class_names."""
@@ -68,7 +71,7 @@ class Store:
         """Open the store in this folder. Raises UserError if it is missing, of another version, or damaged."""
         mend = "delete the folder and run launch/prepare.py again"
         try:
-            header = json.loads((path / HEADER).read_text())
+            header = json.loads((path / HEADER).read_text(encoding="utf-8"))
             version = header["version"]
         except FileNotFoundError:
             raise UserError(f"{path}: no store here; make one with launch/prepare.py") from None
@@ -94,26 +97,28 @@ class Store:
         return np.flatnonzero(self._splits == split).astype(np.int64)
 
 
-def store_key(clip_list: ClipList, settings: Prepare) -> str:
-    """sha256 over all that a store's content follows from: settings, and the clips with their file sizes."""
-    sizes: dict[Path, int | None] = {}
+def store_key(clip_list: ClipList, settings: Prepare, checksums: Checksums | None = None) -> str:
+    """sha256 over all that a store's content follows from: settings, and the clips with the checksums of their files.
 
-    def media(path: Path | None) -> tuple[str, int | None] | None:
-        if path is None:
-            return None
-        if path not in sizes:
-            try:
-                sizes[path] = path.stat().st_size
-            except FileNotFoundError:  # listed, but not there: the clip will be quarantined
-                sizes[path] = None
-        return relative(path, clip_list.root), sizes[path]
-
+    The same clips have the same key wherever they lie: neither the root nor the files' times or names are in it (a
+    clip's id may be a path, relative to the root). `checksums` are media_checksums(clip_list), if they are known.
+    """
+    if checksums is None:
+        checksums = media_checksums(clip_list)
     content = {
         "version": STORE_VERSION,
         "settings": settings.model_dump(),
         "classes": clip_list.class_names,
         "clips": [
-            (clip.id, media(clip.video), media(clip.audio), clip.label, clip.split, clip.start, clip.end)
+            (
+                clip.id,
+                checksums[clip.video],
+                clip.audio and checksums[clip.audio],
+                clip.label,
+                clip.split,
+                clip.start,
+                clip.end,
+            )
             for clip in clip_list.clips
         ],
     }
@@ -133,23 +138,27 @@ def relative(path: Path, root: Path) -> str:
 
 
 @contextlib.contextmanager
-def written_once(path: Path, journal: str | None = None) -> Iterator[Path | None]:
+def written_once(path: Path, journal: str | None = None, *, anew: bool = False) -> Iterator[Path | None]:
     """Yields a folder, which becomes `path` when the block ends without an error.
+
+    If `path` is there it yields None; or, with `anew`, the folder that then takes its place.
 
     Waits while another process is in this block for the same path; yields None if that one has made it. The folder
     holds what a killed process left behind; a UserError removes it, unless a file `journal` in it says what of it is
-    finished and need not be made again.
+    finished and need not be made again. On a file system without locks each process has a folder of its own, unless
+    there is a `journal`, and the first to end makes the path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with path.with_name(f".{path.name}.lock").open("a") as lock:
-        # flock, not lockf: it also keeps two threads of one process apart. A killed process lets go of it.
+    with path.with_name(f".{path.name}.lock").open("a") as file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = lock(file)
         except BlockingIOError:
             logging.getLogger("raygap").warning("another process is preparing %s; waiting for it", path)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if path.exists():
+            locked = lock(file, wait=True)
+        if not (locked or journal):
+            partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+        if path.exists() and not anew:
             yield None
             return
         partial.mkdir(exist_ok=True)
@@ -161,8 +170,17 @@ def written_once(path: Path, journal: str | None = None) -> Iterator[Path | None
             raise
         # Or a power cut could leave the name without the content.
         sync_files(partial)
-        partial.rename(path)
+        earlier = path.with_name(f".{path.name}.earlier")
+        if anew and path.exists():
+            path.rename(earlier)
+        try:
+            partial.rename(path)
+        except OSError:
+            if locked or not path.exists():
+                raise
+            shutil.rmtree(partial, ignore_errors=True)  # another process was faster
         _sync(path.parent)
+        shutil.rmtree(earlier, ignore_errors=True)
 
 
 def sync_files(folder: Path) -> None:
@@ -206,10 +224,11 @@ class StoreWriter:
         statistics: dict[str, Any],
         quarantined: dict[int, str],
         seconds: Mapping[int, float] = MappingProxyType({}),
+        sounds: Mapping[int, tuple[float | None, str]] = MappingProxyType({}),
     ) -> None:
         """Leave out the quarantined rows (row -> reason) and write the tables; the folder then is a store.
 
-        `seconds` are the clips' lengths by row.
+        `seconds` are the clips' lengths by row, `sounds` the lengths of their sounds and notes on these.
         """
         keep = np.ones(len(clip_list.clips), bool)
         keep[list(quarantined)] = False
@@ -220,11 +239,17 @@ class StoreWriter:
         self._spectrograms.finish(order)
         clips = [clip_list.clips[row] for row in order]
         table = _clips_table(clips, clip_list)
-        lengths = pyarrow.array([seconds.get(row) for row in order.tolist()], pyarrow.float64())
-        pyarrow.parquet.write_table(table.append_column("seconds", lengths), self.folder / CLIPS)
+        heard = [sounds.get(row, (None, "")) for row in order.tolist()]
+        for name, values, kind in (
+            ("seconds", [seconds.get(row) for row in order.tolist()], pyarrow.float64()),
+            ("sound_seconds", [length for length, _ in heard], pyarrow.float64()),
+            ("sound_note", [note for _, note in heard], pyarrow.string()),
+        ):
+            table = table.append_column(name, pyarrow.array(values, kind))
+        pyarrow.parquet.write_table(table, self.folder / CLIPS)
         left_out = [asdict(line) for line in clip_list.left_out]
         left_out += [{"id": clip_list.clips[row].id, "reason": quarantined[row]} for row in sorted(quarantined)]
-        with (self.folder / QUARANTINED).open("w", newline="") as file:
+        with (self.folder / QUARANTINED).open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, ("id", "reason"))
             table.writeheader()
             table.writerows(left_out)
@@ -241,7 +266,7 @@ class StoreWriter:
             "notes": clip_list.notes,
             "files": {name: (self.folder / name).stat().st_size for name in (FRAMES, SPECTROGRAMS, CLIPS)},
         }
-        (self.folder / HEADER).write_text(json.dumps(header, indent=1))
+        (self.folder / HEADER).write_text(json.dumps(header, indent=1), encoding="utf-8")
         sync_files(self.folder)
 
 

@@ -1,6 +1,7 @@
 """Tables that are written row by row, as CSV or parquet, whole or not at all."""
 
 import csv
+import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,13 +25,16 @@ def table_writer(path: Path | None, columns: dict[str, type]) -> Iterator[Callab
     CSV or parquet by the suffix, None is CSV on standard output. Raises UserError if the file cannot be written.
     """
     if path is None:
+        # Data, not words: UTF-8 as in a file, though a terminal may not show it.
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")
         yield _csv(sys.stdout, columns)
         return
     partial = path.with_name(f".{path.name}")
     try:
         try:
             if path.suffix == ".csv":
-                with partial.open("w", newline="") as file:
+                with partial.open("w", newline="", encoding="utf-8") as file:
                     yield _csv(file, columns)
             else:
                 yield from _parquet(partial, columns)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from raygap.errors import UserError
 from raygap.imbalance.controls import controlled, within_class_permutation
 from raygap.imbalance.gap import mixture_values, true_class_score
 from raygap.imbalance.mixture import DegenerateMixture, GapMixture, bic_one_gaussian, fit_gap_mixture
@@ -106,7 +107,18 @@ class Method:
 
     @classmethod
     def check(cls, config: TrialConfig) -> None:
-        """Raise UserError if the method cannot work with this configuration (a read-out or fusion it needs)."""
+        """Raise UserError if the method cannot work with this configuration (a read-out or fusion it needs).
+
+        Nor does any with lone clips in batch normalisation: what they are normalised by is themselves.
+        """
+        norm, clips, workers = config.model.norm, config.optimizer.batch_size, config.compute.workers
+        least = {"batch": 2 * workers, "sync_batch": 2, "group": 1}[norm]
+        if clips < least:
+            share = f" over {workers} workers" if norm == "batch" and workers > 1 else ""
+            raise UserError(
+                f"optimizer.batch_size = {clips}{share}: model.norm={norm} needs two clips or more in each batch"
+                f"{' of a worker' if share else ''}; set optimizer.batch_size={least} or more, or model.norm=group"
+            )
 
     @classmethod
     def extend(cls, network: Network, config: TrialConfig) -> None:

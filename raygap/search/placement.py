@@ -1,15 +1,18 @@
-"""Starting Ray, how many trials fit at a time, and giving places in the cluster back."""
+"""How many trials fit at a time, why one was given up, and giving places in the cluster back."""
 
-import logging
 import math
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+import ray.cloudpickle as cloudpickle
 import torch
+from joblib import cpu_count
 from ray._private.state import state as cluster_state
 from ray._raylet import ActorID, PlacementGroupID
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
@@ -18,6 +21,8 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raygap.config import TrialConfig
 from raygap.errors import UserError, first_line
+from raygap.search.lent_keys import keep_from_runtime_environments, lend_keys
+from raygap.search.ray_start import start_ray
 
 if TYPE_CHECKING:
     from ray.tune import Tuner
@@ -27,29 +32,13 @@ RETRIES = 2
 """Times in a row that a trial whose processes died is started again; it goes on from its last epoch."""
 
 
-def start_ray() -> None:
-    """Connect to the cluster that RAY_ADDRESS names, or start one on this machine; nothing if Ray is running."""
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's new output engine prints tables even at verbose=0
-    if ray.is_initialized():
-        return
-    # Ray's coming default: tasks that ask for no GPU see what the machine has.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
-        raise UserError(f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: {str(error).splitlines()[0]}") from None
-    except Exception as error:  # Ray's own word for a start that took too long
-        raise UserError(f"Ray did not start: {first_line(error)}; try again, or with less else at work here") from None
-
-
 def nodes() -> list[dict[str, float]]:
     """CPU and GPU of each machine of the cluster that RAY_ADDRESS names, or, before Ray runs, of this one."""
     if os.environ.get("RAY_ADDRESS"):
         start_ray()
     if ray.is_initialized():
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [{"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}]
+    return [{"CPU": cpu_count(), "GPU": torch.cuda.device_count()}]
 
 
 def default_share(threads: int) -> tuple[int, dict[str, float]]:
@@ -189,6 +178,10 @@ def _times(node: dict[str, float], name: str, amount: float) -> int:
     return int(there / amount + 1e-6)
 
 
+LOW_MEMORY = "running low on memory"
+"""What Ray says of a process that its memory monitor has killed."""
+
+
 class CountTriesAnew(Callback):
     """Gives a trial all its tries back when it has finished another epoch: machines may come and go, errors stay."""
 
@@ -204,10 +197,18 @@ class CountTriesAnew(Callback):
 
 def why_given_up(trial: "Trial") -> str:
     """What ended the last try of a trial of Tune's, in a line, and where all of it stands."""
-    error = trial.get_pickled_error()
+    # Of Tune's own part of the trial: in the run folder both files come late.
+    text, pickled = (file and Path(file) for file in (trial.error_file, trial.pickled_error_file))
+    error = cloudpickle.loads(pickled.read_bytes()) if pickled and pickled.exists() else None
     cause = getattr(error, "cause", None)
     causes = list(getattr(cause, "worker_failures", {0: cause}).values())
-    if getattr(error, "actor_init_failed", False):  # Ray keeps no more than the text of the traceback
+    # Tune pickles no such error.
+    if text and text.exists() and LOW_MEMORY in text.read_text().rpartition("Failure # ")[2]:
+        said = (
+            f"its processes died {RETRIES + 1} times, killed by Ray since the machine ran out of memory; run fewer at "
+            "a time with --concurrency, or set a smaller optimizer.batch_size"
+        )
+    elif getattr(error, "actor_init_failed", False):  # Ray keeps no more than the text of the traceback
         last = str(error).rpartition("\n  File ")[2].splitlines()
         said = next((line for line in last[1:] if not line.startswith(" ")), last[0])
     elif any(cause is None or type(cause).__module__.startswith("ray.") for cause in causes):
@@ -217,19 +218,30 @@ def why_given_up(trial: "Trial") -> str:
     return f"{said}; see {trial.path}/error.txt"
 
 
-def fit(tuner: "Tuner") -> None:
-    """Run a Tuner, and leave signal handlers and cluster as they were before, however it ends.
-
-    Raises UserError if the run folder refused to be written for too long.
-    """
-    # Tune leaves its handler behind, and the next Ctrl-C would do nothing.
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+@contextmanager
+def refusal_named() -> Iterator[None]:
+    """Raise UserError if a run folder refuses to be read or written, for too long or for good."""
     try:
-        tuner.fit()
+        yield
     except (TuneError, OSError) as error:
         if refused := _refusal(error):
             raise UserError(f"{refused}; mend that, and go on with --resume") from None
         raise
+
+
+@refusal_named()
+def fit(tuner: "Tuner", keys: bool = False) -> None:
+    """Run a Tuner, and leave signal handlers and cluster as they were before, however it ends.
+
+    `keys`: its trials need those of an object store.
+    """
+    keep_from_runtime_environments()
+    if keys:
+        lend_keys()
+    # Tune leaves its handler behind, and the next Ctrl-C would do nothing.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+    try:
+        tuner.fit()
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -1,6 +1,5 @@
 """What a sweep is to do, written to its run folder: a resumed sweep takes it from there."""
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -14,6 +13,7 @@ from raygap.config import TrialConfig, load_yaml
 from raygap.data.clips import ReaderOptions
 from raygap.data.readers import find_reader
 from raygap.errors import UserError
+from raygap.locks import lock
 from raygap.schema import from_mapping, to_mapping
 from raygap.search.shorten import shorten_stages
 from raygap.search.space import SearchSpace, check_method, check_space, drop_inert, load_space, parse_space
@@ -164,10 +164,13 @@ def newest_run(runs: Path, dataset: str) -> Path:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process; a killed process lets go. Raises UserError if another sweep holds it."""
+    """Hold the run folder for this process, where its file system has locks (see lock); a killed process lets go.
+
+    Raises UserError if another sweep holds it.
+    """
     with (folder / ".lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError:
             raise UserError(f"{folder}: another sweep is at work in it; wait for it or stop it") from None
         yield

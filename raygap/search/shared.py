@@ -10,17 +10,21 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState
+from rich.console import Console
 
 from raygap.config import TrialConfig
 from raygap.errors import UserError
 from raygap.schema import acting, from_mapping, to_mapping
-from raygap.search.placement import place, start_ray
+from raygap.search.journal import open_storage
+from raygap.search.placement import place
 from raygap.search.plan import Plan
-from raygap.search.study import METRIC, STUDY, open_storage
+from raygap.search.ray_start import start_ray
+from raygap.search.study import METRIC, STUDY
 from raygap.search.sweep import shared_warmups
 from raygap.search.training import Training
 from raygap.search.trainings import run_trainings
 from raygap.tracking.run_folder import JOURNAL, write_best, write_csv
+from raygap.tracking.seed_results import trainings_bar
 
 SHARED = "shared.yaml"
 CANDIDATES = 3
@@ -43,10 +47,10 @@ class Candidate:
     source: str
     trial: int
     params: dict[str, Any]
-    fields: list[str]
-    """Those of its own search that could act in it."""
     accuracy: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    fields: list[str] = field(default_factory=list)
+    """Those of its own search that could act in it."""
 
     def score(self, best: dict[str, float]) -> float:
         """Mean normalised score; a data set on which it could not be trained counts 0."""
@@ -72,7 +76,7 @@ def find_shared(swept: list[Swept], folder: Path, concurrency: int | None) -> tu
         best[name] = ended[0].value
         for trial in ended[:CANDIDATES]:
             fields = acting(trial.params, from_mapping(search.plan.fixed | trial.params))
-            candidates.append(Candidate(name, trial.number, dict(trial.params), fields, {name: trial.value}))
+            candidates.append(Candidate(name, trial.number, dict(trial.params), {name: trial.value}, fields=fields))
     folder.mkdir(parents=True, exist_ok=True)
     start_ray()
     waiting: dict[tuple[int, str], Training] = {}
@@ -127,7 +131,10 @@ def _validate(
     found: dict[tuple[int, str], float | str] = {}
     for (_, cpus, gpus), trainings in alike.items():
         placement = place(next(iter(trainings.values())).config, concurrency, cpus, gpus)
-        rows, failed = run_trainings(trainings, placement)
+        epochs = sum(training.config.epochs for training in trainings.values())
+        title = f"training {len(trainings)} candidates"
+        with trainings_bar(Console(stderr=True), title, epochs, lambda key: f"candidate {key[0]} on {key[1]}") as bar:
+            rows, failed = run_trainings(trainings, placement, bar)
         found |= {key: row[METRIC] for key, row in rows.items()} | failed
     return found
 

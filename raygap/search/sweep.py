@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,15 @@ from raygap.config import TrialConfig
 from raygap.data.local_store import keep_store
 from raygap.data.store import Store
 from raygap.patience import patiently
+from raygap.search.journal import open_storage
 from raygap.search.kept import KeepJournal, drop_unknown_trials
-from raygap.search.placement import RETRIES, CountTriesAnew, Placement, fit, needs_gpus, place, start_ray
+from raygap.search.placement import RETRIES, CountTriesAnew, Placement, fit, needs_gpus, place, refusal_named
 from raygap.search.plan import Plan
+from raygap.search.ray_start import start_ray
 from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace
-from raygap.search.study import (
-    FINISHED,
-    TRIAL_NUMBER,
-    StudySearch,
-    check_store,
-    open_storage,
-    suggested_config,
-)
+from raygap.search.study import FINISHED, TRIAL_NUMBER, check_store, suggested_config
+from raygap.search.suggestions import StudySearch
 from raygap.search.together import DRIVER, GiveBack, run_trial
 from raygap.search.trial import SweepTrial
 from raygap.storage import Copies, Storage
@@ -53,6 +50,7 @@ def plan_placement(plan: Plan, concurrency: int | None) -> Placement:
     return place(plan.check(), concurrency, plan.cpus_per_worker, plan.gpus_per_worker)
 
 
+@refusal_named()
 def run_trials(
     plan: Plan,
     folder: Path,
@@ -113,14 +111,21 @@ def run_trials(
                 callbacks=[
                     CountTriesAnew(),
                     *([KeepJournal(folder, copies.folder)] if copies else []),
-                    ProgressLine(search.study, folder, ended + left, config.epochs, copies and copies.folder),
+                    ProgressLine(
+                        search.study,
+                        folder,
+                        ended + left,
+                        config.epochs,
+                        copies and copies.folder,
+                        number_of=itemgetter(TRIAL_NUMBER),
+                    ),
                     *([GiveBack()] if several else []),
                     *([WandbCallback(log, search.study, partial(_describe, plan.fixed))] if log else []),
                 ],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
             ),
         )
-        fit(tuner)
+        fit(tuner, keys=bool(copies))
         if several:
             _clean_again(search.study, folder, copies and copies.folder)
     patiently(lambda: write_trials(search.study, folder))

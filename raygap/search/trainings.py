@@ -9,6 +9,7 @@ from ray.tune.experiment import Trial
 from raygap.search.placement import RETRIES, CountTriesAnew, Placement, fit, why_given_up
 from raygap.search.together import DRIVER, GiveBack, run_training
 from raygap.search.training import Training
+from raygap.tracking.seed_results import TrainingsBar
 from raygap.tracking.wandb.callback import TUNES_OWN
 from raygap.training.trainer import Metrics
 
@@ -25,7 +26,7 @@ def run_trainings(
     """
     if not trainings:
         return {}, {}
-    watch = _Watch(list(trainings), report)
+    watch = _Watch(trainings, report)
     trainable = tune.with_parameters(run_training, trainings=list(trainings.values()), placement=placement)
     tuner = tune.Tuner(
         tune.with_resources(trainable, DRIVER if placement.workers > 1 else placement.each),
@@ -39,15 +40,16 @@ def run_trainings(
             failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
     )
-    fit(tuner)
+    fit(tuner, keys=any(training.copies for training in trainings.values()))
     if len(watch.ended) < len(trainings):
         raise KeyboardInterrupt
     return {key: row for key, row in watch.rows.items() if key not in watch.failed}, watch.failed
 
 
 class _Watch(tune.Callback):
-    def __init__(self, keys: list[Any], report: Callable[[Any, Metrics], None]) -> None:
-        self.keys, self.report = keys, report
+    def __init__(self, trainings: dict[Any, Training], report: Callable[[Any, Metrics], None]) -> None:
+        self.trainings, self.report = list(trainings.items()), report
+        self.bar = report if isinstance(report, TrainingsBar) else None
         self.rows: dict[Any, Metrics] = {}
         self.failed: dict[Any, str] = {}
         self.ended: set[Any] = set()
@@ -56,9 +58,20 @@ class _Watch(tune.Callback):
         """Tune pickles its callbacks into a file that nobody reads; a progress bar cannot be pickled."""
         return {}
 
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A training starts, or starts again."""
+        if self.bar:
+            key, training = self.trainings[trial.config["training"]]
+            self.bar.start(key, training.folder, training.config.epochs)
+
+    def on_step_end(self, **info: Any) -> None:
+        """Tune calls this about every second."""
+        if self.bar:
+            self.bar.look()
+
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
         """An epoch ended, or the training says why it failed."""
-        key = self.keys[trial.config["training"]]
+        key = self._key(trial)
         if "error" in result:
             self.failed[key] = result["error"]
         else:
@@ -67,10 +80,18 @@ class _Watch(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A training came to its end, or to that of its own fault."""
-        self.ended.add(self.keys[trial.config["training"]])
+        self._end(self._key(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A training was given up."""
-        key = self.keys[trial.config["training"]]
-        self.ended.add(key)
+        key = self._key(trial)
+        self._end(key)
         self.failed[key] = why_given_up(trial)
+
+    def _key(self, trial: Trial) -> Any:
+        return self.trainings[trial.config["training"]][0]
+
+    def _end(self, key: Any) -> None:
+        self.ended.add(key)
+        if self.bar:
+            self.bar.end(key)

@@ -20,10 +20,12 @@ from raygap.data.store import Store
 from raygap.errors import TrainingDiverged, TrialFailed, UserError
 from raygap.patience import patiently
 from raygap.schema import to_mapping
+from raygap.search.lent_keys import borrow_keys
 from raygap.search.study import METRIC, TRIAL_NUMBER, suggested_config
 from raygap.search.training import Training
 from raygap.storage import Copies, Storage
 from raygap.tracking.run_folder import trial_folder, write_text
+from raygap.tracking.whereabouts import teller
 from raygap.training.run import test, train
 from raygap.training.trainer import Metrics
 from raygap.training.trunk import SharedWarmups
@@ -46,10 +48,11 @@ def train_trial(
     config: TrialConfig, store: Store, folder: Path, trunk: SharedWarmups | None, storage: Storage | None = None
 ) -> Iterator[Metrics]:
     """Train a trial of a sweep, or go on with it: metrics of each epoch. Where several workers train, all run this."""
+    tell = teller(folder)
     with _at_work(folder, storage) as folder:
         if Workers().first:
             _note_config(folder, config, storage)
-        yield from train(config, store, folder, trunk=trunk, storage=storage)
+        yield from train(config, store, folder, trunk=trunk, storage=storage, tell=tell)
 
 
 def train_seed(
@@ -59,6 +62,7 @@ def train_seed(
 
     A run that was tested before yields these alone. Where several workers train, all run this, and the first tests.
     """
+    tell = teller(folder)
     with _at_work(folder, storage) as folder:
         workers = Workers()
         if earlier := workers.broadcast(tested_before(config, store, folder) if workers.first else None):
@@ -67,7 +71,7 @@ def train_seed(
         if workers.first:
             _note_config(folder, config, storage)
         metrics: Metrics = {}
-        for metrics in train(config, store, folder, trunk=trunk, storage=storage):
+        for metrics in train(config, store, folder, trunk=trunk, storage=storage, tell=tell):
             yield metrics
         if workers.size > 1:
             dist.destroy_process_group()
@@ -86,7 +90,7 @@ def tested_before(config: TrialConfig, store: Store, folder: Path) -> Metrics | 
     """What train_seed gave last in this folder; None if it has not come to its end there, or was another's."""
     if not (folder / TESTED).exists():
         return None
-    earlier = json.loads((folder / TESTED).read_text())
+    earlier = json.loads((folder / TESTED).read_text(encoding="utf-8"))
     return earlier["metrics"] if earlier["of"] == _identity(config, store) else None
 
 
@@ -155,6 +159,8 @@ class SweepTrial(tune.Trainable):
         copies: Copies | None,
     ) -> None:
         """Once an actor: open the store. `fixed` lies under each trial's configuration."""
+        if copies:
+            borrow_keys()
         self.store = Store.open(local_store(store, copies and copies.store))
         self.fixed, self.folder, self.trunk, self.copies = fixed, folder, trunk, copies
         self.reset_config(config)
@@ -188,7 +194,8 @@ def train_in_worker(training: Training, report: Callable[[Metrics], None]) -> No
     """Run a training, or a worker's part of it, and report each result. Raises TrialFailed for its own faults."""
     last = {"epoch": 0, "epochs_reused": 0}
     try:
-        copies = training.copies
+        if copies := training.copies:
+            borrow_keys()
         store, storage = Store.open(local_store(training.store, copies and copies.store)), copies and copies.folder
         if training.test:
             results = train_seed(training.config, store, training.folder, storage, training.trunk)

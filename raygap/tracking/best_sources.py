@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 
 from raygap.config import SCHEMA_VERSION, TrialConfig, flatten, load_yaml
 from raygap.errors import UserError
+from raygap.private import without_passwords
 from raygap.schema import from_mapping
 from raygap.tracking.report.run import Absent, Run
 from raygap.tracking.run_folder import BEST, COMPARISON, JOURNAL, PLAN, trial_folder
@@ -62,7 +63,10 @@ def find_best(source: str, top: int = 1, metric: str = VALUE) -> list[Found]:
     sign = 1 if lower_is_better(metric) else -1
     # Of equals the earliest trial is the best, as in the sweep itself.
     ranked = sorted(found, key=lambda entry: (sign * (entry.value or 0), entry.trial))[:top]
-    return [Found(_checked(entry.config, entry.where), metric, entry.value, entry.where) for entry in ranked]
+    return [
+        Found(_checked(entry.config, entry.where), metric, entry.value, without_passwords(entry.where))
+        for entry in ranked
+    ]
 
 
 def _at_server(source: str, top: int, metric: str, called: str) -> list[Entry]:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,30 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from raygap.storage import Storage
-from raygap.tracking.run_folder import clean_trial, write_trials
+from raygap.tracking.run_folder import clean_trial, trial_folder, write_trials
+from raygap.tracking.whereabouts import Whereabouts
 
 TABLE_EVERY = 10.0
 """Seconds between two versions of trials.csv, which takes the longer to write the more trials there are."""
 
 
 class ProgressLine(Callback):
-    """On a terminal one line that keeps changing; elsewhere a plain line whenever a trial ends."""
+    """On a terminal lines that keep changing; elsewhere a plain line whenever a trial ends, or has run for a while."""
 
     def __init__(
-        self, study: optuna.Study, folder: Path, planned: int, epochs: int, storage: Storage | None = None
+        self,
+        study: optuna.Study,
+        folder: Path,
+        planned: int,
+        epochs: int,
+        storage: Storage | None = None,
+        *,
+        number_of: Callable[[dict[str, Any]], int],
     ) -> None:
+        """`number_of` gives a trial's number, from the configuration that Tune has."""
         self.study, self.folder, self.planned, self.epochs, self.storage = study, folder, planned, epochs, storage
-        self.running: dict[str, int] = {}
+        self.number_of = number_of
+        self.running = Whereabouts()
         # Kept, not counted anew at every epoch: a study may have thousands of trials.
         self.ended: Counter[TrialState] = Counter()
         self.best: FrozenTrial | None = None
@@ -43,28 +54,42 @@ class ProgressLine(Callback):
             *columns, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal
         )
         self.task = self.progress.add_task("starting Ray Tune", total=self.planned)
+        self.nearest = self.progress.add_task("", visible=False)
         self._newly_ended()  # those of earlier runs of this sweep
         self.progress.start()
         self._show()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial starts, or starts again."""
-        self.running[trial.trial_id] = 0
+        number = self.number_of(trial.config)
+        self.running.start(f"trial {number}", trial_folder(self.folder.resolve(), number), self.epochs)
         self._show()
 
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
         """An epoch ended."""
-        self.running[trial.trial_id] = result["epoch"]
+        self.running.reached(f"trial {self.number_of(trial.config)}", result["epoch"])
         self._show()
+
+    def on_step_end(self, **info: Any) -> None:
+        """Tune calls this about every second."""
+        if self.console.is_terminal:
+            if self.running.look():
+                self._show()
+        elif line := self.running.line():
+            self._print(f"[{self.ended.total()}/{self.planned}] {line}")
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial ended; the study knows already how."""
-        self.running.pop(trial.trial_id, None)
+        self.running.end(f"trial {self.number_of(trial.config)}")
         for ended in self._newly_ended():
             if not self.console.is_terminal:
-                # An error's text may hold brackets, which are no markup.
-                self.console.print(self._ended(ended), highlight=False, soft_wrap=True, markup=False)
+                self._print(self._ended(ended))
+                self.running.said()
         self._show()
+
+    def _print(self, line: str) -> None:
+        # An error's text may hold brackets, which are no markup.
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def _newly_ended(self) -> list[FrozenTrial]:
         trials = self.study.get_trials(deepcopy=False)[self.settled :]
@@ -98,10 +123,11 @@ class ProgressLine(Callback):
         self.progress.stop()
 
     def _show(self) -> None:
-        finished, partial = self.ended.total(), sum(self.running.values()) / self.epochs
+        finished, running = self.ended.total(), self.running
         outcomes = f"stopped early {self.ended[TrialState.PRUNED]} · failed {self.ended[TrialState.FAIL]}"
-        line = f"trials {finished}/{self.planned} · running {len(self.running)} · {outcomes}{self._best()}"
-        self.progress.update(self.task, description=line, completed=finished + partial)
+        line = f"trials {finished}/{self.planned} · running {len(running.running)} · {outcomes}{self._best()}"
+        self.progress.update(self.task, description=line, completed=finished + running.epochs_done / self.epochs)
+        running.show_furthest(self.progress, self.nearest)
 
     def _ended(self, trial: FrozenTrial) -> str:
         how = {

@@ -66,7 +66,7 @@ def write_best(folder: Path, config: dict[str, Any], about: str, name: str = BES
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     """Write a table, whole or not at all; None is an empty cell."""
     partial = path.with_name(f".{path.name}")
-    with partial.open("w", newline="") as file:
+    with partial.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
     partial.replace(path)
 
@@ -88,5 +88,5 @@ def clean_trial(folder: Path, number: int, best: bool, storage: Storage | None =
 def write_text(path: Path, text: str) -> None:
     """Write a text, whole or not at all."""
     partial = path.with_name(f".{path.name}")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from raygap.tracking.whereabouts import Whereabouts
+
 Reporter = Callable[[int, dict[str, Any]], None]
-"""Called with a seed and its newest metrics after every epoch."""
+"""Called with a seed and its newest metrics after every epoch; a TrainingsBar is told more."""
 TEST_METRICS = tuple(f"test_{m}{s}" for m in ("", "audio_", "visual_") for s in ("accuracy", "macro_f1"))
 
 
@@ -69,25 +72,71 @@ class SeedResults:
         return [["seed", *(name.removeprefix("test_").replace("_", " ") for name in TEST_METRICS)], *rows]
 
 
+class TrainingsBar:
+    """How far trainings are: bars on a terminal, elsewhere a plain line at the end of each and from time to time."""
+
+    def __init__(self, console: Console, title: str, epochs: int, name: Callable[[Any], str]) -> None:
+        """`epochs`: those of all together; `name` is what a training of some key is called."""
+        self.console, self.name = console, name
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.task = self.bar.add_task(title, total=epochs)
+        self.nearest = self.bar.add_task("", visible=False)
+        self.running = Whereabouts()
+        self.ended: dict[Any, int] = {}
+
+    def start(self, key: Any, folder: Path, epochs: int) -> None:
+        """A training of so many epochs starts, or starts again, in its folder."""
+        self.bar.start()  # only now: until then the line belongs to the trials
+        self.running.start(self.name(key), folder, epochs)
+
+    def __call__(self, key: Any, metrics: dict[str, Any]) -> None:
+        """An epoch has ended, or all of them had before."""
+        self.bar.start()
+        self.running.reached(self.name(key), metrics["epoch"])
+        if "test_accuracy" in metrics:
+            self.ended[key] = metrics["epoch"]
+            self.end(key)
+            if not self.console.is_terminal:
+                self._print(f"{self.name(key)}: test accuracy {metrics['test_accuracy']:.3f}")
+                self.running.said()
+        self._show()
+
+    def look(self) -> None:
+        """Called about every second."""
+        if self.console.is_terminal:
+            if self.running.look():
+                self._show()
+        elif line := self.running.line():
+            self._print(line)
+
+    def end(self, key: Any) -> None:
+        """A training has ended, or was given up."""
+        self.running.end(self.name(key))
+
+    def _show(self) -> None:
+        self.bar.update(self.task, completed=sum(self.ended.values()) + self.running.epochs_done)
+        self.running.show_furthest(self.bar, self.nearest)
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 @contextmanager
-def seeds_bar(console: Console, seeds: int, epochs: int) -> Iterator[Callable[[int, dict[str, Any]], None]]:
-    """A progress bar over the epochs of all seeds; yields the callback that `train_seeds` reports to."""
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeRemainingColumn())
-    bar = Progress(*columns, console=console, disable=not console.is_terminal)
-    task = bar.add_task(f"training {seeds} seeds", total=seeds * epochs)
-    reached: dict[int, int] = {}
+def seeds_bar(console: Console, seeds: int, epochs: int) -> Iterator[TrainingsBar]:
+    """What `train_seeds` reports to."""
+    with trainings_bar(console, f"training {seeds} seeds", seeds * epochs, lambda seed: f"seed {seed}") as bar:
+        yield bar
+
+
+@contextmanager
+def trainings_bar(console: Console, title: str, epochs: int, name: Callable[[Any], str]) -> Iterator[TrainingsBar]:
+    """A TrainingsBar that leaves the terminal as it was."""
+    bar = TrainingsBar(console, title, epochs, name)
     try:
-
-        def show(seed: int, metrics: dict[str, Any]) -> None:
-            bar.start()  # only now: until then the line belongs to the trials
-            reached[seed] = metrics["epoch"]
-            bar.update(task, completed=sum(reached.values()))
-            if "test_accuracy" in metrics and not console.is_terminal:
-                console.print(f"seed {seed}: test accuracy {metrics['test_accuracy']:.3f}", highlight=False)
-
-        yield show
+        yield bar
     finally:
-        bar.stop()
+        bar.bar.stop()
 
 
 def seeds_table(results: SeedResults) -> Table:

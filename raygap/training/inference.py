@@ -1,9 +1,10 @@
 """A trained network in use: its answers to clips in media files, and what it says of a store, for a closer look."""
 
-import csv
 import functools
-import io
+import hashlib
 import json
+import shlex
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,8 @@ from raygap.data.media.pictures import frames_shape
 from raygap.data.media.sound import SOUND_FILES
 from raygap.data.media.spectrogram import spectrogram_shape
 from raygap.data.predictions import MODALITIES, READOUTS, Predictions
-from raygap.data.readers.lists import read_text
+from raygap.data.readers.folders import FileFinder
+from raygap.data.readers.lists import BadLine, read_table
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.imbalance.correction import Correction
@@ -52,6 +54,8 @@ class Classifier:
     statistics: dict[str, Any]
     """As in a store's header."""
     device: torch.device
+    fingerprint: str
+    """Of the network (see fingerprint)."""
 
     @classmethod
     def load(cls, path: Path) -> "Classifier":
@@ -64,7 +68,8 @@ class Classifier:
             )
         config, network = load_network(path, len(saved["class_names"]))
         device = pick_device()
-        return cls(config, network.to(device).eval(), tuple(saved["class_names"]), saved["statistics"], device)
+        names, statistics = tuple(saved["class_names"]), saved["statistics"]
+        return cls(config, network.to(device).eval(), names, statistics, device, _fingerprint(saved))
 
     @torch.no_grad()
     def logits(self, frames: np.ndarray, spectrograms: np.ndarray) -> dict[str, np.ndarray]:
@@ -142,7 +147,9 @@ def answer_row(answer: Answer, class_names: Sequence[str]) -> dict[str, str | fl
     reasons = dict.fromkeys(answer.reasons.values())  # a file that cannot be read says it twice
     named = [f"{name}: {reason}" for name, reason in answer.reasons.items()]
     reason = next(iter(reasons)) if answer.used == "none" and len(reasons) == 1 else "; ".join(named)
-    row: dict[str, str | float] = {"id": answer.media.id, "used": answer.used, "reason": reason}
+    # The name of a file may hold bytes that are no text.
+    name, reason = (text.encode("utf-8", "backslashreplace").decode() for text in (answer.media.id, reason))
+    row: dict[str, str | float] = {"id": name, "used": answer.used, "reason": reason}
     if answer.probabilities:
         fused = answer.probabilities["fused"]
         row |= {"class": class_names[fused.argmax()], "confidence": float(fused.max())}
@@ -187,6 +194,8 @@ def read_media(paths: Sequence[Path]) -> list[Media]:
     """
     found: list[Media] = []
     for path in paths:
+        if path.is_dir():
+            raise UserError(f"{path}: a folder; {_media_in(path)}")
         if path.suffix.lower() == ".csv":
             found += _read_list(path)
         elif path.suffix.lower() in SOUND_ONLY:
@@ -196,24 +205,34 @@ def read_media(paths: Sequence[Path]) -> list[Media]:
     return found
 
 
+def _media_in(folder: Path) -> str:
+    """What to give in place of a folder."""
+    try:
+        kinds = Counter(file.suffix.lower() for file in folder.iterdir() if file.is_file() and file.suffix)
+    except OSError as error:
+        return f"it cannot be read ({error.strerror}); give media files, or a .csv that lists them"
+    if not kinds:
+        return "it holds no files itself; give media files, or a .csv that lists them"
+    there = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
+    pattern = f"{shlex.quote(str(folder))}/*{kinds.most_common(1)[0][0]}"
+    return f"it holds {there}; give the media files in it, such as {pattern}, or a .csv that lists them"
+
+
 def _read_list(path: Path) -> list[Media]:
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="", skipinitialspace=True)
-    columns = [(column or "").strip() for column in reader.fieldnames or ()]
-    reader.fieldnames = columns
-    if not {"video", "audio"} & set(columns):
+    table, finder = read_table(path), FileFinder()
+    if not {"video", "audio"} & set(table.columns):
         raise UserError(f"{path}: neither a column video nor a column audio; one of them has to name the files")
     found = []
-    try:
-        for row in reader:
-            if any(map(row.get, columns)):
-                found.append(_listed(path, reader.line_num, {name: (row[name] or "").strip() for name in columns}))
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
+    for line, fields in table.rows:
+        try:
+            found.append(_listed(path, line, table.named(fields), finder))
+        except BadLine as fault:
+            raise UserError(f"{path}, line {line}: {fault}") from None
     return found
 
 
-def _listed(path: Path, line: int, row: dict[str, str]) -> Media:
-    video, audio = (path.parent / row[name] if row.get(name) else None for name in ("video", "audio"))
+def _listed(path: Path, line: int, row: dict[str, str], finder: FileFinder) -> Media:
+    video, audio = (finder.find(path.parent, row[name]) if row.get(name) else None for name in ("video", "audio"))
     if not video and not audio:
         raise UserError(f"{path}, line {line}: neither video nor audio is given; name a file or take the line out")
     times: dict[str, float | None] = {}
@@ -230,26 +249,52 @@ def _listed(path: Path, line: int, row: dict[str, str]) -> Media:
     return Media(row.get("id") or row.get("video") or row["audio"], video, audio, **times)
 
 
-def write_correction(correction: Correction, class_names: Sequence[str], about: str, path: Path) -> None:
-    """Write a correction as JSON, as read_correction takes it; `about` says what it was fitted to."""
-    content = {"class_names": list(class_names), "about": about, **correction.to_mapping()}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+def fingerprint(path: Path) -> str:
+    """Of the weights and the configuration in a best.pt: what is fitted to a network fits no other."""
+    return _fingerprint(_load(path))
 
 
-def read_correction(path: Path, class_names: Sequence[str]) -> Correction:
-    """A correction for a classifier of these classes. Raises UserError if it is damaged or was fitted for others."""
+def _fingerprint(saved: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(saved["config"], sort_keys=True).encode())
+    for name, tensor in sorted(saved["network"].items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def write_correction(
+    correction: Correction, class_names: Sequence[str], about: str, path: Path, network: str | None
+) -> None:
+    """Write a correction as JSON, as read_correction takes it; `about` says what it was fitted to.
+
+    `network` is the fingerprint of the network whose answers these were; None: they came without one.
+    """
+    content = {"class_names": list(class_names), "about": about, "network": network, **correction.to_mapping()}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_correction(path: Path, classifier: Classifier) -> tuple[Correction, bool]:
+    """A correction, and whether it is known to be this classifier's; it is not if it was fitted to a mere table.
+
+    Raises UserError if it is damaged, or was fitted to another network or for other classes.
+    """
     try:
-        content = json.loads(path.read_text())
-        fitted_for = content.pop("class_names")
-        content.pop("about")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        fitted_for, about = content.pop("class_names"), content.pop("about")
+        network = content.pop("network", "")
         correction = correction_from_mapping(content)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; launch/diagnose.py --correct writes corrections") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a correction written by launch/diagnose.py --correct ({error!r})") from None
-    if fitted_for != list(class_names):
+    if fitted_for != list(classifier.class_names):
         raise UserError(f"{path}: fitted for other classes than the checkpoint's; fit one with launch/diagnose.py")
-    return correction
+    mend = "fit one to this checkpoint with launch/diagnose.py --correct"
+    if network == "":
+        raise UserError(f"{path}: written by an older raygap, without the network it was fitted to; {mend}")
+    if network not in (None, classifier.fingerprint):
+        raise UserError(f"{path}: fitted to another network than the checkpoint's ({about}); {mend}")
+    return correction, network is not None
 
 
 def trained_config(path: Path) -> TrialConfig:

@@ -8,7 +8,7 @@ ledger.parquet  one row a training clip: scores and gap, after the warm-up and n
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from raygap.errors import UserError
 from raygap.methods import find_method
 from raygap.methods.base import Method
 from raygap.models.network import Network
+from raygap.pace import Told
 from raygap.patience import patiently
 from raygap.schema import from_mapping, to_mapping
 from raygap.storage import Storage
@@ -38,16 +39,19 @@ def train(
     method: type[Method] | None = None,
     trunk: SharedWarmups | None = None,
     storage: Storage | None = None,
+    tell: Callable[[Told], None] | None = None,
 ) -> Iterator[Metrics]:
     """Train a configuration and yield the metrics of each epoch, first those that the folder's checkpoint holds.
 
-    Warm-ups are shared in `trunk`; `storage` gets a copy of each file. Where several workers train together, all run
-    this, and only the first reads and writes files; it waits for a file system that refuses (see patiently).
-    Raises TrainingDiverged when the loss is not finite,
+    Warm-ups are shared in `trunk`; `storage` gets a copy of each file; `tell` is called now and then. Where several
+    workers train together, all run this, and only the first tells, and reads and writes files; it waits for a file
+    system that refuses (see patiently). Raises TrainingDiverged when the loss is not finite,
     UserError when the folder holds a run of another configuration or store, or the workers are not compute.workers.
     """
     trainer = Trainer(config, store, method)
     workers = trainer.workers
+    if tell and workers.first:
+        trainer.pace.tell = tell
     if workers.size != config.compute.workers:
         raise UserError(
             f"compute.workers = {config.compute.workers}, but {workers.size} train; use --workers-per-trial"

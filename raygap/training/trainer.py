@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from raygap.config import TrialConfig
-from raygap.data.batches import batches, epoch_order
+from raygap.data.batches import batches, cut_up, epoch_order
 from raygap.data.store import Store
 from raygap.errors import TrainingDiverged
 from raygap.imbalance.gap import gap_counts, mixture_values, true_class_score
@@ -19,6 +19,7 @@ from raygap.imbalance.ledger import Ledger
 from raygap.methods import find_method
 from raygap.methods.base import Method, Step
 from raygap.models.network import Network, Outputs, make_network
+from raygap.pace import Pace
 from raygap.rng import generator
 from raygap.training.evaluation import evaluate, predict
 from raygap.training.optimizers import make_optimizer
@@ -55,6 +56,7 @@ class Trainer:
         self.after_warmup: dict[str, np.ndarray] = {}
         self.best_epoch, self.best_accuracy = -1, -1.0
         self.on_step: Callable[[], None] = lambda: None
+        self.pace = Pace(config.epochs)
 
     @property
     def finished(self) -> bool:
@@ -79,6 +81,7 @@ class Trainer:
         self.epoch += 1
         self._note_warmup()
         self._note_best(metrics)
+        self.pace.end()
         return metrics
 
     def _validate(self) -> Metrics:
@@ -134,6 +137,7 @@ class Trainer:
         sums: dict[str, torch.Tensor] = {}
         correct = torch.zeros((), device=device)
         self.network.train()
+        self.pace.begin(self.epoch + 1, len(cut_up(len(order), config.optimizer.batch_size)))
         for number, batch in enumerate(
             batches(
                 self.store,
@@ -160,6 +164,7 @@ class Trainer:
                 for name, term in terms.items():
                     sums[name] = sums.get(name, 0) + term.detach() * batch.clips
             self.on_step()
+            self.pace.step()
         self.workers.average_buffers(self.network)
         audio, visual, often = self.workers.sum(scores).cpu().numpy()
         totals = self.workers.sum(torch.stack([correct, *sums.values()])).tolist()

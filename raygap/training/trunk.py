@@ -15,7 +15,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +25,7 @@ from typing import IO, Any
 import torch
 
 from raygap.config import TrialConfig, flatten
+from raygap.locks import lock
 from raygap.methods.base import Method
 from raygap.schema import field_paths, shapes_warmup
 from raygap.storage import Storage
@@ -152,7 +153,8 @@ class Trunk:
             self.folder.mkdir(parents=True, exist_ok=True)
             # Not "w", which would change its time as a sign of life does. A killed process lets go of the lock.
             file = turn.enter_context((self.folder / ".lock").open("a"))
-            yield from _take_turn(file)
+            if not (yield from _take_turn(file)):
+                return
         except OSError as error:  # two trials may then train the same epoch, nothing worse
             _log().warning("no turn at the warm-up: %s", error)
             return
@@ -246,13 +248,15 @@ class Trunk:
             excess -= size
 
 
-def _take_turn(file: IO[str]) -> Iterator[bool]:
-    """Gives True every WORD_EVERY seconds until it has the lock. Raises TimeoutError, which is an OSError."""
+def _take_turn(file: IO[str]) -> Generator[bool, None, bool]:
+    """Gives True every WORD_EVERY seconds until it has the lock, and returns whether there are locks here.
+
+    Raises TimeoutError, which is an OSError.
+    """
     said, heard, sign = time.monotonic(), math.inf, None
     while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            return lock(file)
         except BlockingIOError:
             now, last = time.monotonic(), os.fstat(file.fileno()).st_mtime_ns
         if last != sign:  # by this machine's own clock: another's may be wrong

@@ -202,6 +202,7 @@ def test_the_batch_script_starts_ray_on_all_nodes_and_goes_on_with_a_sweep(
     assert environment["RAY_AUTH_MODE"] == "token"
     assert len((tmp_path / "token").read_text().strip()) == 64
     assert (tmp_path / "mode").read_text().strip() == "600"
+    assert stat.S_IMODE(Path(environment["RAY_TMPDIR"]).stat().st_mode) == 0o700
     assert not Path(environment["RAY_AUTH_TOKEN_PATH"]).exists(), "the job's token ends with the job"
 
     (Path(run) / "sweep.yaml").write_text("")

@@ -56,6 +56,22 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--", "--dataset", "demo"], "--address: give the address of the cluster's dashboard"),
         (["--address", "HEAD:8265", "--status", "x"], "expected the dashboard's address, for example http://HEAD:8265"),
         (["--address", "http://127.0.0.1:1", "--status", "x"], "nothing answers there"),
+        (["--address", "http://me:secret@127.0.0.1:1", "--status", "x"], "http://127.0.0.1:1: nothing answers there"),
+        (["--address", "http://h", "--storage", "s3://key:secret@box", "--preflight"], "--storage s3://...: holds a"),
+        (
+            [
+                "--address",
+                "http://h",
+                "--",
+                "--dataset",
+                "demo",
+                "--resume",
+                "--name",
+                "n",
+                "--storage=s3://k:secret@b",
+            ],
+            "--storage s3://...: holds a",
+        ),
         (["--address", "http://h", "--status", "x", "--stop", "y"], "give one of them"),
         (["--address", "http://h", "--env", "K=secret", "--", "--dataset", "demo"], "give a variable's name only"),
         (["--address", "http://h", "--env", "NOT_SET", "--", "--dataset", "demo"], "NOT_SET: not set here"),
@@ -73,7 +89,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_cannot_work_is_refused_before_anything_is_sent(arguments: list[str], message: str, here: Path) -> None:
     line = refusal(call("submit", *arguments))
     assert message in line
-    assert "secret" not in line
+    assert "secret@" not in line
+    assert "=secret" not in line
 
 
 @pytest.mark.parametrize(

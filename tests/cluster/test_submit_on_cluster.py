@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import requests
 import yaml
+from planted import leaks, plant
 
 pytestmark = pytest.mark.cluster
 REPOSITORY = Path(__file__).parents[2]
@@ -35,7 +36,6 @@ with tempfile.TemporaryDirectory() as folder:
     cluster.shutdown()
 """
 """Runs until its input ends. A process of its own, since Ray takes token and mode from a process's first use of it."""
-PLANTED = "planted-key-5d41402abc4b2a76b9719d911017c592"
 SWEEP = ["--trials", "2", "--test-seeds", "1", "--concurrency", "1"]
 SWEEP += [
     f"--set={field}"
@@ -52,6 +52,8 @@ class Secured:
     environment: dict[str, str]
     home: Path
     """Where the user works."""
+    planted: dict[str, str]
+    """Secrets by the variable that holds each: of the user, and of the cluster's machines."""
 
     def submit(self, *arguments: Any, **environment: str) -> subprocess.CompletedProcess:
         """launch/submit.py."""
@@ -69,16 +71,20 @@ class Secured:
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     home = tmp_path_factory.mktemp("user")
+    (ours, planted), (theirs, others) = plant(), plant()
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_raylet_start_wait_time_s": "120"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     process = subprocess.Popen(
         [sys.executable, "-c", CLUSTER],
-        env={**os.environ, **token, "PYTHONPATH": "", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        env={**os.environ, **theirs, **token, "PYTHONPATH": "", "PATH": path},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     address, session = json.loads(next(line for line in process.stdout if line.startswith("[")))
-    yield Secured(address, Path(session), {**os.environ, **token}, home)
+    planted |= {"RAY_AUTH_TOKEN": token["RAY_AUTH_TOKEN"]}
+    planted |= {f"{name} of the machines": secret for name, secret in others.items()}
+    yield Secured(address, Path(session), {**os.environ, **ours, **token}, home, planted)
     process.stdin.close()
     process.wait(60)
 
@@ -92,9 +98,10 @@ def test_the_whole_way_of_a_sweep(secured: Secured, data_set: Path, tmp_path: Pa
     for text in ("State API: answers on 2 nodes", "written and read on 2 nodes", "versions: Python"):
         assert any(text in line for line in lines), result.stdout
 
-    where = ["--storage", shared, "--env", "PLANTED_KEY", "--"]
+    sent = [f"--env={name}" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN")]
+    where = ["--storage", shared, *sent, "--env", "WANDB_API_KEY", "--"]
     sweep = ["--dataset", "manifest", "--root", data_set, "--method", "gmm_scores", "--name", "first", *SWEEP]
-    result = secured.submit(*where, *sweep, PLANTED_KEY=PLANTED)
+    result = secured.submit(*where, *sweep)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "[2/2] trial" in result.stdout, "the log was followed"
     fetched = secured.home / "runs" / "first"
@@ -119,19 +126,13 @@ def test_the_whole_way_of_a_sweep(secured: Secured, data_set: Path, tmp_path: Pa
 
 
 def assert_nowhere(secured: Secured, *folders: Path) -> None:
-    """The planted key is in no file that Ray, the sweep or the user's side wrote, and in nothing that jobs show."""
+    """What is planted is in no file that Ray, the sweep or the user's side wrote, and in nothing that jobs show."""
     headers = {"Authorization": f"Bearer {secured.environment['RAY_AUTH_TOKEN']}"}
     jobs = requests.get(f"{secured.address}/api/jobs/", headers=headers, timeout=20)
     assert jobs.status_code == 200
     assert "raygap_run" in jobs.text
-    assert PLANTED not in jobs.text
-    key, seen = PLANTED.encode(), 0
-    for folder in (secured.session, secured.home, *folders):
-        for file in folder.rglob("*"):
-            if file.is_file():
-                seen += 1
-                assert key not in file.read_bytes(), file
-    assert seen > 50
+    assert not [name for name, secret in secured.planted.items() if secret in jobs.text]
+    assert leaks(secured.planted, secured.session, secured.home, *folders, at_least=50) == []
 
 
 def test_without_the_token_nothing_is_told(secured: Secured) -> None:

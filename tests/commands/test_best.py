@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 
 import optuna
@@ -15,8 +16,9 @@ from stores import SMALL
 from typer.testing import CliRunner
 
 from raygap.schema import from_mapping, to_mapping
-from raygap.search.study import STUDY, open_storage
-from raygap.tracking.run_folder import BEST, JOURNAL, trial_folder
+from raygap.search.journal import open_storage
+from raygap.search.study import STUDY
+from raygap.tracking.run_folder import BEST, COMPARISON, JOURNAL, PLAN, trial_folder
 from raygap.training.run import write_table
 
 
@@ -69,6 +71,39 @@ def test_the_top_by_any_metric_of_the_selected_epoch(run: Path) -> None:
     entries = json.loads(call("best", run, "--top", 9, "--metric", "val_loss", "--json").stdout)
     assert [(entry["value"], entry["config"]["loss"]["focus"]) for entry in entries] == [(1, 0), (2, 2), (3, 1)]
     assert "no such column; it has val_accuracy, val_loss" in refusal(run, "--metric", "val_los")
+
+
+def test_a_comparisons_folder_stands_for_all_its_methods_but_for_what_was_chosen_on_test(run: Path) -> None:
+    for name, protocol in (
+        ("gmm", "validation"),
+        ("joint", "validation"),
+        ("gmm-paper", "paper"),
+        ("late", "validation"),
+    ):
+        folder = Path("compared") / name
+        if name == "late":
+            folder.mkdir()
+        else:
+            shutil.copytree(run, folder)
+        (folder / PLAN).write_text(f"fixed: {{protocol: {protocol}}}")
+    study = optuna.load_study(storage=open_storage(Path("compared/joint") / JOURNAL), study_name=STUDY)
+    params, space = {"loss.focus": 0.5}, {"loss.focus": FloatDistribution(0, 9)}
+    study.add_trial(create_trial(value=0.875, params=params, distributions=space))
+    shutil.copytree(trial_folder(run, 0), trial_folder(Path("compared/joint"), 4))
+    Path("compared", COMPARISON).touch()
+    assert call("best", "compared").stdout.startswith("# trial 4, compared/joint: best_val_accuracy 0.8750\n")
+    assert call("best", "compared", "--top", "9").stdout.count("---") == 7
+    told = call("report", "compared").output
+    assert "compared/joint/report.html" in told
+    assert "compared/gmm/report.html" in told
+    Path("compared", COMPARISON).unlink()  # then it is that of a sweep on several data sets
+    assert "give the folder of one: compared/gmm, " in refusal("compared")
+
+
+def test_a_broken_journal_is_named(run: Path) -> None:
+    lines = (run / JOURNAL).read_text().splitlines(keepends=True)
+    (run / JOURNAL).write_text("".join([*lines[:3], "?\n", *lines[3:]]))
+    assert "study.journal is damaged; going on with the sweep, by --resume, mends it" in refusal(run)
 
 
 def test_a_folder_with_the_best_configuration_alone_is_enough(run: Path) -> None:

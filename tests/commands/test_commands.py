@@ -1,5 +1,6 @@
 """The commands as their users call them, in this process: what they refuse, and a whole sweep on real media."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -110,8 +111,11 @@ def test_too_many_bad_clips_stop_before_any_trial_and_few_are_named(here: Path) 
     assert refused.exit_code == 0, refused.output  # 5 % may be bad
     assert "quarantined: low-train-0" in refused.output
     (folder / "low-train-1.mp4").write_bytes(b"")
-    line = refusal(call("sweep", "--dataset", "manifest", "--root", folder, *TINY))
-    assert "2 of 20 clips cannot be used" in line
+    refused = call("sweep", "--dataset", "manifest", "--root", folder, *TINY)
+    assert refused.exit_code == 2
+    line, reason = refused.stderr.splitlines()
+    assert line.startswith("error: 2 of 20 clips cannot be used")
+    assert reason.endswith("2 unreadable: the file is empty: low-train-0.mp4, low-train-1.mp4")
     assert no_trial_started(here)
 
 
@@ -123,6 +127,10 @@ def test_dry_run_prints_the_plan_and_does_nothing(here: Path) -> None:
     assert configuration["method"] == "gmm_adaptive"
     assert "warmup.epochs" in space
     assert plan["trials"] == 7
+    for option in ("--seeds", "--test-seeds"):
+        result = call("sweep", "--dataset", "demo", "--dry-run", option, "9", "--set", "purify.epochs=0")
+        assert "test seeds: 9" in result.output
+        assert "not searched, as it cannot act here: purify.threshold (needs" in result.output
     assert not list(here.iterdir())
 
 
@@ -151,9 +159,41 @@ def test_the_whole_line_on_real_media(here: Path, data_set: Path, ray_cluster: N
     assert trained.exit_code == 0, trained.output
     assert (here / "t/test.csv").read_text().startswith("seed,best_epoch,best_val_accuracy,test_accuracy")
 
-    more = call("sweep", "--dataset", "manifest", "--resume", "--trials", "3", "--concurrency", "1")
+    plan = here / "runs/r/sweep.yaml"
+    text = plan.read_text()
+    for edited, message in (
+        (text.replace("epochs: 3", "epochs: 4"), "fixed: epochs = 4, but trials of this sweep had 3"),
+        (text.replace("uniform:", "loguniform:").replace("- 0\n", "- 0.1\n"), "loss.focus: was numbers from 0 to 4"),
+        (text.replace("trials: 2", "trials: many"), "trials = 'many'"),
+        (text.replace("loss.focus", "loss.fokus"), "did you mean loss.focus?"),
+    ):
+        assert edited != text
+        plan.write_text(edited)
+        line = refusal(call("sweep", "--dataset", "manifest", "--resume", "--name", "r"))
+        assert message in line
+        assert "runs/r/sweep.yaml" in line
+    plan.write_text(text)
+    moved = shutil.copytree(data_set, here / "moved")
+    more = call("sweep", "--dataset", "manifest", "--resume", "--trials", "3", "--root", moved)
     assert more.exit_code == 0, more.output
     assert "best of 3 trials" in more.output
+    resumed = yaml.safe_load(plan.read_text())
+    assert (resumed["root"], resumed["concurrency"]) == (str(moved), 1)
+    (moved / "manifest.csv").write_text((moved / "manifest.csv").read_text().replace(",low,", ",deep,"))
+    other = call("sweep", "--dataset", "manifest", "--resume", "--trials", "4", "--root", moved)
+    assert "the data or their preparation have changed since the sweep began" in refusal(other)
+
+
+def test_a_training_is_of_what_was_prepared(here: Path, data_set: Path, ray_cluster: None) -> None:
+    prepared = call("prepare", "--dataset", "manifest", "--root", data_set)
+    assert prepared.exit_code == 0, prepared.output
+    small = ["--set", "model.encoder=small_cnn", "--set", "model.width=4"]
+    trained = call("train", "--dataset", "manifest", "--root", data_set, "--epochs", "1", "--out", "t", *small)
+    assert trained.exit_code == 0, trained.output
+    assert len(list((here / "cache").glob("manifest-*"))) == 1
+    assert "note: stages shortened in proportion to 1 epochs" in trained.output
+    assert "note: 1 step an epoch: " in trained.output
+    assert "cannot be told from chance" in trained.output
 
 
 def test_best_and_report_say_what_is_missing(here: Path) -> None:

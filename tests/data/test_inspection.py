@@ -2,10 +2,10 @@ import re
 
 import numpy as np
 import pytest
-from media import write_data_set
+from media import BLUE, solid, tone, write_data_set, write_mp4, write_wav
 
 from raygap.config import Prepare
-from raygap.data.inspection import tables, write_page
+from raygap.data.inspection import UNLIKE, oddities, tables, write_page
 from raygap.data.prepare import prepare
 from raygap.data.readers.manifest import read_manifest
 from raygap.data.store import Store
@@ -16,6 +16,8 @@ from raygap.errors import UserError
 def store(tmp_path_factory):
     folder = write_data_set(tmp_path_factory.mktemp("inspected"), train=4)
     (folder / "low-train-0.mp4").write_bytes(b"")
+    write_mp4(folder / "high-train-0.mp4", solid(BLUE, seconds=4), tone(1760, seconds=0.8))
+    write_mp4(folder / "high-train-1.mp4", solid(BLUE), np.stack((tone(1760), -tone(1760)), axis=1))
     text = (folder / "manifest.csv").read_text()
     (folder / "manifest.csv").write_text(text.replace(",low,", ",<b>low,"))
     settings = Prepare(frames=2, frame_size=16, seconds=1)
@@ -30,10 +32,35 @@ def test_tables(store):
     assert high[:5] == ["1 high", "4", "1", "1", "1.0"]
     assert all_clips == ["all", "7", "2", "2", "1.0", ""]
     assert [row[0] for row in found["Lengths"]] == ["split", "train", "val", "test"]
-    assert all(float(cell) == pytest.approx(1, abs=0.05) for row in found["Lengths"][1:] for cell in row[1:])
+    assert found["Lengths"][1] == ["train", "1.00", "1.00", "4.00"]
+    assert all(float(cell) == pytest.approx(1, abs=0.05) for row in found["Lengths"][2:] for cell in row[1:])
     ((count, reason, names),) = found["Quarantined"][1:]
     assert (count, names) == ("1", "low-train-0.mp4")
     assert reason.startswith("unreadable: ")
+
+
+def test_what_is_odd_of_a_clip_is_listed(store):
+    found = oddities(store)
+    assert found.pop(UNLIKE) == [("high-train-0.mp4", "4.0 s of picture, 0.8 s of sound")]
+    ((note, clips),) = found.items()
+    assert "inverse" in note
+    assert clips == [("high-train-1.mp4", note)]
+    assert tables(store)["Worth a look"][1:] == [
+        ["high-train-0.mp4", "4.0 s of picture, 0.8 s of sound"],
+        ["high-train-1.mp4", note],
+    ]
+
+
+def test_lengths_are_those_within_start_and_end(tmp_path):
+    # Sound of its own, 2 s of it: windows of picture and sound that lie before its end are of one length.
+    write_mp4(tmp_path / "clip.mp4", solid(BLUE, seconds=4), None)
+    write_wav(tmp_path / "clip.wav", tone(440, seconds=2))
+    windows = ["0,1,a,train", "1,2,a,val", "1.5,3,a,test", "0.5,1.5,b,train", "0.5,2,b,val", "0,2,b,test"]
+    rows = [f"clip.mp4,clip.wav,{window},{i}" for i, window in enumerate(windows)]
+    (tmp_path / "manifest.csv").write_text("\n".join(["video,audio,start,end,label,split,id", *rows]))
+    settings = Prepare(frames=1, frame_size=8, seconds=0.5)
+    found = oddities(Store.open(prepare(read_manifest(tmp_path), settings, tmp_path / "cache", workers=1)))
+    assert found == {UNLIKE: [("2", "1.5 s of picture, 0.5 s of sound")]}
 
 
 def test_reasons_are_grouped_by_what_they_have_in_common(store):

@@ -186,3 +186,48 @@ def test_a_pickle_is_never_run(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=name):
             read_predictions(tmp_path / name)
     assert not (tmp_path / "ran").exists()
+
+
+ODD = {
+    "numbers": ("1", "2", "10"),
+    "padded": ("01", "02", "08"),
+    "from one": ("1", "2", "3"),
+    "truth": ("false", "true", "maybe"),
+    "nothing": ("NA", "null", "nan"),
+    "powers": ("1e3", "2e3", "inf"),
+}
+
+
+@pytest.mark.parametrize("names", ODD.values(), ids=ODD.keys())
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_class_names_are_text_whatever_they_look_like(kind: str, names: tuple[str, ...], tmp_path: Path) -> None:
+    ids = np.array([f"{i:03}" for i in range(20)])
+    found = read_predictions(table(tmp_path, kind, names, label=np.array(names)[LABELS], id=ids))
+    assert found.class_names == names
+    np.testing.assert_array_equal(found.labels, LABELS)
+    np.testing.assert_array_equal(found.ids, ids)
+    last = read_predictions(table(tmp_path, kind, names, label=[names[2]] * 20))
+    np.testing.assert_array_equal(last.labels, [2] * 20)
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("01", "02", "08"), [1, 2, 8]),
+        (("1", "2", "10"), [1.0, 2.0, 10.0]),
+        (("1e3", "2e3", "x"), ["1000.0", "2000.0", "x"]),
+        (("false", "true", "maybe"), ["False", "True", "maybe"]),
+    ],
+)
+def test_labels_that_a_program_took_for_numbers_are_still_those_classes(
+    names: tuple[str, ...], labels: list, tmp_path: Path
+) -> None:
+    found = read_predictions(table(tmp_path, "parquet", names, label=np.array(labels)[LABELS]))
+    np.testing.assert_array_equal(found.labels, LABELS)
+
+
+def test_an_index_is_no_label_where_names_are_numbers(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"label '0' in row \d+ is no class; the columns name 1, 2, 10"):
+        read_predictions(table(tmp_path, "csv", ("1", "2", "10"), label=LABELS))
+    indices = read_predictions(table(tmp_path, "csv", ("a", "b", "c"), label=LABELS))
+    np.testing.assert_array_equal(indices.labels, LABELS)

@@ -105,7 +105,7 @@ def test_rows_of_a_wrong_shape_are_refused(tmp_path):
         writer.write(0, np.zeros((1, 8, 8, 3), np.uint8), np.zeros((64, 63), np.float16))
 
 
-def test_the_key_follows_settings_clips_and_file_sizes_but_not_the_place(tmp_path, data_set, clip_list):
+def test_the_key_follows_settings_clips_and_content_but_neither_place_nor_times(tmp_path, data_set, clip_list):
     key = store_key(clip_list, SETTINGS)
     first, *others = clip_list.clips
 
@@ -123,7 +123,12 @@ def test_the_key_follows_settings_clips_and_file_sizes_but_not_the_place(tmp_pat
     }
     assert len(keys) == 7
     copy = shutil.copytree(data_set, tmp_path / "elsewhere")
+    changed = copy / "low-train-0.mp4"
+    os.utime(changed, (0, 0))
     assert store_key(read_manifest(copy), SETTINGS) == key
-    with (copy / "low-train-0.mp4").open("ab") as file:
-        file.write(b"x")
+    times = changed.stat()
+    with changed.open("r+b") as file:  # as long as before
+        file.seek(times.st_size // 2)
+        file.write(b"edited")
+    os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert store_key(read_manifest(copy), SETTINGS) != key

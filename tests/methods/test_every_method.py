@@ -11,7 +11,8 @@ from raygap.config import flatten
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.methods import METHODS
-from raygap.schema import from_mapping
+from raygap.methods.base import Method
+from raygap.schema import acting, field_paths, from_mapping
 from raygap.search.plan import make_plan
 from raygap.search.space import load_space
 from raygap.training.checkpoint import dumps, loads
@@ -88,3 +89,46 @@ def test_the_methods_own_space_is_one_that_it_can_work_with(method: str, dataset
     config = plan.check()
     assert config.method == method
     assert set(plan.space) <= set(flatten(config.model_dump()))
+
+
+def test_the_flags_that_marks_of_fields_ask_for_are_true() -> None:
+    own_losses = {name for name, method in METHODS.items() if method.plain_terms is not Method.plain_terms}
+    assert own_losses == {name for name, method in METHODS.items() if not method.plain_unimodal}
+    by_itself = {name for name, m in METHODS.items() if m.separate is not Method.separate and m.guided}
+    assert by_itself == {"gmm_adaptive", "gmm_scores"}  # gmm_adaptive's goes by the mixture over the gaps
+    assert {name for name, method in METHODS.items() if method.own_separator} == {"gmm_scores"}
+
+
+def other_value(path: str, value: Any, method: str) -> Any:
+    """Another value that the field may have."""
+    choices = getattr(field_paths(method)[path].annotation, "__args__", ())
+    for other in (*choices, *((value / 2, value * 2, value + 0.5, value + 1) if not choices else ())):
+        try:
+            if other != value:
+                return flatten(from_mapping({"method": method, "epochs": 99, path: other}).model_dump())[path]
+        except UserError:
+            continue
+    raise AssertionError(path)
+
+
+@pytest.mark.parametrize("purify", [0, 1])
+@pytest.mark.parametrize("method", list(METHODS))
+def test_fields_that_cannot_act_change_nothing(method: str, purify: int, small_store: Store) -> None:
+    given = fields(method) | {"epochs": 3}
+    if "loss.align_weight" in field_paths(method):
+        given["loss.align_weight"] = 0.0
+    if purify and given["purify.epochs"]:
+        given |= {"purify.epochs": 1, "mixture.posterior": "constant"}
+    else:
+        given["purify.epochs"] = 0
+    config = from_mapping(given)
+    flat, known = flatten(config.model_dump()), field_paths(method)
+    searchable = [p for p in flat if not p.startswith(("prepare.", "compute.")) and known[p].json_schema_extra]
+    inert = set(searchable) - set(acting(flat, config))
+    assert inert
+    changed = from_mapping(given | {path: other_value(path, flat[path], method) for path in inert})
+    one, other = (Trainer(each, small_store) for each in (config, changed))
+    for _ in range(config.epochs):
+        rows = [each.train_epoch() for each in (one, other)]
+        losses = [[row[name] for name in ("train_loss", "val_loss")] for row in rows]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-6)

@@ -28,10 +28,11 @@ from raygap.errors import UserError
 from raygap.schema import from_mapping
 from raygap.search import sweep
 from raygap.search.job import Outcome
+from raygap.search.journal import open_storage
 from raygap.search.kept import fetch_run
 from raygap.search.placement import fit
 from raygap.search.plan import Plan, make_folder, write_plan
-from raygap.search.study import STUDY, finished_trials, open_storage
+from raygap.search.study import STUDY, finished_trials
 from raygap.storage import Storage
 from raygap.tracking.run_folder import JOURNAL, trial_folder
 from raygap.training.run import train

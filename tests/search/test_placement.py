@@ -1,12 +1,13 @@
 """How trials share a cluster: computed from its machines, no Ray needed."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from raygap.errors import UserError
 from raygap.schema import from_mapping
-from raygap.search.placement import Placement, in_words, place
+from raygap.search.placement import Placement, in_words, place, why_given_up
 from raygap.search.plan import Plan
 from raygap.search.shared import _validate
 from raygap.search.training import Training
@@ -85,7 +86,7 @@ def test_what_the_searches_asked_for_places_their_shared_candidates_too(
 ) -> None:
     ran: dict[str, Placement] = {}
 
-    def run(trainings: dict, placement: Placement) -> tuple[dict, dict]:
+    def run(trainings: dict, placement: Placement, report: object) -> tuple[dict, dict]:
         ran.update({name: placement for _, name in trainings})
         return {}, dict.fromkeys(trainings, "not run")
 
@@ -108,3 +109,15 @@ def test_synchronised_batch_normalisation_needs_gpus(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("raygap.search.placement.nodes", lambda: [CPUS])
     with pytest.raises(UserError, match="sync_batch needs GPUs"):
         place(config)
+
+
+def test_a_trial_that_was_killed_for_want_of_memory_says_so(tmp_path: Path) -> None:
+    text = tmp_path / "error.txt"
+    trial = SimpleNamespace(error_file=str(text), pickled_error_file=None, path="run/tune/1")
+    memory = "1 worker(s) were killed due to the node running low on memory. Memory on the node was\n2.03GB"
+    for number, why in enumerate([memory, "the node died", memory], 1):
+        with text.open("a") as file:
+            file.write(f"Failure # {number} (occurred at noon)\n{why}\n")
+        said = why_given_up(trial)
+        assert ("ran out of memory" in said) == ("--concurrency" in said) == (why == memory)
+        assert said.endswith("; see run/tune/1/error.txt")

@@ -12,9 +12,10 @@ from raygap.config import load_yaml
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.schema import from_mapping
+from raygap.search.journal import open_storage
 from raygap.search.plan import Plan
 from raygap.search.shared import Candidate, Swept, find_shared
-from raygap.search.study import STUDY, open_storage
+from raygap.search.study import STUDY
 from raygap.tracking.run_folder import JOURNAL
 from raygap.training.run import train
 from raygap.training.trunk import FOLDER, SharedWarmups

@@ -73,6 +73,8 @@ def test_a_bad_file_is_one_line_that_names_it(text: str, message: str, tmp_path:
     ("fixed", "space", "message"),
     [
         ({}, {"loss.focus": {"uniform": [-1, 2]}}, "loss.focus = -1"),
+        ({}, {"optimizer.batch_size": {"choice": [1, 64]}}, "optimizer.batch_size=2 or more, or model.norm=group"),
+        ({"compute.workers": 4}, {"optimizer.batch_size": {"randint": [7, 64]}}, "batch_size = 7 over 4 workers: "),
         ({}, {"optimizer.batch_size": {"loguniform": [16, 64]}}, "optimizer.batch_size = "),
         ({}, {"warmup.epochs": {"uniform": [1, 5]}}, "warmup.epochs = "),
         ({}, {"model.fusion": {"choice": ["concat", "cat"]}}, "model.fusion = 'cat'"),
@@ -136,3 +138,41 @@ def test_every_field_is_documented_defaulted_and_survives_yaml() -> None:
         assert not info.is_required(), path
     config = from_mapping({"loss.focus": 0.1, "dus.kind": "heuristic"})
     assert from_mapping(yaml.safe_load(yaml.safe_dump(config.model_dump()))) == config
+
+
+@pytest.mark.parametrize(
+    ("fixed", "searched", "inert"),
+    [
+        ({"purify.epochs": 0}, "purify.threshold", "needs purify.epochs > 0"),
+        ({"loss.align_weight": 0}, "align.kind", "needs loss.align_weight > 0"),
+        ({"method": "joint"}, "ogm.alpha", "needs method one of ogm, ogm_ge"),
+        ({"method": "joint"}, "mixture.refit_every", "needs method one of gmm_adaptive, gmm_scores"),
+        ({}, "dus.strength", "needs dus.kind heuristic"),
+        ({"optimizer.schedule": "cosine"}, "optimizer.gamma", "needs optimizer.schedule step"),
+        ({"scores.separator": "raw"}, "scores.reg_covar", "needs scores.separator one of scores2d, scores1d"),
+    ],
+)
+def test_fields_that_can_act_in_no_trial_are_not_searched(fixed: dict, searched: str, inert: str, tmp_path: Path):
+    space = "space: {optimizer.lr: {uniform: [0.01, 1]}, %s: {%s}}"
+    values = {"align.kind": "choice: [kl]", "mixture.refit_every": "randint: [1, 3]"}
+    file = space_file(tmp_path, space % (searched, values.get(searched, "uniform: [0.1, 0.5]")))
+    plan = make_plan("demo", None, file, fixed, root=None, cache="")
+    assert list(plan.space) == ["optimizer.lr"]
+    assert plan.notes == (f"not searched, as it cannot act here: {searched} ({inert})",)
+
+
+def test_fields_that_can_act_in_some_trials_are_searched_and_a_space_without_any_other_is_refused(tmp_path: Path):
+    both = "space: {purify.epochs: {randint: [0, 3]}, purify.threshold: {uniform: [0.2, 0.9]}}"
+    plan = make_plan("demo", None, space_file(tmp_path, both), {}, root=None, cache="")
+    assert plan.space.keys() == {"purify.epochs", "purify.threshold"}
+    assert not plan.notes
+    with pytest.raises(UserError, match=r"nothing to search; not searched, .* purify.threshold \(needs purify.epochs"):
+        make_plan("demo", None, space_file(tmp_path, both), {"purify.epochs": 0}, root=None, cache="")
+
+
+def test_a_file_of_ones_own_reads_the_same_store_and_has_no_stages_that_the_method_cannot_have(tmp_path: Path):
+    file = space_file(tmp_path, "fixed: {epochs: 3}\nspace: {optimizer.lr: {uniform: [0.01, 1]}}")
+    own, shipped = (make_plan("manifest", "gradient_blending", f, {}, root=None, cache="") for f in (file, None))
+    assert own.check().prepare == shipped.check().prepare
+    other = space_file(tmp_path, "fixed: {prepare.frames: 1}\nspace: {optimizer.lr: {uniform: [0.01, 1]}}")
+    assert make_plan("manifest", None, other, {}, root=None, cache="").check().prepare.frames == 1

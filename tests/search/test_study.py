@@ -6,12 +6,17 @@ from typing import Any
 
 import optuna
 import pytest
+import yaml
 from optuna.trial import TrialState
 from ray import tune
 
 from raygap.errors import UserError
+from raygap.schema import from_mapping, to_mapping
+from raygap.search.journal import mend_journal, open_storage
 from raygap.search.scheduler import make_scheduler
-from raygap.search.study import METRIC, TRIAL_NUMBER, StudySearch, finished_trials, open_storage
+from raygap.search.study import METRIC, TRIAL_NUMBER, check_resumed, check_store, finished_trials, suggested_config
+from raygap.search.suggestions import StudySearch
+from raygap.tracking.run_folder import JOURNAL, trial_folder
 
 SPACE = {"loss.focus": tune.uniform(0, 5), "warmup.epochs": tune.randint(1, 4)}
 
@@ -83,7 +88,7 @@ def test_a_resumed_sweep_goes_on_with_the_trials_that_were_running(tmp_path: Pat
 
 def test_seconds_of_all_processes_and_sweeps_of_a_trial_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("raygap.search.study.time.monotonic", lambda: now)
+    monkeypatch.setattr("raygap.search.suggestions.time.monotonic", lambda: now)
     first = search(tmp_path / "journal")
     first.suggest("a")
     report(first, "a", range(1, 4))
@@ -232,3 +237,86 @@ def test_early_stopping_waits_for_the_adaptive_stage_and_remembers(tmp_path: Pat
 @pytest.mark.parametrize("longest_warmup", [0, 3, 4])
 def test_the_first_verdict_never_comes_after_the_last_epoch(longest_warmup: int) -> None:
     make_scheduler(optuna.create_study(direction="maximize"), epochs=4, longest_warmup=longest_warmup)
+
+
+def studied(journal: Path) -> list[bytes]:
+    """The lines of a study of four complete trials."""
+    first = search(journal)
+    for trial_id in "abcd":
+        first.suggest(trial_id)
+        report(first, trial_id, range(1, 4))
+        end(first, trial_id, 4, ord(trial_id) / 1000)
+    return journal.read_bytes().splitlines(keepends=True)
+
+
+def test_a_broken_line_costs_what_it_held_and_no_more(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    lines = studied(journal)
+    whole = {trial.number: trial for trial in search(journal).study.trials}
+    for number in range(1, len(lines)):
+        journal.write_bytes(b"".join([*lines[:number], b'{"op_code": \xff\x00\n', *lines[number + 1 :]]))
+        note = mend_journal(journal)
+        assert note.startswith(f"{journal}: line {number + 1} cannot be read")
+        trials = search(journal).study.trials
+        changed = [trial.number for trial in trials if trial != whole[trial.number]]
+        # Never a trial's values under another's number.
+        assert len(trials) == 4
+        assert len(changed) <= 1
+        assert not mend_journal(journal)
+    journal.write_bytes(b"".join([b"?\n", *lines[1:]]))
+    with pytest.raises(UserError, match=r"journal: line 1 cannot be read.*start another sweep"):
+        search(journal)
+
+
+def test_what_all_failed_is_tried_again_and_what_failed_among_others_is_not(tmp_path: Path) -> None:
+    first = search(tmp_path / "journal")
+    assert first.take_up(planned=2) == 2
+    for trial_id in "ab":
+        first.suggest(trial_id)
+        first.on_trial_complete(trial_id, result(0, float("nan"), 1.0) | {"error": "no room"})
+    assert search(tmp_path / "journal").take_up(planned=2) == 2
+    again = search(tmp_path / "journal")
+    assert again.suggest("c")[TRIAL_NUMBER] == 2
+    end(again, "c", 4)
+    assert [trial.number for trial in finished_trials(again.study)] == [2]
+    assert search(tmp_path / "journal").take_up(planned=2) == 1
+    again.suggest("d")
+    die(again, "d")
+    assert search(tmp_path / "journal").take_up(planned=2) == 0
+
+
+@pytest.mark.parametrize(
+    ("fixed", "space", "message"),
+    [
+        ({}, {}, None),
+        ({}, {"loss.focus": tune.uniform(0, 9)}, None),
+        ({}, {"model.fusion": tune.choice(["concat", "sum", "film"])}, "was a choice of concat, sum when the sweep"),
+        ({}, {"loss.focus": tune.loguniform(0.1, 5)}, "was numbers from 0 to 5 when the sweep began"),
+        ({}, {"loss.focus": tune.choice([1.0, 2.0])}, "cannot go over to a choice of 1.0, 2.0"),
+        ({"epochs": 9}, {}, "fixed: epochs = 9, but trials of this sweep had 4"),
+        ({"key": "other"}, {}, "the data or their preparation have changed"),
+    ],
+)
+def test_hand_edits_that_a_study_cannot_take_are_named(
+    fixed: dict, space: dict, message: str | None, tmp_path: Path
+) -> None:
+    began = SPACE | {"model.fusion": tune.choice(["concat", "sum"])}
+    searcher = StudySearch(began, open_storage(tmp_path / JOURNAL), 0, epochs=4)
+    searcher.scheduler = make_scheduler(searcher.study, epochs=4, longest_warmup=2)
+    check_store(searcher.study, "key")
+    suggested = searcher.suggest("a")
+    end(searcher, "a", 4)
+    files = trial_folder(tmp_path, 0)
+    files.mkdir(parents=True)
+    config = suggested_config(suggested, {"epochs": 4})
+    (files / "config.yaml").write_text(yaml.safe_dump(to_mapping(config)))
+    fixed = {"epochs": 4, "key": "key"} | fixed
+    key = fixed.pop("key")
+    arguments = (tmp_path, "sweep.yaml", from_mapping(fixed | {"warmup.epochs": 1}), began | space, key)
+    if message is None:
+        check_resumed(*arguments)
+        return
+    with pytest.raises(UserError) as error:
+        check_resumed(*arguments)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)

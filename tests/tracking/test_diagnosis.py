@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.schema import from_mapping
 from raygap.tracking.diagnosis import Diagnosis, diagnose, write_diagnosis
+from raygap.tracking.diagnosis.findings import Corrected, Estimate
 from raygap.tracking.diagnosis.verdict import advice, verdict
 from raygap.training.inference import store_predictions
 from raygap.training.run import train
@@ -177,3 +179,30 @@ def test_unimodal_logits_that_do_not_make_the_fused_ones_have_no_shares(tmp_path
     assert any("do not add up to the fused logits" in note for note in diagnosis.notes)
     write_diagnosis(diagnosis, tmp_path)
     assert "their shares cannot be told" in text_of(tmp_path / "diagnosis.html")
+
+
+def test_a_correction_is_advised_only_where_validation_shows_more_right_answers() -> None:
+    """Not where it lowers the log loss alone, nor where test, or luck among a few clips, speaks for it."""
+    loud = planted(1.5, 1.5, count=2000, loud=4.0)
+    helped = look(loud, correct=True)
+    assert helped.advised_correction
+    gain = 100 * helped.advised_correction.validation_gain.mean
+    assert f"Use the correction {helped.advised_correction.correction.name}" in " ".join(advice(helped))
+    assert f"it adds {gain:+.1f} ±" in " ".join(advice(helped))
+    # Far too sure, but in the right order already: the log loss falls, and no answer is better for it.
+    sure = planted(1.5, 1.5, count=2000)
+    sure = replace(sure, logits={name: 6 * values for name, values in sure.logits.items()})
+    for split in ("val", "test"):
+        splits = np.where(np.arange(2000) < 1000, "val", "test" if split == "test" else "train")
+        found = look(replace(sure, splits=splits), split=split, correct=True)
+        assert found.best_correction.log_loss_drop.clear
+        assert found.advised_correction is None
+        assert "Use the correction" not in " ".join(advice(found))
+        assert "More right answers are not shown" in said(found)
+    # Four answers of 200 turned right, none wrong: 2.0 points, more than 1.96 standard errors and yet no proof.
+    few = np.zeros(200)
+    few[:4] = 1
+    for values, advised in ((few, False), (np.repeat(few, 3), True)):
+        estimate = Estimate.of(values)
+        assert estimate.clear
+        assert Corrected(None, None, estimate, estimate, estimate).advised is advised

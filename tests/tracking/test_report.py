@@ -133,7 +133,7 @@ def remove(name: str) -> Callable[[Path], None]:
         (remove("sweep.yaml"), "sweep.yaml: no such file", "Best configuration"),
         (corrupt("sweep.yaml", b"[1"), "sweep.yaml: not valid YAML", "Best configuration"),
         (remove("study.journal"), "No trial has started yet", "sweep"),
-        (corrupt("study.journal", b"{}\n" * 3), BROKEN, "sweep"),
+        (corrupt("study.journal", b"{}\n" * 3), "study.journal is damaged", "sweep"),
         (corrupt("study.journal", b""), "No trial has started yet", "sweep"),
     ],
 )

@@ -26,6 +26,7 @@ from raygap.training.inference import (
     Answer,
     Classifier,
     answers,
+    fingerprint,
     read_correction,
     read_media,
     store_predictions,
@@ -153,21 +154,43 @@ def test_a_decoder_that_crashes_costs_its_own_row_and_order_is_kept(mixed) -> No
 def test_a_saved_correction_is_applied_and_belongs_to_its_classes(trained: Trained, mixed, tmp_path: Path) -> None:
     classifier = Classifier.load(trained.best)
     halved = TemperatureWeights({"audio": 2.0, "visual": 0.5}, {"fused": 0.5, "audio": 0.0, "visual": 0.0})
-    write_correction(halved, classifier.class_names, "by hand", tmp_path / "c.json")
-    correction = read_correction(tmp_path / "c.json", classifier.class_names)
+    write_correction(halved, classifier.class_names, "by hand", tmp_path / "c.json", classifier.fingerprint)
+    correction, known = read_correction(tmp_path / "c.json", classifier)
     assert correction == halved
+    assert known
     plain = mixed[1][-1]
     [corrected] = answers(classifier, [plain.media], workers=1, correction=correction)
     for name, power in {"fused": 0.5, "audio": 0.5, "visual": 2.0}.items():
         expected = plain.probabilities[name].astype(float) ** power
         np.testing.assert_allclose(corrected.probabilities[name], expected / expected.sum(), rtol=1e-4)
     with pytest.raises(UserError, match="fitted for other classes"):
-        read_correction(tmp_path / "c.json", ["cat", "dog"])
+        read_correction(tmp_path / "c.json", dataclasses.replace(classifier, class_names=("cat", "dog")))
     content = json.loads((tmp_path / "c.json").read_text())
     for damage in ("", "[]", json.dumps(content | {"temperatures": {}}), json.dumps(content | {"correction": "x"})):
         (tmp_path / "c.json").write_text(damage)
         with pytest.raises(UserError, match=r"c\.json: not a correction"):
-            read_correction(tmp_path / "c.json", classifier.class_names)
+            read_correction(tmp_path / "c.json", classifier)
+
+
+def test_a_correction_belongs_to_the_network_it_was_fitted_to(trained: Trained, tmp_path: Path) -> None:
+    file, other = tmp_path / "c.json", tmp_path / "other.pt"
+    classifier = Classifier.load(trained.best)
+    assert fingerprint(trained.best) == classifier.fingerprint
+    halved = TemperatureWeights({"audio": 2.0, "visual": 0.5}, {"fused": 0.5, "audio": 0.0, "visual": 0.0})
+    write_correction(halved, classifier.class_names, "val of mine", file, classifier.fingerprint)
+    saved = checkpoint.load(trained.best)
+    weights = next(tensor for tensor in saved["network"].values() if tensor.is_floating_point())
+    weights.view(-1)[0] += 1e-6  # as another epoch or seed would
+    checkpoint.save(saved, other)
+    with pytest.raises(UserError, match=r"c\.json: fitted to another network than .* \(val of mine\); fit one to this"):
+        read_correction(file, Classifier.load(other))
+    write_correction(halved, classifier.class_names, "a table", file, None)
+    assert read_correction(file, classifier) == (halved, False)
+    content = json.loads(file.read_text())
+    del content["network"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"c\.json: written by an older raygap, without the network"):
+        read_correction(file, classifier)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +200,7 @@ def test_a_saved_correction_is_applied_and_belongs_to_its_classes(trained: Train
         ("video,start\na.mp4,soon\n", "line 2: start 'soon' is not a time"),
         ("video,start,end\na.mp4,2,1\n", "line 2: end 1 is not after start 2"),
         ("video,audio,id\na.mp4,,x\n,,y\n", "line 3: neither video nor audio is given"),
+        ("video,id\na, b.mp4,x\n", "line 2: 3 fields, the header has 2; quote a value with a comma"),
     ],
 )
 def test_bad_lists_are_refused_with_their_line(text: str, message: str, tmp_path: Path) -> None:
@@ -232,3 +256,16 @@ def test_other_data_are_scaled_as_the_training_data_were(small_store: Store, tmp
     copy.header, copy.class_names = copy.header | {"key": "other"}, ("a", "b", "c")
     with pytest.raises(UserError, match="trained on other data, with other classes"):
         store_predictions(tmp_path / "best.pt", copy, ["val"])
+
+
+def test_a_folder_is_refused_with_what_is_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "my clips"
+    folder.mkdir()
+    with pytest.raises(UserError, match="my clips: a folder; it holds no files itself; give media files"):
+        read_media([folder])
+    for name in ("a.mp4", "b.MP4", "notes.txt"):
+        (folder / name).touch()
+    with pytest.raises(
+        UserError, match=r"it holds 2 \.mp4, 1 \.txt; give the media files in it, such as '.*/my clips'/"
+    ):
+        read_media([folder])

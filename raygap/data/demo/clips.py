@@ -53,6 +53,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from joblib import cpu_count
 from numpy.typing import NDArray
 
 from raygap.data.demo.picture import FRAME_RATE, FRAME_SIZE, render_picture
@@ -158,13 +159,13 @@ def generate_demo(
         raise UserError(f"{folder}: already holds a data set; name another folder")
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = cpu_count()
     if workers == 1:
         _write_share(folder, clips_per_class, seed, 0, 1)
     else:
         _run_workers(folder, clips_per_class, seed, workers)
     partial = folder / "manifest.csv.partial"
-    with partial.open("w", newline="") as file:
+    with partial.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(COLUMNS)
         for clip in _plan(clips_per_class, seed):

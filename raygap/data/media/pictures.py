@@ -1,23 +1,35 @@
 """Frames out of media files."""
 
 import itertools
+import math
 from collections.abc import Iterator
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.sidedata.sidedata import Type
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from raygap.config import Prepare
-from raygap.data.media.files import SEEK_BEYOND, BadClip, rewind
+from raygap.data.media.files import SEEK_BEYOND, BadClip, clock_zero, packet_time, picture_stream, rewind, shown
 
 # Seconds by which a key frame must precede what is sought: indices hold decoding times, which run a few frames ahead.
 KEY_MARGIN = 0.25
+# Decoders that mark no frame as damaged, but say so of a packet when they are told to be strict.
+STRICT = ("hevc", "mjpeg")
+# Seconds by which a frame may be shown beside a damaged one and stand in for it.
+STANDS_IN = 0.2
+# Packets of a damaged clip that are decoded, at most, to tell how many of its frames are.
+TOLD_OF = 1500
 
 # One for all clips of a process, as clips of one size share its tables; not for threads.
 _scaler = VideoReformatter()
+
+
+class _Undecoded(Exception):
+    """The decoder gives no frame, or reports errors on the way to it."""
 
 
 def frames_shape(settings: Prepare) -> tuple[int, int, int, int]:
@@ -30,31 +42,61 @@ def decode_frames(
 ) -> tuple[np.ndarray, float]:
     """The clip's frames as the settings say, and its length in seconds.
 
-    The frames are uint8 (T, H, W, 3), RGB, each squeezed to a square: those nearest to the middles of T equal stretches
-    of the clip, or, with a frame_rate, to T times at that rate around the clip's middle. `start` and `end` are in
-    seconds from the beginning of the file, None for its beginning and its end.
+    The frames are uint8 (T, H, W, 3), RGB, upright, each squeezed to a square: those nearest to the middles of T equal
+    stretches of the clip, or, with a frame_rate, to T times at that rate around the clip's middle. `start` and `end`
+    are in seconds from the first frame, None for the beginning and the end of the file.
 
-    Raises BadClip: corrupt, no video stream, no frames, or too short to reach one of these times.
+    Raises BadClip: corrupt, no video stream, no frames, too short to reach one of these times, or damaged there.
     """
-    if not container.streams.video:
-        raise BadClip("no video stream")
-    stream = container.streams.video[0]
-    stream.codec_context.thread_count = 1  # preparation already runs a process a core
-    stream.codec_context.open(strict=False)  # before skip_frame is set: some decoders would never let go of it
-    zero = (container.start_time or 0) / av.time_base
-    begin, stop = start or 0.0, _video_end(container) - zero
+    stream = picture_stream(container)
+    context = stream.codec_context
+    context.thread_count = 1  # preparation already runs a process a core
+    if context.name in STRICT:
+        context.options = {"err_detect": "explode"}
+    context.open(strict=False)  # before skip_frame is set: some decoders would never let go of it
+    file = shown(container)
+    begin, stop = start or 0.0, file.end - file.begin
     seconds = (stop if end is None else end) - begin
     if seconds <= 0:
         raise BadClip(f"too short: no video after {begin:g} s")
     # How far behind the last frame a time may lie: within its stretch, or while that frame is on show.
     stretch = seconds / settings.frames
     reach = max(stretch / 2, 1 / float(stream.guessed_rate or 1 / stretch))
+    if end is None and file.lacks > reach:
+        raise BadClip(f"too short: video ends at {stop:.1f} s of {stop + file.lacks:.1f} s")
     tick = float(stream.time_base)
-    times = [(begin + time + zero) / tick for time in frame_times(seconds, settings)]
+    times = [(file.begin + begin + time) / tick for time in frame_times(seconds, settings)]
     pictures, size = np.empty(frames_shape(settings), np.uint8), settings.frame_size
-    for i, frame in enumerate(_nearest_frames(container, stream, times, reach / tick)):
-        pictures[i] = _scaler.reformat(frame, size, size, format="rgb24", interpolation=Interpolation.AREA).to_ndarray()
+    for seek in (True, False):
+        try:
+            for i, frame in enumerate(_nearest_frames(container, stream, times, reach / tick, seek)):
+                square = _scaler.reformat(frame, size, size, format="rgb24", interpolation=Interpolation.AREA)
+                pictures[i] = _upright(square.to_ndarray(), frame)
+            break
+        except _Undecoded as error:
+            if seek:  # some streams have key frames from which the picture only begins to be refreshed: read on to them
+                continue
+            bad, count = _count_damaged(container, stream, times[0], times[-1])
+            if not bad:
+                raise BadClip(str(error)) from None
+            raise BadClip(
+                f"damaged: the decoder reports errors in {bad} of {count} frames ({bad / count:.0%})"
+            ) from None
     return pictures, (stop if end is None else min(end, stop)) - begin
+
+
+def _upright(picture: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+    """A picture of this frame, turned and mirrored as the file's display matrix says, by right angles."""
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return picture
+    # To the right it shows a x + c y, downwards b x + d y.
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(float)
+    if abs(b) > abs(a):
+        picture, right, down = picture.swapaxes(0, 1), c, b
+    else:
+        right, down = a, d
+    return picture[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
 
 
 def frame_times(seconds: float, settings: Prepare) -> list[float]:
@@ -65,52 +107,53 @@ def frame_times(seconds: float, settings: Prepare) -> list[float]:
 
 
 def _nearest_frames(
-    container: InputContainer, stream: VideoStream, times: list[float], reach: float
+    container: InputContainer, stream: VideoStream, times: list[float], reach: float, seek: bool
 ) -> Iterator[av.VideoFrame]:
     """The frame nearest to each of the ascending times; these, and `reach`, are in ticks of the stream.
 
     Packets are read from key frame to key frame. Only where a frame is wanted are they decoded, up to that frame, and
     without those that no other frame refers to.
     """
-    groups, sought = _groups_from(container, stream, times[0]), times[0]
-    group = next(groups, None)
+    groups, sought = _groups_from(container, stream, times[0] if seek else -math.inf), times[0]
+    before, group = [], next(groups, None)
     if group is None:
         raise BadClip("no frames")
+    near = float(STANDS_IN / stream.time_base)
     while times:
-        if sought != times[0] and (times[0] - _time(group[0])) * stream.time_base > SEEK_BEYOND:
+        if seek and sought != times[0] and (times[0] - packet_time(group[0])) * stream.time_base > SEEK_BEYOND:
             groups, sought = _groups_from(container, stream, times[0]), times[0]
-            group = next(groups, group)
+            before, group = [], next(groups, group)
         following = next(groups, None)
         if following is None:
-            last = max(map(_time, group))
+            last = max(map(packet_time, group))
             if times[-1] - last > reach:
-                zero = (container.start_time or 0) / av.time_base
-                raise BadClip(f"too short: video ends at {last * float(stream.time_base) - zero:.1f} s")
-            yield from _decode(stream.codec_context, group, times)
+                ends = last * float(stream.time_base) - clock_zero(container)
+                raise BadClip(f"too short: video ends at {ends:.1f} s")
+            yield from _decode(stream.codec_context, before, group, times, near)
             return
         # Frames behind a key frame in the file may be shown before it, and refer to the group before it.
-        key = _time(following[0])
-        ahead = max((i for i, packet in enumerate(following) if _time(packet) < key), default=-1)
+        key = packet_time(following[0])
+        ahead = max((i for i, packet in enumerate(following) if packet_time(packet) < key), default=-1)
         group += following[: ahead + 1]
-        halfway = (max((time for time in map(_time, group) if time < key), default=key) + key) / 2
+        halfway = (max((time for time in map(packet_time, group) if time < key), default=key) + key) / 2
         wanted = [time for time in times if time <= halfway]
-        yield from _decode(stream.codec_context, group, wanted)
+        yield from _decode(stream.codec_context, before, group, wanted, near)
         times = times[len(wanted) :]
-        group = following
+        before, group = group, following
 
 
 def _groups_from(container: InputContainer, stream: VideoStream, time: float) -> Iterator[list[av.Packet]]:
     """The groups of packets from the one on in which this time lies, or from the first."""
     margin, beginning = KEY_MARGIN, stream.start_time or 0
     while True:
-        sought = int(time - margin / stream.time_base)
+        sought = time - margin / stream.time_base
         if sought <= beginning:
             rewind(container, stream)
             return _groups(container, stream)
-        container.seek(sought, stream=stream)
+        container.seek(int(sought), stream=stream)
         groups = _groups(container, stream)
         group = next(groups, None)
-        if group and _time(group[0]) <= time:
+        if group and packet_time(group[0]) <= time:
             return itertools.chain([group], groups)
         margin *= 4  # a file without an index: the place was a guess
 
@@ -128,58 +171,88 @@ def _groups(container: InputContainer, stream: VideoStream) -> Iterator[list[av.
         yield group
 
 
-def _time(packet: av.Packet) -> int:
-    """When it is shown, as far as the file says."""
-    time = packet.dts if packet.pts is None else packet.pts
-    if time is None:
-        raise BadClip("no time stamps")
-    return time
+def _decode(
+    context: VideoCodecContext, before: list[av.Packet], group: list[av.Packet], wanted: list[float], near: float
+) -> list[av.VideoFrame]:
+    """The frame nearest to each of the wanted times, of those in the group, which begins with a key frame.
 
-
-def _decode(context: VideoCodecContext, group: list[av.Packet], wanted: list[float]) -> list[av.VideoFrame]:
-    """The frame nearest to each of the wanted times, of those in the group, which begins with a key frame."""
+    `before` is the group before it, or nothing. Raises _Undecoded if the decoder gives none, or reports errors on the
+    way to one, as what follows in the group may refer to what they spoiled, and no frame before them is as `near`.
+    """
     if not wanted:
         return []
-    times = [_time(packet) for packet in group]
-    shown = sorted(time for time in times if time >= times[0])
-    nearest = [min(shown, key=lambda time: abs(time - moment)) for moment in wanted]
-    last = max(times.index(time) for time in nearest)
-    found = _decode_packets(context, group[: last + 1], wanted, set(nearest))
-    if [frame and frame.pts for frame in found] != nearest:  # a decoder that passes over more than it should
-        found = _decode_packets(context, group, wanted, None)
+    times = [packet_time(packet) for packet in group]
+    visible = sorted(packet_time(packet) for packet in group if not packet.is_discard)  # an edit may cut some
+    visible = [time for time in visible if time >= times[0]]
+    if not visible:
+        raise _Undecoded("no frames")
+    nearest = [min(visible, key=lambda time: abs(time - moment)) for moment in wanted]
+    packets = group[: max(times.index(time) for time in nearest) + 1]
+    found, sound = _decode_packets(context, packets, 0, wanted, set(nearest))
+    if sound < len(packets) or [frame and frame.pts for frame in found] != nearest:
+        # A decoder that passes over more than it should, and may find fault with what is left.
+        found, sound = _decode_packets(context, packets, 0, wanted, None)
+    if before and (sound < len(packets) or [frame and frame.pts for frame in found] != nearest):
+        # A key frame from which the picture only begins to be refreshed.
+        found, sound = _decode_packets(context, before + packets, len(before), wanted, None)
+    if sound < len(packets):
+        found, _ = _decode_packets(context, packets[:sound], 0, wanted, None) if sound else ([None], 0)
+        if not all(frame and abs(frame.pts - time) <= near for frame, time in zip(found, wanted, strict=True)):
+            raise _Undecoded("damaged: the decoder reports errors")
     if None in found:
-        raise BadClip("no frames")
+        raise _Undecoded("no frames")
     return found
 
 
 def _decode_packets(
-    context: VideoCodecContext, packets: list[av.Packet], wanted: list[float], needed: set[int] | None
-) -> list[av.VideoFrame | None]:
-    """The decoded frame nearest to each of the wanted times. `needed` None: all packets are."""
+    context: VideoCodecContext, packets: list[av.Packet], first: int, wanted: list[float], needed: set[int] | None
+) -> tuple[list[av.VideoFrame | None], int]:
+    """The decoded frame nearest to each of the wanted times, and how many packets were sound until one was not.
+
+    The packets before the `first` only prepare the decoder, and do not count. `needed` None: all frames are.
+    """
     found: list[av.VideoFrame | None] = [None] * len(wanted)
-    for packet in (*packets, None):
+    counted = packets[first:]
+    places = {packet_time(packet): i for i, packet in enumerate(counted)}
+    key, sound = packet_time(counted[0]), len(counted)
+    for i, packet in enumerate((*packets, None)):
         if packet:
-            all_of_it = needed is None or _time(packet) in needed
+            all_of_it = needed is None or packet_time(packet) in needed
             context.skip_frame = "DEFAULT" if all_of_it else "NONREF"
-        for frame in context.decode(packet):
+        frames, error = _frames_of(context, packet)
+        # What is shown before the key frame may refer to what was not decoded, and nothing behind refers to it.
+        if error and i >= first and (packet is None or packet_time(packet) >= key):
+            sound = min(sound, i - first)
+        for frame in frames:
             if frame.pts is None:
                 raise BadClip("no time stamps")
-            for i, time in enumerate(wanted):
-                if found[i] is None or abs(frame.pts - time) < abs(found[i].pts - time):
-                    found[i] = frame
+            if frame.is_corrupt and frame.pts >= key:
+                sound = min(sound, places.get(frame.pts, len(counted) - 1))
+            for j, time in enumerate(wanted):
+                if found[j] is None or abs(frame.pts - time) < abs(found[j].pts - time):
+                    found[j] = frame
     context.flush_buffers()
-    return found
+    return found, sound
 
 
-def _video_end(container: InputContainer) -> float:
-    """Where the video ends, in seconds on the file's own clock."""
-    stream = container.streams.video[0]
-    if stream.duration:
-        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-    if container.duration:
-        return ((container.start_time or 0) + container.duration) / av.time_base
-    # Neither is written down, as in a recording that was cut off: read through, without decoding.
-    end = max(
-        (packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None), default=0
-    )
-    return float(end * stream.time_base)
+def _frames_of(context: VideoCodecContext, packet: av.Packet | None) -> tuple[list[av.VideoFrame], bool]:
+    """The frames that come of a packet, or, of None, what is left, and whether the packet is damaged."""
+    try:
+        return context.decode(packet), bool(packet and packet.is_corrupt)
+    except (av.InvalidDataError, av.ArgumentError, av.ExternalError):
+        return [], True
+
+
+def _count_damaged(container: InputContainer, stream: VideoStream, first: float, last: float) -> tuple[int, int]:
+    """How many frames between these times the decoder reports errors in, and of how many."""
+    context = stream.codec_context
+    context.flush_buffers()
+    context.skip_frame = "DEFAULT"
+    groups = itertools.takewhile(lambda group: packet_time(group[0]) <= last, _groups_from(container, stream, first))
+    packets = itertools.takewhile(lambda packet: packet.dts is None or packet.dts <= last, itertools.chain(*groups))
+    bad = count = 0
+    for packet in (*itertools.islice(packets, TOLD_OF), None):
+        frames, error = _frames_of(context, packet)
+        bad += sum(frame.is_corrupt for frame in frames) or error
+        count += max(len(frames), int(error))
+    return bad, count

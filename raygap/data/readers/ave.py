@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from raygap.data.clips import SPLITS, Clip, ClipList, LeftOut, ReaderOptions, Split
+from raygap.data.readers.folders import is_leftover
 from raygap.data.readers.hdf5 import read_integers
 from raygap.data.readers.lists import (
     BadLine,
@@ -62,7 +63,7 @@ def read_ave(root: Path, options: ReaderOptions) -> ClipList:
 
     Lines that are not AVE's are left out. Raises UserError for missing files and for a list without a line of AVE's.
     """
-    if not any((root / "AVE").glob("*.mp4")):
+    if not any(not is_leftover(file.name) for file in (root / "AVE").glob("*.mp4")):
         raise UserError(f"{root}: no folder AVE with .mp4 files; --root names the folder that holds it")
     lists = Path(options.splits) if options.splits else root
     notes: list[str] = []

@@ -8,12 +8,13 @@ from raygap.data.readers.lists import (
     VAL_SHARE,
     BadLine,
     Entry,
+    Table,
     carve,
     drop_overlap,
     drop_repeats,
     present_classes,
     read_lines,
-    read_rows,
+    read_table,
 )
 from raygap.errors import UserError
 
@@ -40,12 +41,8 @@ def read_cremad(root: Path, options: ReaderOptions) -> ClipList:
     and `--splits` without lists.
     """
     for folder, kind in ((AUDIO, ".wav"), (VIDEO, ".flv")):
-        first = next((root / folder).glob(f"*{kind}"), None)
-        if first is None:
+        if not any(_NAME.fullmatch(file.stem) for file in (root / folder).glob(f"*{kind}")):
             raise UserError(f"{root}: no folder {folder} with {kind} files; --root names CREMA-D's own folder")
-        with first.open("rb") as file:
-            if file.read(20).startswith(b"version https://git"):
-                raise UserError(f"{first}: a Git LFS pointer, not the recording; run `git lfs pull` in {root}")
     notes: list[str] = []
     lists = Path(options.splits) if options.splits else root
     left_out: list[LeftOut] = []
@@ -96,21 +93,20 @@ def _read_lists(folder: Path, required: bool, left_out: list[LeftOut]) -> list[E
 
 
 def _read_list(path: Path, split: Split, left_out: list[LeftOut]) -> list[Entry]:
-    rows = read_rows(path)
-    if _HEADER & {field.lower() for field in rows[0][1]}:
-        del rows[0]
-    if not rows:
+    table = read_table(path, lambda names: bool(_HEADER & set(names)))
+    if not table.rows:
         raise UserError(f"{path}: no clips below the header; add one line a clip")
-    return read_lines(path, rows, lambda fields: _read_line(fields, split), left_out)
+    return read_lines(path, table.rows, lambda fields: _read_line(table, fields, split), left_out)
 
 
-def _read_line(fields: list[str], split: Split) -> Entry:
+def _read_line(table: Table, fields: list[str], split: Split) -> Entry:
+    table.check(fields)
     # In whichever column it stands: pandas puts the row's number before it.
     name = next(filter(_NAME.fullmatch, fields), None)
     if name is None:
         raise BadLine(f"no clip of CREMA-D (they are named like 1001_IEO_NEU_XX): {','.join(fields)!r}")
     entry = _entry(name, split)
-    if entry.label not in fields:
+    if {field for field in fields if field in CLASSES} != {entry.label}:
         raise BadLine(f"another label than the name's, or none: {','.join(fields)!r}")
     return entry
 

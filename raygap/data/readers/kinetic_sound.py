@@ -1,7 +1,6 @@
 """KineticSound: the 31 classes of Kinetics-400 that are both seen and heard, as .mp4 files named by YouTube id."""
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from raygap.data.clips import SPLITS, Clip, ClipList, LeftOut, ReaderOptions, Split
+from raygap.data.media.files import file_seconds
+from raygap.data.notes import FileNotes
 from raygap.data.prepare import default_cache
-from raygap.data.readers.durations import Durations
+from raygap.data.readers.folders import media_files, media_files_below, note_passed_over
 from raygap.data.readers.lists import (
     VAL_SHARE,
     BadLine,
@@ -22,7 +23,9 @@ from raygap.data.readers.lists import (
     present_classes,
     read_lines,
     read_rows,
+    read_table,
     read_text,
+    split_named,
     unknown_class,
 )
 from raygap.errors import UserError
@@ -65,12 +68,6 @@ CLIP_SECONDS = 10.0
 TEST_SHARE = 0.15
 """Of each class, where nothing says what is tested on: about what the published split has."""
 VIDEO_FILES = (".mp4", ".mkv", ".webm")
-# Folders and CSV files are named after either of these.
-NAMES: dict[Split, tuple[str, ...]] = {
-    "train": ("train",),
-    "val": ("val", "validate", "validation"),
-    "test": ("test",),
-}
 
 # A YouTube id, and the second where the clip begins (and ends) in the video.
 _NAME = re.compile(r"(?P<video>[\w-]{11})(?:_(?P<start>\d+)(?:_(?P<end>\d+))?)?", re.ASCII)
@@ -95,11 +92,11 @@ def read_kinetic_sound(root: Path, options: ReaderOptions) -> ClipList:
     """
     notes: list[str] = []
     left_out: list[LeftOut] = []
-    durations = Durations(default_cache() / "kinetic_sound-seconds.json")
+    seconds = FileNotes(default_cache() / "kinetic_sound-seconds.json", lambda path: file_seconds(path) or 0.0)
     where, entries = _read_lists([Path(options.splits)] if options.splits else [root, root / "annotations"], left_out)
     locate: _Locate
     if entries:
-        locate = _listed_videos(root, durations)
+        locate = _listed_videos(root, seconds, notes)
     elif options.splits:
         raise UserError(f"{where}: no KS_train_val.json, my_train.txt and my_test.txt, or train.csv in this folder")
     else:
@@ -109,7 +106,7 @@ def read_kinetic_sound(root: Path, options: ReaderOptions) -> ClipList:
     entries = _with_all_splits(drop_repeats(entries, notes), notes)
     entries = drop_overlap(entries, options.keep_overlap, notes, _video)
     found = [(entry, locate(entry)) for entry in entries]
-    durations.save()
+    seconds.save()
     clips = [clip for _, clip in found if clip]
     _note_missing([entry for entry, clip in found if clip is None], entries, notes)
     without = {entry.label for entry in entries} - {clip.label for clip in clips}
@@ -130,11 +127,18 @@ def _read_lists(folders: list[Path], left_out: list[LeftOut]) -> tuple[Path, lis
         indices = [(folder / f"my_{split}.txt", split) for split in ("train", "test")]
         if any(path.exists() for path, _ in indices):
             return folder, [entry for path, split in indices for entry in _read_index_list(path, split, left_out)]
-        tables = [(folder / f"{name}.csv", split) for split in SPLITS for name in NAMES[split]]
+        tables = _named_after_splits(folder, ".csv")
         entries = [entry for path, split in tables if path.is_file() for entry in _read_table(path, split, left_out)]
         if entries:
             return folder, entries
     return folders[0], []
+
+
+def _named_after_splits(folder: Path, suffix: str = "") -> list[tuple[Path, Split]]:
+    """What in a folder is named after a split (and ends in this suffix), with the split; in the splits' order."""
+    paths = sorted(folder.glob(f"*{suffix}"))
+    named = [(path, split) for path in paths if (split := split_named(path.name.removesuffix(suffix)))]
+    return sorted(named, key=lambda found: SPLITS.index(found[1]))
 
 
 def _read_json(path: Path, left_out: list[LeftOut]) -> list[Entry]:
@@ -171,15 +175,18 @@ def _read_index_list(path: Path, split: Split, left_out: list[LeftOut]) -> list[
 
 def _read_table(path: Path, split: Split, left_out: list[LeftOut]) -> list[Entry]:
     """Columns youtube_id and label, and perhaps time_start and time_end; rows of other classes are passed over."""
-    (_, header), *rows = read_rows(path)
-    if "youtube_id" not in header:
-        raise UserError(f"{path}, line 1: no column 'youtube_id' among {', '.join(header)}; get Kinetics' own file")
-    if "label" not in header:  # the first release of Kinetics-400 kept the labels of its test split to itself
+    table = read_table(path)
+    if "youtube_id" not in table.columns:
+        names = ", ".join(table.columns)
+        raise UserError(
+            f"{path}, line {table.header_line}: no column 'youtube_id' among {names}; get Kinetics' own file"
+        )
+    if "label" not in table.columns:  # the first release of Kinetics-400 kept the labels of its test split to itself
         return []
 
     def read(fields: list[str]) -> Entry | None:
-        row = dict(zip(header, fields, strict=False))
-        label = _plain(row.get("label", ""))
+        row = table.named(fields)
+        label = _plain(row["label"])
         if label not in CLASSES:
             return None
         name, start, end = row["youtube_id"], row.get("time_start"), row.get("time_end")
@@ -190,7 +197,7 @@ def _read_table(path: Path, split: Split, left_out: list[LeftOut]) -> list[Entry
                 raise BadLine(f"no seconds: time_start {start!r} and time_end {end!r}") from None
         return _entry(name, label, split)
 
-    entries = read_lines(path, rows, read, left_out)
+    entries = read_lines(path, table.rows, read, left_out)
     if not entries:
         raise UserError(f"{path}: no row has a class of KineticSound; its classes are {', '.join(CLASSES)}")
     return entries
@@ -217,10 +224,12 @@ def _video(entry: Entry) -> str:
 
 
 def _read_folders(root: Path, notes: list[str]) -> tuple[list[Entry], _Locate]:
-    paths = {entry: path for split in SPLITS for name in NAMES[split] for entry, path in _videos(root / name, split)}
+    passed_over: list[str] = []
+    folders = _named_after_splits(root)
+    paths = {entry: path for folder, split in folders for entry, path in _videos(folder, split, passed_over)}
     entries = list(paths)
     if not paths:
-        paths = dict(_videos(root, "train"))
+        paths = dict(_videos(root, "train", passed_over))
         entries = carve(list(paths), "test", TEST_SHARE)
         drawn = sum(entry.split == "test" for entry in entries)
         notes.append(
@@ -231,6 +240,7 @@ def _read_folders(root: Path, notes: list[str]) -> tuple[list[Entry], _Locate]:
             f"{root}: no lists (KS_train_val.json; my_train.txt and my_test.txt; train.csv) and no folders "
             "train/<class> or <class> with videos; name the folder of the lists with --splits"
         )
+    note_passed_over(passed_over, notes)
     by_name = {(entry.id, entry.label): path for entry, path in paths.items()}
 
     def locate(entry: Entry) -> Clip:
@@ -240,27 +250,26 @@ def _read_folders(root: Path, notes: list[str]) -> tuple[list[Entry], _Locate]:
     return entries, locate
 
 
-def _videos(folder: Path, split: Split) -> Iterator[tuple[Entry, Path]]:
+def _videos(folder: Path, split: Split, passed_over: list[str]) -> Iterator[tuple[Entry, Path]]:
     """Of the folders in this one that are named after classes."""
     for of_class in sorted(folder.iterdir()) if folder.is_dir() else ():
         if of_class.is_dir() and _plain(of_class.name) in CLASSES:
-            for path in sorted(of_class.iterdir()):
-                if path.suffix.lower() in VIDEO_FILES:
-                    yield Entry(path.stem, _plain(of_class.name), split), path
+            for path in media_files(of_class, VIDEO_FILES, passed_over):
+                yield Entry(path.stem, _plain(of_class.name), split), path
 
 
-def _listed_videos(root: Path, durations: Durations) -> _Locate:
+def _listed_videos(root: Path, seconds: FileNotes, notes: list[str]) -> _Locate:
     """Finds the file of an entry; among several of one video the one that begins where the entry does."""
+    passed_over: list[str] = []
     files: dict[str, list[tuple[int | None, Path]]] = {}
-    for folder, _, names in os.walk(root, followlinks=True):
-        for name in sorted(names):
-            stem, suffix = os.path.splitext(name)
-            match = _NAME.fullmatch(stem) if suffix.lower() in VIDEO_FILES else None
-            if match:
-                start = int(match["start"]) if match["start"] else None
-                files.setdefault(match["video"], []).append((start, Path(folder, name)))
+    for path in media_files_below(root, VIDEO_FILES, passed_over):
+        match = _NAME.fullmatch(path.stem)
+        if match:
+            start = int(match["start"]) if match["start"] else None
+            files.setdefault(match["video"], []).append((start, path))
     if not files:
         raise UserError(f"{root}: no video named by a YouTube id under this folder; --root names the videos' folder")
+    note_passed_over(passed_over, notes)
 
     def locate(entry: Entry) -> Clip | None:
         fitting = [
@@ -272,7 +281,7 @@ def _listed_videos(root: Path, durations: Durations) -> _Locate:
             return None
         start, path = min(fitting, key=lambda file: (file[0] is None, str(file[1])))
         # A name without times may stand for the clip or for the whole video: its length tells.
-        whole = start is None and entry.start is not None and durations.seconds(path) > 1.5 * CLIP_SECONDS
+        whole = start is None and entry.start is not None and seconds.of(path) > 1.5 * CLIP_SECONDS
         begin, end = (entry.start, entry.end) if whole else (None, None)
         return Clip(entry.id, path, None, entry.label, entry.split, begin, end)
 

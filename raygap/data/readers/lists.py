@@ -3,6 +3,8 @@
 import csv
 import difflib
 import hashlib
+import io
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +16,14 @@ from raygap.errors import UserError
 
 # A ninth of train: with the official split of CREMA-D, about as many clips as its test split has.
 VAL_SHARE = 1 / 9
+
+SPLIT_NAMES: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev", "devel", "development"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What lists and folders call the splits, in lower case. Not eval: some mean validation by it, others test."""
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 
 Fields = TypeVar("Fields")
 Read = TypeVar("Read")
@@ -46,17 +56,78 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def read_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Line number and stripped fields of every line of a CSV file that is not blank, a header among them.
+@dataclass(frozen=True)
+class Table:
+    """A list with separated columns."""
 
-    Raises UserError if the file cannot be read or has no lines.
+    columns: list[str]
+    """Their names, in lower case; empty if the list has no header."""
+    header_line: int
+    rows: list[tuple[int, list[str]]]
+    """Line number and stripped fields of every line that is not blank, without the header."""
+    separator: str
+
+    def check(self, fields: list[str]) -> None:
+        """Raise BadLine if there are more fields than columns: one of them has lost a part to the next."""
+        if self.columns and len(fields) > len(self.columns) and any(fields[len(self.columns) :]):
+            raise BadLine(
+                f"{len(fields)} fields, the header has {len(self.columns)}; "
+                f"quote a value with a {SEPARATORS[self.separator]}"
+            )
+
+    def named(self, fields: list[str]) -> dict[str, str]:
+        """The fields by column; those that a short line lacks are empty. Raises BadLine for too many."""
+        self.check(fields)
+        padded = fields + [""] * (len(self.columns) - len(fields))
+        return dict(zip(self.columns, padded, strict=False))
+
+
+def read_table(
+    path: Path, is_header: Callable[[list[str]], bool] = lambda names: True, needs: str = "a line a clip"
+) -> Table:
+    """A list whose columns are separated by commas, semicolons or tabs: by what its first line has most of.
+
+    `is_header` tells by the names in the first line, in lower case, whether they are names. Text comes in Unicode's
+    composed form, whichever the file has. Raises UserError if the file cannot be read or has no lines; the message
+    then says what it `needs`. So it does for a quote that is not closed, and for a column that comes twice.
     """
-    reader = csv.reader(read_text(path).splitlines())
-    rows = [(reader.line_num, [field.strip() for field in fields]) for fields in reader]
-    rows = [(line, fields) for line, fields in rows if any(fields)]
+    text = unicodedata.normalize("NFC", read_text(path))
+    first = next(filter(str.strip, io.StringIO(text, newline=None)), "")
+    separator = max(SEPARATORS, key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=separator != "\t")
+    rows, line = [], 1
+    try:
+        for fields in reader:
+            if any(field.strip() for field in fields):
+                rows.append((line, [field.strip() for field in fields]))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}, line {line}: not a table ({error}); check its quotes") from None
     if not rows:
-        raise UserError(f"{path}: the file is empty; it needs a line a clip")
-    return rows
+        raise UserError(f"{path}: the file is empty; it needs {needs}")
+    header_line, header = rows[0]
+    columns = [name.lower() for name in header]
+    if not is_header(columns):
+        columns = []
+    twice = next((name for name in columns if name and columns.count(name) > 1), None)
+    if twice:
+        raise UserError(f"{path}, line {header_line}: column {twice!r} comes twice; keep one")
+    rows = rows[1:] if columns else rows
+    for line, fields in rows:
+        # A quote that is not closed takes in what follows, up to the next one or to the end.
+        if len(fields) != len(columns or header) and any(mark in field for field in fields for mark in "\r\n"):
+            raise UserError(f"{path}, line {line}: a quoted value runs over several lines; close its quote")
+    return Table(columns, header_line, rows, separator)
+
+
+def read_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """The lines of a list without a header, as read_table gives them."""
+    return read_table(path, lambda names: False).rows
+
+
+def split_named(text: str) -> Split | None:
+    """The split of this name, in whatever capitals; None if it is no name of a split."""
+    return SPLIT_NAMES.get(text.strip().lower())
 
 
 def read_lines(
@@ -104,8 +175,11 @@ def drop_repeats(entries: list[Entry], notes: list[str]) -> list[Entry]:
     for split in SPLITS:
         listed, left = (sum(entry.split == split for entry in some) for some in (entries, kept))
         if left < listed:
+            labels = {(entry.id, entry.split): entry.label for entry in kept}
+            others = sum(entry.split == split and entry.label != labels[entry.id, split] for entry in entries)
             notes.append(
                 f"{split}: {listed} listed, {left} different clips; the first row of each repeated one is kept"
+                + (f", also where another has another label ({others})" if others else "")
             )
     return kept
 

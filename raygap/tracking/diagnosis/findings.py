@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from scipy.special import log_softmax, softmax
+from scipy.stats import norm
 
 from raygap.data.predictions import MODALITIES, READOUTS, Predictions
 from raygap.errors import UserError
@@ -81,6 +82,14 @@ class Corrected:
     accuracy_gain: Estimate
     """To the uncorrected answer, paired by clip."""
     log_loss_drop: Estimate
+    validation_gain: Estimate
+    """Of accuracy, cross-fitted on the clips of the fit, whatever clips the rest is of."""
+
+    @property
+    def advised(self) -> bool:
+        """More right answers on validation, beyond the interval, which is that of the best of so many corrections."""
+        widened = norm.ppf(1 - 0.025 / len(CORRECTIONS)) / NORMAL_95
+        return bool(self.validation_gain.mean > widened * self.validation_gain.half_width)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +144,12 @@ class Diagnosis:
         """The one with the smallest log loss, if that is clearly below the uncorrected one."""
         better = [found for found in self.corrections if found.log_loss_drop.clear and found.log_loss_drop.mean > 0]
         return min(better, key=lambda found: found.result.log_loss, default=None)
+
+    @property
+    def advised_correction(self) -> Corrected | None:
+        """The one that adds most right answers on validation, if any is advised; test has no say in it."""
+        advised = [found for found in self.corrections if found.advised]
+        return max(advised, key=lambda found: found.validation_gain.mean, default=None)
 
 
 def diagnose(
@@ -263,17 +278,27 @@ def _corrections(fitted_to: Predictions, clips: Predictions, held_out: bool, see
     if not held_out:
         clips = fitted_to
     before = _losses(clips.logits["fused"], clips.labels)
-    right = clips.logits["fused"].argmax(axis=1) == clips.labels
     found = []
     for kind in CORRECTIONS.values():
         correction = kind.fit(fitted_to.logits, fitted_to.labels)
-        answer = correction.apply(clips.logits) if held_out else cross_fitted(kind, clips.logits, clips.labels, seed)
-        gain = (answer.argmax(axis=1) == clips.labels).astype(float) - right
-        result = calibration(answer, clips.labels)
+        crossed = cross_fitted(kind, fitted_to.logits, fitted_to.labels, seed)
+        answer = correction.apply(clips.logits) if held_out else crossed
         found.append(
-            Corrected(correction, result, Estimate.of(gain), Estimate.of(before - _losses(answer, clips.labels)))
+            Corrected(
+                correction,
+                calibration(answer, clips.labels),
+                _gain(clips, answer),
+                Estimate.of(before - _losses(answer, clips.labels)),
+                _gain(fitted_to, crossed),
+            )
         )
     return found
+
+
+def _gain(clips: Predictions, answer: np.ndarray) -> Estimate:
+    """Of accuracy, by an answer in place of the uncorrected one."""
+    before = clips.logits["fused"].argmax(axis=1) == clips.labels
+    return Estimate.of((answer.argmax(axis=1) == clips.labels).astype(float) - before)
 
 
 def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -308,6 +333,8 @@ def numbers(diagnosis: Diagnosis) -> dict[str, Any]:
                     **vars(found.result),
                     "accuracy_gain": vars(found.accuracy_gain),
                     "log_loss_drop": vars(found.log_loss_drop),
+                    "validation_gain": vars(found.validation_gain),
+                    "advised": found.advised,
                     "parameters": found.correction.to_mapping(),
                 }
                 for found in diagnosis.corrections

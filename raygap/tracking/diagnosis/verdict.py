@@ -62,10 +62,11 @@ def advice(diagnosis: Diagnosis) -> list[str]:
     if any(gaps.check is None or not gaps.check.two_groups for gaps in diagnosis.gaps.values()):
         found.append("Where no second group is shown, balanced.csv is a cut through one group: expect little from it.")
     doubts = bool(_listening(diagnosis) or _confidence(diagnosis) or (diagnosis.fusion_gain.mean <= 0 and leader))
-    best = diagnosis.best_correction
-    if best:
+    advised = diagnosis.advised_correction
+    if advised:
         found.append(
-            f"Use the correction {best.correction.name}, which needs no training: launch/predict.py --correction."
+            f"Use the correction {advised.correction.name}, which needs no training: launch/predict.py --correction. "
+            f"On validation, cross-fitted, it adds {_points(advised.validation_gain, signed=True)} of accuracy."
         )
     elif not diagnosis.corrections and doubts:
         found.append("See what correcting the decision layer is worth, without training: --correct.")
@@ -180,17 +181,19 @@ def _confidence(diagnosis: Diagnosis) -> list[Sentence]:
 def _corrections(diagnosis: Diagnosis) -> list[Sentence]:
     if not diagnosis.corrections:
         return []
-    best = diagnosis.best_correction
+    best = diagnosis.advised_correction or diagnosis.best_correction
     if best is None:
         return [Sentence(f"No correction of the decision layer clearly helps ({judged(diagnosis)}).")]
-    return [
-        Sentence(
-            f"The correction {best.correction.name} lowers the log loss by {best.log_loss_drop.mean:.3f} ± "
-            f"{best.log_loss_drop.half_width:.3f} and changes accuracy by {_points(best.accuracy_gain, signed=True)} "
-            f"({judged(diagnosis)}; the best of {len(diagnosis.corrections)}, which flatters it a little).",
-            "good",
-        )
-    ]
+    drop = best.log_loss_drop
+    found = (
+        f"The correction {best.correction.name} {'lowers' if drop.mean > 0 else 'raises'} the log loss by "
+        f"{abs(drop.mean):.3f} ± {drop.half_width:.3f} and changes accuracy by "
+        f"{_points(best.accuracy_gain, signed=True)} ({judged(diagnosis)}; the best of {len(diagnosis.corrections)}, "
+        "which flatters it a little)."
+    )
+    if best.advised:
+        return [Sentence(found, "good")]
+    return [Sentence(f"{found} More right answers are not shown: its use is in surer probabilities, if any.")]
 
 
 def _points(estimate: Estimate, signed: bool = False) -> str:

@@ -72,8 +72,8 @@ def render(kind: str, title: str, about: str, made: list[Section]) -> str:
         title=title,
         about=about,
         sections=made,
-        style=(package / "page.css").read_text(),
-        script=(package / "page.js").read_text(),
+        style=(package / "page.css").read_text(encoding="utf-8"),
+        script=(package / "page.js").read_text(encoding="utf-8"),
         plotly=_packed_plotly(),
         # Scripts run by this alone: text that slipped through would not.
         nonce=secrets.token_urlsafe(16),

@@ -169,7 +169,7 @@ class Run:
         file = self.folder.resolve().parent / COMPARISON
         if not file.exists():
             return []
-        results = [MethodResult(**entry) for entry in json.loads(file.read_text())]
+        results = [MethodResult(**entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
         if self.folder.resolve().name.removesuffix("-paper") not in [result.method for result in results]:
             return []
         for result in results:
@@ -189,4 +189,4 @@ class Run:
 
 
 def _rows(file: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(file.open(newline=""))) if file.exists() else []
+    return list(csv.DictReader(file.open(newline="", encoding="utf-8"))) if file.exists() else []

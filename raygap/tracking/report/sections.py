@@ -65,7 +65,7 @@ def outcome(run: Run) -> Blocks:
         blocks.append(Note("No other method was compared: whether this one beats a baseline is not known from here."))
     blocks.append(Settings([_setting(name, best) for name in run.acting(best)]))
     try:
-        blocks.append(Listing((run.folder / BEST).read_text(), f"Every field ({BEST})"))
+        blocks.append(Listing((run.folder / BEST).read_text(encoding="utf-8"), f"Every field ({BEST})"))
     except OSError:
         blocks.append(Note(f"{BEST} is not written yet: a sweep does so at its end."))
     return blocks
@@ -364,10 +364,11 @@ def again(run: Run) -> Blocks:
     plan, folder = run.plan, run.folder
     given = ({"--root": plan["root"]} if plan["root"] else {}) | ReaderOptions(**plan["reader"]).given()
     source = shlex.join(word for item in given.items() for word in item if word)
-    data = f"--dataset {plan['dataset']} {source}".strip()
+    dataset = f"--dataset {shlex.quote(plan['dataset'])}"
+    data = f"{dataset} {source}".strip()
     quoted = {name: shlex.quote(str(folder / name)) for name in (BEST, JOURNAL, "tune", "")}
     commands = {
-        "go on with the search": f"python launch/sweep.py --dataset {plan['dataset']} --out {quoted['']} --resume "
+        "go on with the search": f"python launch/sweep.py {dataset} --out {quoted['']} --resume "
         f"--trials {2 * plan['trials']}",
         "look closer": f"optuna-dashboard {quoted[JOURNAL]}\ntensorboard --logdir {quoted['tune']}",
         "write this page again, also while the sweep is at work": f"python launch/report.py {quoted['']}",

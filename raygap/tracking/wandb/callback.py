@@ -1,6 +1,7 @@
 """What W&B is told of a sweep: every epoch of every trial, how each ended, and the test of the chosen configuration."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,28 +11,94 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.result import AUTO_RESULT_KEYS, DEBUG_METRICS
 
 from raygap.config import TrialConfig
-from raygap.errors import UserError
+from raygap.errors import UserError, first_line
 from raygap.imbalance.gap import score_range
+from raygap.private import without_passwords
 from raygap.schema import to_mapping
 from raygap.tracking.comparison_table import MethodResult, table
 from raygap.tracking.seed_results import TEST_METRICS, Interval, SeedResults
 from raygap.tracking.wandb import layout
 from raygap.tracking.wandb.process import STOPPED, logged_in
-from raygap.tracking.wandb.writer import Writer
+from raygap.tracking.wandb.writer import NOT_OURS, Writer
 
 TUNES_OWN = {*AUTO_RESULT_KEYS, *DEBUG_METRICS, "checkpoint_path", "done", "experiment_tag"}
 """Keys that Tune adds to a trial's results; some tell of machines and their addresses."""
 
 
-def check_login(mode: layout.Mode | None) -> None:
-    """Raise UserError if W&B was asked for by --wandb online, and there is no key."""
-    if mode == "online" and not logged_in():
+MODES: dict[str, layout.Mode | None] = {"": None, "online": "online", "run": "online", "offline": "offline"}
+MODES |= {"dryrun": "offline", "disabled": "disabled"}
+"""What WANDB_MODE may say; two of these are the client's old words."""
+YES, NO = ("1", "true", "t", "yes", "y", "on"), ("", "0", "false", "f", "no", "n", "off")
+
+
+def asked_mode(mode: layout.Mode | None) -> layout.Mode | None:
+    """What --wandb says, else what WANDB_DISABLED and WANDB_MODE do; None: online with a key, else offline."""
+    if mode:
+        return mode
+    disabled, said = (os.environ.get(name, "").strip() for name in ("WANDB_DISABLED", "WANDB_MODE"))
+    if disabled.lower() not in (*YES, *NO):
+        raise UserError(f"WANDB_DISABLED={disabled}: expected true or false")
+    if disabled.lower() in YES:
+        return "disabled"
+    if said.lower() not in MODES:
+        raise UserError(f"WANDB_MODE={said}: expected online, offline or disabled")
+    return MODES[said.lower()]
+
+
+def check_login(mode: layout.Mode | None, project: str | None = None, entity: str | None = None) -> None:
+    """Raise UserError for what W&B would refuse once the sweep runs: names, variables, a key that is none or missing.
+
+    `project` and `entity` are those of the options.
+    """
+    mode = asked_mode(mode)
+    if mode == "disabled":
+        return
+    given = {name: value for name, value in os.environ.items() if name.startswith("WANDB_") and name not in NOT_OURS}
+    _check_names(
+        {"WANDB_PROJECT": given.get("WANDB_PROJECT"), "--wandb-project": project}, r".*\S.*", "a project's name"
+    )
+    entities = {"WANDB_ENTITY": given.get("WANDB_ENTITY"), "--wandb-entity": entity}
+    _check_names(entities, r"[^\s/\\#?%:]+", "the name of a team or user, without the project's")
+    for name, value in given.items():
+        _check_setting(name, name, value)
+    if project:
+        _check_setting("--wandb-project", "WANDB_PROJECT", project)
+    asks_key = mode == "online" or (mode is None and "WANDB_API_KEY" in given)
+    if asks_key and not _has_key():
         raise UserError("--wandb online: no key of W&B; run `wandb login` or set WANDB_API_KEY, or log offline")
+
+
+def _has_key() -> bool:
+    import wandb
+
+    try:
+        return logged_in()
+    except wandb.errors.AuthenticationError as error:
+        raise UserError(f"W&B's key, of WANDB_API_KEY or a netrc file: {first_line(error)}") from None
+
+
+def _check_names(given: dict[str, str | None], pattern: str, expected: str) -> None:
+    for source, name in given.items():
+        if name and not re.fullmatch(pattern, name):
+            raise UserError(f"{source} {name!r}: expected {expected}")
+
+
+def _check_setting(source: str, variable: str, value: str) -> None:
+    """By the client's own rules, which it keeps for when a run begins."""
+    import wandb
+
+    try:
+        wandb.Settings().update_from_env_vars({variable: value})
+    except Exception as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else first_line(error)
+        shown = "" if "KEY" in variable else f" {value!r}"
+        raise UserError(f"{source}{shown}: {reason}; mend it, or leave it out") from None
 
 
 @contextmanager
@@ -40,10 +107,10 @@ def sweep_log(
 ) -> Iterator["SweepLog | None"]:
     """A SweepLog, ended within bounds; None if W&B is disabled.
 
-    `mode` None: as WANDB_MODE says, else online if there is a key, else offline, in the run folder. `project` and
-    `entity` None: as before, or as WANDB_PROJECT and WANDB_ENTITY say.
+    `mode` None: as asked_mode says; offline is in the run folder. `project` and `entity` None: as before, or as
+    WANDB_PROJECT and WANDB_ENTITY say.
     """
-    mode = mode or os.environ.get("WANDB_MODE")  # type: ignore[assignment]
+    mode = asked_mode(mode)
     if mode == "disabled":
         yield None
         return
@@ -139,7 +206,7 @@ class SweepLog:
         self.writer.finish(run, summary, 0)
 
     def _online(self, url: str, entity: str) -> None:
-        _say(f"W&B: {url}")
+        _say(f"W&B: {without_passwords(url)}")
         self.note.entity = entity
         self._keep_note()
 

@@ -49,7 +49,7 @@ def read_note(folder: Path) -> Note | None:
     """None if the sweep was never logged. Raises UserError if the file is damaged."""
     file = folder / _NOTE
     try:
-        return Note(**json.loads(file.read_text()))
+        return Note(**json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:

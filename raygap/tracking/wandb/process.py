@@ -176,7 +176,7 @@ def _is_at_server(log: Path) -> bool:
 
     Without a mark, `wandb sync --include-online` would send a run again; a mark that is missing does no more harm.
     """
-    told = [line for line in log.read_text().splitlines() if '"filestream: ' in line]
+    told = [line for line in log.read_text(encoding="utf-8").splitlines() if '"filestream: ' in line]
     return len(told) > 1 and '"complete":true' in told[-2] and '"status":"200 OK"' in told[-1]
 
 

@@ -1,6 +1,7 @@
 """The report of a sweep at W&B: what the run folder says, and panels over the sweep's runs there."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def publish(folder: Path) -> str:
         project = f"{note.entity}/{note.project}"
         there = [found.url for found in _runs(api, project, {"group": note.group, "jobType": TRIAL})]
         if not there:
-            send = f"wandb sync --include-online {folder}/wandb/*run-*"
+            send = f"wandb sync --include-online {shlex.quote(str(folder))}/wandb/*run-*"
             raise UserError(f"{folder}: none of its trials is at W&B in {project}; send them first: {send}")
         report = _published(note) or wr.Report(project=note.project, entity=note.entity)
         report.title = f"{run.config['method']} on {run.plan['dataset']}: {note.group}"[:LONGEST_TITLE]

@@ -3,6 +3,8 @@
 import json
 import os
 import queue
+import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import raygap
+from raygap.private import is_secret, without_passwords
+from raygap.tracking.wandb.files import run_files
 from raygap.tracking.wandb.layout import Mode
 from raygap.tracking.wandb.process import ANSWER, FINISH_S
 
@@ -19,8 +23,20 @@ END_S = FINISH_S + 5
 """Seconds that the process may take at the end of a sweep."""
 UPLOAD_FAILED = "Fatal error while uploading data"
 """The client's service prints it when it gives up on a run's upload, after a 404 for example; finish() says nothing."""
-_OTHERS = ("WANDB_MODE", "WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SWEEP_ID", "WANDB_NAME")
+NOT_OURS = (
+    "WANDB_MODE",
+    "WANDB_DISABLED",
+    "WANDB_SERVICE",
+    "WANDB_RUN_ID",
+    "WANDB_RESUME",
+    "WANDB_SWEEP_ID",
+    "WANDB_NAME",
+    "WANDB_GIT_REMOTE_URL",
+    "WANDB_GIT_REMOTE",
+)
 """Variables that are about another run, or decided on already."""
+_ITS_OWN = re.compile(r"WANDB_|(HTTPS?|ALL)_PROXY$")
+"""Variables that the client goes by: its key, the way to its server."""
 _CODE = str(Path(raygap.__file__).parents[1])
 _END = object()
 
@@ -48,7 +64,7 @@ class Writer:
         self.settings = {**settings, "folder": str(folder.resolve()), "program": sys.argv[0], "code": _CODE}
         self.messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.kept: dict[str, list[dict[str, Any]]] = {}
-        self.warned = False
+        self.warned, self.problem = False, ""
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
@@ -89,6 +105,7 @@ class Writer:
         with suppress(Exception):  # nothing here is worth a trial
             if not self._talk(self.mode) and self.mode != "offline":
                 self._talk("offline")
+        self._say_problem()
 
     def _talk(self, mode: Mode | None) -> bool:
         """Tell a process everything; False if it failed."""
@@ -99,7 +116,7 @@ class Writer:
             _tell(process, {**self.settings, "mode": mode})
             for message in [message for of_run in list(self.kept.values()) for message in of_run]:
                 _tell(process, message)
-            while (message := self.messages.get()) is not _END:
+            while (message := self._next()) is not _END:
                 if message is process:
                     self._warn("The process that talks to W&B has ended")
                     return False
@@ -135,24 +152,46 @@ class Writer:
             self.kept.pop(answer.get("done", answer.get("late", "")), None)
         self.messages.put(process)
 
+    def _next(self) -> Any:
+        while self.problem:  # told with its mend as soon as the second process has written files
+            with suppress(queue.Empty):
+                return self.messages.get(timeout=0.5)
+            if run_files(self.folder):
+                self._say_problem()
+        return self.messages.get()
+
     def _warn(self, what: str) -> None:
         if not self.warned:
-            self.warned = True
-            files = f"{self.folder}/wandb/*run-*"
-            self.warn(
-                f"{what}; the sweep goes on. What its files keep can be sent: wandb sync --include-online {files}"
-            )
+            self.warned, self.problem = True, without_passwords(what)
+            if run_files(self.folder):
+                self._say_problem()
+
+    def _say_problem(self) -> None:
+        problem, self.problem = self.problem, ""
+        if not problem:
+            return
+        sync = f"wandb sync --include-online {shlex.quote(str(self.folder))}/wandb/*run-*"
+        kept = (
+            f"What its files keep can be sent: {sync}" if run_files(self.folder) else "No file keeps what W&B missed."
+        )
+        self.warn(f"{problem}; the sweep goes on. {kept}")
 
 
 def _start_process() -> "subprocess.Popen[str]":
-    environment = {name: value for name, value in os.environ.items() if name not in _OTHERS}
+    # Other secrets are not the client's: it keeps whatever Slurm says, with the job's token.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in NOT_OURS and (_ITS_OWN.match(name.upper()) or not is_secret(name, value))
+    }
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [_CODE, os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, "-m", "raygap.tracking.wandb.process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         start_new_session=True,  # Ctrl-C is the sweep's; this process ends when its input does
         env=environment | {"WANDB_ERROR_REPORTING": "false"},
     )

@@ -53,7 +53,8 @@ def test_repeats_and_overlaps_leave_train(root):
     clips = read(root)
     assert [clip.label for clip in clips.clips if clip.id == "aaaaaaaaaa1"] == ["Violin, fiddle"]
     assert clips.notes == (
-        "train: 6 listed, 5 different clips; the first row of each repeated one is kept",
+        "train: 6 listed, 5 different clips; the first row of each repeated one is kept, also where another "
+        "has another label (1)",
         "clips that stand in train and in val: 1, left out of train: bbbbbbbbbb1",
         "clips that stand in train and in test: 1, left out of train: cccccccccc1",
     )
@@ -77,6 +78,7 @@ def test_a_header_windows_lines_and_lists_elsewhere(root, tmp_path):
     [
         ("Violin, fidle&aaaaaaaaaa4&good&0&10", "unknown class: 'Violin, fidle' (did you mean 'Violin, fiddle'?)"),
         ("Bus&../../etc/pw&good&0&10", "no YouTube id (11 letters, digits, - and _): '../../etc/pw'"),
+        ("Bus&Cat&aaaaaaaaaa4&good&0&10", "not class&video&quality&start&end: 'Bus&Cat&aaaaaaaaaa4&good&0&10'"),
         ("Bus&aaaaaaaaaa4&good&0", "not class&video&quality&start&end: 'Bus&aaaaaaaaaa4&good&0'"),
         ("Bus&aaaaaaaaaa4&good&0&ten", "not whole seconds: start '0' and end 'ten'"),
     ],

@@ -117,6 +117,7 @@ def test_known_speakers_are_told(root):
         ("1001_IEO_JOY_XX,JOY", "no clip of CREMA-D (they are named like 1001_IEO_NEU_XX): '1001_IEO_JOY_XX,JOY'"),
         ("1001_IEO_ANG_XX,NEU", "another label than the name's, or none: '1001_IEO_ANG_XX,NEU'"),
         ("1001_IEO_ANG_XX", "another label than the name's, or none: '1001_IEO_ANG_XX'"),
+        ("1001_IEO_ANG_XX,NEU,ANG", "another label than the name's, or none: '1001_IEO_ANG_XX,NEU,ANG'"),
     ],
 )
 def test_faulty_lines_are_left_out(root, line, message):
@@ -129,6 +130,15 @@ def test_faulty_lines_are_left_out(root, line, message):
     write_lists(root, train=line)
     with pytest.raises(UserError, match=r"train.csv, line 1: .*; no line of this file can be used"):
         read(root)
+
+
+def test_a_line_with_more_fields_than_the_header_is_left_out(root):
+    texts = write_lists(root)
+    plain = read(root)
+    write_lists(root, train=f"name,label\n{texts['train']}1001_IEO_ANG_XX,angry, very,ANG\n")
+    clips = read(root)
+    assert clips.clips == plain.clips
+    assert clips.left_out == (LeftOut("train.csv, line 110", "4 fields, the header has 2; quote a value with a comma"),)
 
 
 @pytest.mark.parametrize(
@@ -155,10 +165,6 @@ def test_faults_of_the_folder(root, tmp_path):
     write_lists(root)
     (root / "test.csv").unlink()
     with pytest.raises(UserError, match=r"test.csv: no such file"):
-        read(root)
-    for file in (root / "VideoFlash").iterdir():
-        file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-    with pytest.raises(UserError, match=r"flv: a Git LFS pointer, not the recording; run `git lfs pull` in"):
         read(root)
 
 

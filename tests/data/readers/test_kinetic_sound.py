@@ -5,8 +5,9 @@ import pytest
 from media import RED, solid, tone, write_mp4
 from splits import OFFICIAL, needs_official
 
+from raygap.data import notes
 from raygap.data.clips import LeftOut, ReaderOptions
-from raygap.data.readers import durations, read_clips
+from raygap.data.readers import kinetic_sound, read_clips
 from raygap.data.readers.kinetic_sound import CLASSES
 from raygap.errors import UserError
 
@@ -180,6 +181,45 @@ def test_folders_of_classes_without_splits(tmp_path):
     assert read(tmp_path) == clips
 
 
+LEFTOVERS = ("._{}.mp4", "{}.temp.mp4", "{}.f137.mp4", "{} (1).mp4", "{} - Copy.mp4", ".{}.mp4", "{}.part.webm")
+IGNORED = ("Thumbs.db", ".DS_Store", "{}.mp4.part", "{}.webm.crdownload", "{}.mp4.ytdl")
+
+
+def test_leftovers_become_no_clips(tmp_path):
+    for label in ("playing_organ", "tickling"):
+        touch(tmp_path / label, [f"{label[:3]}{i:08d}" for i in range(20)])
+    plain = read(tmp_path)
+    for i, name in enumerate((*LEFTOVERS, *IGNORED)):
+        (tmp_path / "tickling" / name.format(f"tic{i:08d}")).touch()
+    touch(tmp_path / "__MACOSX" / "tickling", ["tic00000001"])
+    clips = read(tmp_path)
+    assert clips.clips == plain.clips
+    assert clips.notes[1] == (
+        "hidden or unfinished files, and copies, passed over: 7: ._tic00000000.mp4, .tic00000005.mp4, "
+        "tic00000001.temp.mp4, ..."
+    )
+    # A file of such a name without the file that it would be a copy of is one of the user's own.
+    (tmp_path / "tickling" / "clip (1).mp4").touch()
+    assert len(read(tmp_path).clips) == len(plain.clips) + 1
+
+
+def test_listed_videos_are_not_looked_for_in_hidden_folders(root):
+    write_index_lists(root)
+    plain = read(root)
+    for folder in ("__MACOSX", ".Trash-1000", "@eaDir"):
+        touch(root / folder, [next(iter(TRAIN))])
+    (root / "any" / "depth" / f"._{next(iter(TRAIN))}.mp4").touch()
+    assert read(root).clips == plain.clips
+
+
+def test_names_of_splits_in_other_words(tmp_path):
+    for split in ("Train", "DEV", "testing"):
+        for i, label in enumerate(("singing", "tickling")):
+            touch(tmp_path / split / label, [f"{split[:2]}{i}{k:08d}" for k in range(3)])
+    touch(tmp_path / "train.old" / "singing", ["old00000000"])
+    assert counts(read(tmp_path)) == {"train": 6, "val": 6, "test": 6}
+
+
 def test_suffixes_in_capitals(tmp_path):
     plain, capitals = tmp_path / "plain", tmp_path / "capitals"
     touch(plain, [*TRAIN, *TEST])
@@ -223,7 +263,8 @@ def test_a_whole_video_is_cut_to_the_listed_time_and_a_clip_is_not(tmp_path):
 def test_videos_are_opened_once_to_learn_their_lengths(tmp_path, monkeypatch):
     monkeypatch.setenv("RAYGAP_CACHE", str(tmp_path / "cache"))
     opened = []
-    monkeypatch.setattr(durations, "file_seconds", lambda path: opened.append(path) or 20.0)
+    monkeypatch.setattr(kinetic_sound, "file_seconds", lambda path: opened.append(path) or 20.0)
+    monkeypatch.setattr(notes, "SETTLED_NS", 0)
     root = tmp_path / "videos"
     touch(root, [name[:11] for name in TRAIN | TEST])
     write_index_lists(root)
@@ -234,7 +275,9 @@ def test_videos_are_opened_once_to_learn_their_lengths(tmp_path, monkeypatch):
     path = clips.clips[0].video
     path.write_bytes(b"longer")
     read(root)
-    assert opened[len(TRAIN | TEST) :] == [path]
+    path.write_bytes(b"edited")  # no longer than before
+    read(root)
+    assert opened[len(TRAIN | TEST) :] == [path, path]
     (tmp_path / "cache" / "kinetic_sound-seconds.json").write_text("[")
     assert read(root) == clips
 
@@ -264,13 +307,15 @@ def test_faulty_lines_are_left_out(root, line, message):
 
 
 def test_faulty_rows_of_kinetics_own_files_are_left_out(root):
-    bad = "bowling,../../../etc,1,2,train\nbowling,--zzzzzzzz1,one,two,train\nbowling,--zzzzzzzz1,inf,inf,train\n"
+    bad = "playing, slowly,--zzzzzzzz2,1,2,train\n"
+    bad += "bowling,../../../etc,1,2,train\nbowling,--zzzzzzzz1,one,two,train\nbowling,--zzzzzzzz1,inf,inf,train\n"
     (root / "train.csv").write_text(kinetics_csv(TRAIN, "train") + bad)
     (root / "test.csv").write_text(kinetics_csv(TEST, "test"))
     assert [(line.id, line.reason) for line in read(root).left_out] == [
-        ("train.csv, line 43", "no clip (11 letters of a YouTube id, _start, _end): '../../../etc_000001_000002'"),
-        ("train.csv, line 44", "no seconds: time_start 'one' and time_end 'two'"),
-        ("train.csv, line 45", "no seconds: time_start 'inf' and time_end 'inf'"),
+        ("train.csv, line 43", "6 fields, the header has 5; quote a value with a comma"),
+        ("train.csv, line 44", "no clip (11 letters of a YouTube id, _start, _end): '../../../etc_000001_000002'"),
+        ("train.csv, line 45", "no seconds: time_start 'one' and time_end 'two'"),
+        ("train.csv, line 46", "no seconds: time_start 'inf' and time_end 'inf'"),
     ]
 
 

@@ -54,7 +54,10 @@ def test_repeats_and_overlaps_are_noted():
     notes = []
     kept = drop_repeats(entries, notes)
     assert kept == [entries[0], *entries[2:]]
-    assert notes == ["train: 3 listed, 2 different clips; the first row of each repeated one is kept"]
+    assert notes == [
+        "train: 3 listed, 2 different clips; the first row of each repeated one is kept, also where another "
+        "has another label (1)"
+    ]
     assert drop_overlap(kept, False, notes) == [entries[0], entries[3]]
     assert notes[1] == "clips that stand in train and in test: 1, left out of train: b"
     assert [entry.id for entry in drop_overlap(kept, True, notes)] == ["a", "b@train", "b"]

@@ -238,6 +238,7 @@ def test_what_cannot_be_written_costs_one_warning(tmp_path: Path) -> None:
     sweep.close()
     assert len(sweep.said) == 1
     assert "Not a directory" in sweep.said[0]
+    assert "wandb sync" not in sweep.said[0]  # of files that are not there
 
 
 ON_A_SMALL_DISK = 'mount -t tmpfs -o size=300k tmpfs "$1" || exit 77; exec python -c "$2" "$1"'
