@@ -15,7 +15,7 @@ from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.methods import METHODS
 from raygap.methods.base import Method
-from raygap.schema import from_mapping
+from raygap.schema import field_paths, from_mapping
 from raygap.training.evaluation import evaluate
 from raygap.training.precision import pick_device
 from raygap.training.run import load_network, train
@@ -98,10 +98,13 @@ OWN = {
 """Fields that a method needs."""
 SHORT = {name: {"epochs": 3, "purify.epochs": 0, "method": name} | OWN.get(name, {}) for name in METHODS}
 SHORT |= {f"dus_{kind}": SHORT["unimodal_losses"] | {"dus.kind": kind} for kind in ("heuristic", "ppo")}
-SHORT = {name: FIELDS | own for name, own in SHORT.items()}
+SHORT = {
+    name: {path: value for path, value in (FIELDS | own).items() if path in field_paths(own["method"])}
+    for name, own in SHORT.items()
+}
 BATCHES = {run: FIELDS | {"optimizer.batch_size": clips} for run, clips in {"rest": 14, "lone": 47, "small": 5}.items()}
 BATCHES["other"] = BATCHES["rest"] | {"loss.focus": 1.0}
-BATCHES["guided"] = BATCHES["rest"] | {"method": "gmm_adaptive", "gap.source": "fresh"}
+BATCHES["guided"] = SHORT["gmm_adaptive"] | {"epochs": 4, "purify.epochs": 1, "gap.source": "fresh"}
 PARTS = [("whole", END), ("stopped", 2), ("stopped", END)]
 STOPPED = {norm: FIELDS | {"model.norm": norm} for norm in ("group", "batch")}
 STOPPED |= {name: SHORT[name] for name in METHODS if METHODS[name].state_dict is not Method.state_dict}
