@@ -3,18 +3,17 @@ import importlib
 import multiprocessing
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, get_args
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from children import start
 from stores import SMALL, write_store
 
 from raygap.config import flatten
@@ -236,52 +235,33 @@ def test_what_a_killed_writer_left_is_removed(small_store: Store, tmp_path: Path
     assert list(folder.iterdir()) == [current]
 
 
-CHILD = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from test_trunk import BASE
-from raygap.schema import from_mapping
-from raygap.data.store import Store
-from raygap.training.run import train
-from raygap.training.trunk import SharedWarmups
-print("ready", flush=True)
-sys.stdin.readline()
-config = from_mapping(BASE | {"epochs": 20, "warmup.epochs": 15})
-for row in train(config, Store.open(Path(sys.argv[1])), Path(sys.argv[2]), trunk=SharedWarmups(Path(sys.argv[4]), 1e9)):
-    pass
-print(row["epochs_reused"])
-"""
+LONG = {"epochs": 20, "warmup.epochs": 15}
+
+
+def train_when_told(turn: Connection, store: Path, folder: Path, shared: Path) -> None:
+    """Tells how many epochs it did not train itself."""
+    turn.send("ready")
+    turn.recv()
+    turn.send(run(Store.open(store), folder, shared, **LONG)[-1]["epochs_reused"])
 
 
 def test_two_trials_at_once_train_each_epoch_once_and_a_kill_does_no_harm(small_store: Store, tmp_path: Path) -> None:
-    def child(name: str) -> subprocess.Popen:
-        here = Path(__file__).parent
-        paths = os.pathsep.join([str(here), str(here.parent)])
-        command = [sys.executable, "-c", CHILD, small_store.path, tmp_path / name, here, tmp_path / "trunk"]
-        return subprocess.Popen(
-            [str(part) for part in command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": paths},
-        )
-
-    trials = [child(name) for name in ("killed", "a", "b")]
-    for trial in trials:
-        trial.stdout.readline()
-    for trial in trials:
-        trial.stdin.write("go\n")
-        trial.stdin.flush()
+    names = ("killed", "a", "b")
+    trials = [start(train_when_told, small_store.path, tmp_path / name, tmp_path / "trunk") for name in names]
+    for _, turn in trials:
+        turn.recv()
+    for _, turn in trials:
+        turn.send("go")
     while not list(tmp_path.glob("trunk/*/0003.pt")):
         time.sleep(0.01)
-    trials[0].send_signal(signal.SIGKILL)
-    reused = [int(trial.communicate()[0]) for trial in trials[1:]]
-    trials[0].wait()
+    trials[0][0].kill()
+    reused = [turn.recv() for _, turn in trials[1:]]
+    for trial, _ in trials:
+        trial.join()
     # Each of the 15 epochs was trained once, by one of the three (the killed one's last may have been lost).
     assert 15 <= sum(reused) <= 30
     assert len(list(tmp_path.glob("trunk/*/*.pt"))) == 15
-    run(small_store, tmp_path / "cold", None, epochs=20, warmup__epochs=15)
+    run(small_store, tmp_path / "cold", None, **LONG)
     assert_same_but_for_reuse(tmp_path / "cold", tmp_path / "a")
     assert_same_but_for_reuse(tmp_path / "cold", tmp_path / "b")
 

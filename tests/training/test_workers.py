@@ -1,14 +1,15 @@
 """Several processes that train one trial, over gloo, against one process."""
 
 import json
-import subprocess
-import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.distributed as dist
+from children import start
 from stores import SMALL
 
 from raygap.data.store import Store
@@ -19,6 +20,7 @@ from raygap.schema import field_paths, from_mapping
 from raygap.training.evaluation import evaluate
 from raygap.training.precision import pick_device
 from raygap.training.run import load_network, train
+from raygap.training.trunk import SharedWarmups
 from raygap.workers import Workers
 
 # 48 training clips: batches of 14 leave a rest of 6, of 47 a lone clip, of 5 three: parts of 0, 1 and 2 clips occur.
@@ -33,32 +35,26 @@ FIELDS = SMALL | {
     "purify.threshold": 0.0,
     "scores.separator": "raw",
 }
-WORKER = """
-import json, sys
-from pathlib import Path
-import torch.distributed as dist
-from raygap.schema import from_mapping
-from raygap.data.store import Store
-from raygap.training.run import train
-from raygap.training.trunk import SharedWarmups
-rank, size, folder, store = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Store.open(Path(sys.argv[4]))
-dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=size)
-everything = []
-for run, fields, epochs in json.loads(sys.argv[5]):
-    everything.append(rows := [])
-    config = from_mapping(fields | {"compute.workers": size})
-    for row in train(config, store, folder / run, trunk=SharedWarmups((folder / run).parent / "trunk", 1e9)):
-        rows.append(row)
-        if row["epoch"] == epochs:
-            break
-dist.destroy_process_group()
-print(json.dumps(everything))  # not before: one that waits for its reader would keep the others waiting
-"""
-
 
 Rows = dict[tuple[str, int], list[dict]]
 """Of each run, by its folder and the epoch after which it is stopped."""
 END = 99
+
+
+def work(told: Connection, rank: int, size: int, folder: Path, store: Path, runs: list[tuple[str, dict, int]]) -> None:
+    """One of the workers; tells all rows."""
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=size)
+    everything: list[list[dict]] = []
+    for run, fields, epochs in runs:
+        everything.append(rows := [])
+        config = from_mapping(fields | {"compute.workers": size})
+        trunk = SharedWarmups((folder / run).parent / "trunk", 1e9)
+        for row in train(config, Store.open(store), folder / run, trunk=trunk):
+            rows.append(row)
+            if row["epoch"] == epochs:
+                break
+    dist.destroy_process_group()
+    told.send(json.dumps(everything))  # not before: one that waits for its reader would keep the others waiting
 
 
 def together(size: int, store: Store, folder: Path, runs: list[tuple[str, dict, int]]) -> Rows:
@@ -66,13 +62,10 @@ def together(size: int, store: Store, folder: Path, runs: list[tuple[str, dict, 
 
     Runs in the same folder share warm-ups.
     """
-    arguments = [str(size), str(folder), str(store.path), json.dumps(runs)]
-    workers = [
-        subprocess.Popen([sys.executable, "-c", WORKER, str(rank), *arguments], stdout=subprocess.PIPE)
-        for rank in range(size)
-    ]
-    outputs = [worker.communicate(timeout=600)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * size
+    workers = [start(work, rank, size, folder, store.path, runs) for rank in range(size)]
+    outputs = [told.recv() for _, told in workers]
+    for worker, _ in workers:
+        worker.join()
     assert outputs == outputs[:1] * size
     return {(run, epochs): rows for (run, _, epochs), rows in zip(runs, json.loads(outputs[0]), strict=True)}
 
