@@ -127,7 +127,7 @@ def test_prepare_names_a_cluster_that_does_not_answer(
     assert not list(here.iterdir())
 
 
-def test_too_many_bad_clips_stop_before_any_trial_and_few_are_named(here: Path) -> None:
+def test_too_many_bad_clips_stop_before_any_trial_and_all_are_named(here: Path) -> None:
     (here / "media").mkdir()
     folder = write_data_set(here / "media", train=6, val=2, test=2)
     (folder / "low-train-0.mp4").write_bytes(b"")
@@ -135,8 +135,12 @@ def test_too_many_bad_clips_stop_before_any_trial_and_few_are_named(here: Path) 
     assert refused.exit_code == 0, refused.output  # 5 % may be bad
     assert "quarantined: low-train-0" in refused.output
     (folder / "low-train-1.mp4").write_bytes(b"")
-    line = refusal(call("sweep", "--dataset", "manifest", "--root", folder, *TINY))
-    assert "2 of 20 clips cannot be used" in line
+    refused = call("sweep", "--dataset", "manifest", "--root", folder, *TINY)
+    assert refused.exit_code == 2
+    line, reasons = refused.stderr.splitlines()
+    assert line.startswith("error: 2 of 20 clips cannot be used")
+    assert reasons.startswith("  2 ")
+    assert reasons.endswith(": low-train-0.mp4, low-train-1.mp4")
     assert no_trial_started(here)
 
 
