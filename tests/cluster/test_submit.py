@@ -14,7 +14,7 @@ from typing import Any
 from zipfile import ZipFile
 
 import pytest
-from command_line import call, refusal
+from called import call, refusal
 from ray.job_submission import JobStatus
 
 from raygap.cluster import submission

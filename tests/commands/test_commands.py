@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_line import TINY, call, refusal
+from called import call, refusal
 from media import write_data_set, write_manifest
 
 LAUNCH = Path(__file__).parents[2] / "launch"
+TINY = [
+    *("--set", "model.encoder=small_cnn", "--set", "prepare.frames=1"),
+    *("--set", "prepare.frame_size=8", "--set", "prepare.seconds=0.5", "--set", "prepare.n_mels=16"),
+    *("--set", "model.width=4", "--set", "optimizer.batch_size=8"),
+]
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in LAUNCH.glob("*.py")))
@@ -103,7 +108,7 @@ def test_prepare_names_a_cluster_that_does_not_answer(
     assert not list(here.iterdir())
 
 
-def test_too_many_bad_clips_stop_before_any_trial_and_few_are_named(here: Path) -> None:
+def test_too_many_bad_clips_stop_before_any_trial_and_all_are_named(here: Path) -> None:
     (here / "media").mkdir()
     folder = write_data_set(here / "media", train=6, val=2, test=2)
     (folder / "low-train-0.mp4").write_bytes(b"")

@@ -5,9 +5,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import command_line
 import pytest
-from command_line import TINY, call, refusal
+import test_commands
+from called import call, refusal
+from test_commands import TINY
 
 from raygap.config import load_yaml
 from raygap.search.comparison import Comparison, read_comparison, write_comparison
@@ -44,8 +45,8 @@ def test_what_it_refuses(
 
 def test_what_a_resumed_comparison_takes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_comparison(ASKED, tmp_path)
-    compare = command_line.load("compare")
-    monkeypatch.setattr(command_line, "load", lambda name: compare)
+    compare = test_commands.load("compare")
+    monkeypatch.setattr(test_commands, "load", lambda name: compare)
     seen: dict[Path, Comparison] = {}
     monkeypatch.setattr(compare, "_compare_all", lambda console, comparisons, *others: seen.update(comparisons) or True)
     result = call("compare", "--resume", tmp_path, "--trunk-gb", "0", "--max-quarantine", "0.2")

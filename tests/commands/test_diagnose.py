@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from command_line import call, refusal
+from called import call, refusal
 from media import BLUE, solid, write_mp4
 from stores import SMALL
 

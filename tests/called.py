@@ -7,12 +7,6 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-TINY = [
-    *("--set", "model.encoder=small_cnn", "--set", "prepare.frames=1"),
-    *("--set", "prepare.frame_size=8", "--set", "prepare.seconds=0.5", "--set", "prepare.n_mels=16"),
-    *("--set", "model.width=4", "--set", "optimizer.batch_size=8"),
-]
-
 
 def load(name: str) -> ModuleType:
     return importlib.import_module(f"raygap.commands.{name}")
