@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import test_commands
-from called import call, refusal
+from called import call, load, refusal
 from test_commands import TINY
 
 from raygap.config import load_yaml
@@ -45,8 +44,7 @@ def test_what_it_refuses(
 
 def test_what_a_resumed_comparison_takes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_comparison(ASKED, tmp_path)
-    compare = test_commands.load("compare")
-    monkeypatch.setattr(test_commands, "load", lambda name: compare)
+    compare = load("compare")
     seen: dict[Path, Comparison] = {}
     monkeypatch.setattr(compare, "_compare_all", lambda console, comparisons, *others: seen.update(comparisons) or True)
     result = call("compare", "--resume", tmp_path, "--trunk-gb", "0", "--max-quarantine", "0.2")
