@@ -25,7 +25,10 @@ ASKED = Comparison("manifest", None, ("joint",), 2, None, 1, False, {}, "")
         (("--dataset", "demo", "--methods", "joint", "--trials", "2", "--budget", "9"), "contradict each other"),
         (("--dataset", "demo", "--methods", "joint", "--set", "method=ogm"), "--methods names them"),
         (("--dataset", "demo", "--methods", "joint", "--shared"), "--shared: one data set has nobody to share with"),
-        (("--dataset", "demo", "--methods", "joint", "--set", "compute.workers=900"), "the cluster has places for"),
+        (
+            ("--dataset", "demo", "--methods", "joint", "--set", "compute.workers=900", "--set", "model.norm=group"),
+            "the cluster has places for",
+        ),
         (("--resume", "nowhere"), "holds no comparison"),
         (("--resume", "earlier", "--epochs", "3"), "--epochs: a resumed comparison keeps it"),
         (("--resume", "earlier", "--protocol", "paper"), "--protocol: a resumed comparison keeps it"),
