@@ -58,12 +58,12 @@ def test_what_a_resumed_comparison_takes_on(tmp_path: Path, monkeypatch: pytest.
 def test_methods_get_the_same_and_a_comparison_is_gone_on_with_and_added_to(
     data_set: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
-    out, one = tmp_path / "c", ("--concurrency", "1")  # a process fewer to start for each method and its seeds
-    short = (*TINY, "--epochs", "2", "--set", "model.norm=group", "--cache", tmp_path / "cache", *one)
+    out = tmp_path / "c"
+    short = (*TINY, "--epochs", "2", "--set", "model.norm=group", "--cache", tmp_path / "cache")
     asked = ("--dataset", "manifest", "--root", data_set, "--trials", "2", "--seeds", "1", "--out", out)
     first = call("compare", *asked, "--methods", "joint,joint", *short)
     assert first.exit_code == 0, first.output
-    added = call("compare", "--resume", out, "--methods", "audio_only", "--seeds", "2", *one)
+    added = call("compare", "--resume", out, "--methods", "audio_only", "--seeds", "2")
     assert added.exit_code == 0, added.output
     assert read_comparison(out).methods == ("joint", "audio_only")
     rows = list(csv.DictReader((out / "seeds.csv").open()))
