@@ -5,8 +5,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import called
 import pytest
-import test_commands
 from called import call, refusal
 from test_commands import TINY
 
@@ -26,7 +26,19 @@ ASKED = Comparison("manifest", None, ("joint",), 2, None, 1, False, {}, "")
         (("--dataset", "demo", "--methods", "joint", "--trials", "2", "--budget", "9"), "contradict each other"),
         (("--dataset", "demo", "--methods", "joint", "--set", "method=ogm"), "--methods names them"),
         (("--dataset", "demo", "--methods", "joint", "--shared"), "--shared: one data set has nobody to share with"),
-        (("--dataset", "demo", "--methods", "joint", "--set", "compute.workers=900"), "the cluster has places for"),
+        (
+            (
+                "--dataset",
+                "demo",
+                "--methods",
+                "joint",
+                "--set",
+                "compute.workers=900",
+                "--set",
+                "optimizer.batch_size=1800",
+            ),
+            "the cluster has places for",
+        ),
         (("--resume", "nowhere"), "holds no comparison"),
         (("--resume", "earlier", "--epochs", "3"), "--epochs: a resumed comparison keeps it"),
         (("--resume", "earlier", "--protocol", "paper"), "--protocol: a resumed comparison keeps it"),
@@ -45,8 +57,8 @@ def test_what_it_refuses(
 
 def test_what_a_resumed_comparison_takes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_comparison(ASKED, tmp_path)
-    compare = test_commands.load("compare")
-    monkeypatch.setattr(test_commands, "load", lambda name: compare)
+    compare = called.load("compare")
+    monkeypatch.setattr(called, "load", lambda name: compare)
     seen: dict[Path, Comparison] = {}
     monkeypatch.setattr(compare, "_compare_all", lambda console, comparisons, *others: seen.update(comparisons) or True)
     result = call("compare", "--resume", tmp_path, "--trunk-gb", "0", "--max-quarantine", "0.2")
