@@ -188,9 +188,8 @@ def write_tables(comparison: Comparison, results: list[MethodResult], folder: Pa
     if 0 < len(shared := shared_seeds(results)) < comparison.seeds:
         notes += f"* Ranks are averaged over the {len(shared)} seeds that all methods have.\n"
     made = f"Made by {in_words(facts)}."
-    write_text(
-        folder / "comparison.md", f"{about}\n\n{markdown(rows)}" + (f"\n{notes}" if notes else "") + f"\n{made}\n"
-    )
+    parts = [f"{about}\n", markdown(rows), *([notes] if notes else []), f"{made}\n"]
+    write_text(folder / "comparison.md", "\n".join(parts))
     write_text(folder / "comparison.tex", f"% {about}\n% {made}\n{latex(rows)}")
     for name, (header, lines) in {"comparison.csv": summary_rows(results), "seeds.csv": long_rows(results)}.items():
         write_csv(folder / name, *with_facts(header, lines, [facts] * len(lines)))

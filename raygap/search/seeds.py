@@ -28,8 +28,8 @@ def train_seeds(
 ) -> SeedResults:
     """Train a configuration on each seed, as many at a time as `placement` allows, and read the test split.
 
-    A seed's folder that holds a checkpoint is gone on with; test.csv in `folder` gets a row a seed, with what made it. Ray must be
-    running. A seed that fails is named in the result and in failed.csv, and does not end the others. Raises
+    A seed's folder that holds a checkpoint is gone on with; test.csv in `folder` gets a row a seed, with what made it.
+    Ray must be running. A seed that fails is named in the result and in failed.csv, and does not end the others. Raises
     KeyboardInterrupt after Ctrl-C. Warm-ups are shared in `trunk` with other configurations that had these seeds.
     """
     folder.mkdir(parents=True, exist_ok=True)

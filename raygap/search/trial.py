@@ -96,8 +96,10 @@ def tested_before(config: TrialConfig, store: Store, folder: Path) -> Metrics | 
 
 
 def tested_by(folder: Path) -> dict[str, str]:
-    """What made the metrics of the training that was tested in this folder; empty for one by an older raygap."""
-    return json.loads((folder / TESTED).read_text(encoding="utf-8")).get("made_by", {})
+    """What made the metrics of the training that was tested in this folder; empty if it does not say."""
+    with suppress(OSError, ValueError):
+        return json.loads((folder / TESTED).read_text(encoding="utf-8")).get("made_by", {})
+    return {}
 
 
 def _identity(config: TrialConfig, store: Store) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 checkpoint.pt   everything the next epoch needs, and the metrics of every epoch so far (removed with `finish`)
 best.pt         weights of the selected epoch, and what using them takes: configuration, class names, statistics;
-                and what made them; none before the adaptive stage, in a run that has one: the warm-up's epochs are never selected there
+                and what made them (made_by); none before the adaptive stage, in a run that has one: the warm-up's
+                epochs are never selected there
 metrics.parquet one row an epoch
 ledger.parquet  one row a training clip: scores and gap, after the warm-up and now; posteriors as the loss sees them
 """
@@ -58,7 +59,8 @@ def train(
             f"compute.workers = {config.compute.workers}, but {workers.size} train; use --workers-per-trial"
         )
     identity = {"config": to_mapping(config), "store": store.header["key"]}
-    made, history = made_by() if workers.first else {}, []
+    made = made_by() if workers.first else {}
+    history: list[Metrics] = []
     saved = None
     if workers.first:
         patiently(lambda: folder.mkdir(parents=True, exist_ok=True))

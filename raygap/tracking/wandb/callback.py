@@ -193,11 +193,8 @@ class SweepLog:
         """The table of a comparison, and each method's numbers in the summary; told again when more are known."""
         run = self.note.run_id(0, layout.COMPARISON)
         methods = [result.method for result in results]
-        config = {
-            "methods": methods,
-            "budget": budget,
-            layout.FACTS: {"comparison": self.note.group, "made_by": self.made_by},
-        }
+        facts = {"comparison": self.note.group, "made_by": self.made_by}
+        config = {"methods": methods, "budget": budget, layout.FACTS: facts}
         self.writer.start(run, self.folder.resolve().name, layout.COMPARISON, [self.dataset, *methods], config)
         known = sum(1 + len(result.seeds) for result in results)
         self.writer.log(run, known, {"methods": len(methods)}, tables={"comparison": table(results)})
