@@ -229,7 +229,7 @@ def test_bf16_trains_to_about_the_same(small_store: Store, tmp_path: Path) -> No
 
 
 def test_weights_from_before_they_said_what_made_them_are_read(small_store: Store, tmp_path: Path) -> None:
-    run(small_store, tmp_path, epochs=1, method="joint")
+    run(small_store, tmp_path, epochs=4, method="joint")
     saved = checkpoint.load(tmp_path / "best.pt")
     assert saved.pop("made_by")["torch"]
     checkpoint.save(saved, tmp_path / "best.pt")
