@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field
 from raygap.config import load_yaml
 from raygap.data.clips import ReaderOptions
 from raygap.errors import UserError
+from raygap.provenance import in_words, made_by
 from raygap.search.job import Outcome, run_sweep
 from raygap.search.plan import Plan, make_folder, make_plan, read_as, write_plan
 from raygap.search.space import FOLDER, SEARCHABLE, check_method, parse_space, read_space
@@ -35,7 +36,7 @@ from raygap.tracking.comparison_table import (
     table,
 )
 from raygap.tracking.report import write_report
-from raygap.tracking.run_folder import COMPARISON, write_csv, write_text
+from raygap.tracking.run_folder import COMPARISON, with_facts, write_csv, write_text
 from raygap.tracking.seed_results import Reporter
 from raygap.tracking.wandb.callback import sweep_log
 from raygap.tracking.wandb.layout import Mode
@@ -180,16 +181,18 @@ def compare(
 
 def write_tables(comparison: Comparison, results: list[MethodResult], folder: Path) -> None:
     """comparison.md, .tex, .csv (a row a method) and .json, and seeds.csv (a row a method and seed)."""
-    rows = table(results)
+    rows, facts = table(results), made_by()
     about = legend(comparison.budget_in_words(), comparison.seeds)
     about += " Numbers under the paper protocol were chosen on test and flatter." if comparison.paper else ""
     notes = "".join(f"* {result.method}: {note}\n" for result in results for note in result.notes)
     if 0 < len(shared := shared_seeds(results)) < comparison.seeds:
         notes += f"* Ranks are averaged over the {len(shared)} seeds that all methods have.\n"
-    write_text(folder / "comparison.md", f"{about}\n\n{markdown(rows)}" + (f"\n{notes}" if notes else ""))
-    write_text(folder / "comparison.tex", f"% {about}\n{latex(rows)}")
-    write_csv(folder / "comparison.csv", *summary_rows(results))
-    write_csv(folder / "seeds.csv", *long_rows(results))
+    made = f"Made by {in_words(facts)}."
+    parts = [f"{about}\n", markdown(rows), *([notes] if notes else []), f"{made}\n"]
+    write_text(folder / "comparison.md", "\n".join(parts))
+    write_text(folder / "comparison.tex", f"% {about}\n% {made}\n{latex(rows)}")
+    for name, (header, lines) in {"comparison.csv": summary_rows(results), "seeds.csv": long_rows(results)}.items():
+        write_csv(folder / name, *with_facts(header, lines, [facts] * len(lines)))
     write_text(folder / "comparison.json", json.dumps([asdict(result) for result in results], indent=1))
 
 

@@ -17,6 +17,7 @@ import optuna
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
+from raygap.provenance import FACTS, in_words, made_by
 from raygap.storage import Storage
 
 PLAN, JOURNAL, TRIALS, BEST = "sweep.yaml", "study.journal", "trials.csv", "best.yaml"
@@ -58,9 +59,15 @@ def write_trials(study: optuna.Study, folder: Path) -> None:
 
 
 def write_best(folder: Path, config: dict[str, Any], about: str, name: str = BEST) -> None:
-    """A configuration, headed by comment lines that say where it comes from."""
-    header = "".join(f"# {line}\n" for line in about.splitlines())
+    """A configuration, headed by comment lines that say where it comes from and what made it."""
+    header = "".join(f"# {line}\n" for line in (*about.splitlines(), f"Made by {in_words(made_by())}."))
     write_text(folder / name, header + yaml.safe_dump(config, sort_keys=False))
+
+
+def with_facts(header: list[str], rows: list[list[Any]], made: list[dict[str, str]]) -> tuple[list[str], list[Any]]:
+    """Header and rows of a table, with what made each row in columns of their own behind the others."""
+    rows = [[*row, *(facts.get(name) for name in FACTS)] for row, facts in zip(rows, made, strict=True)]
+    return [*header, *FACTS], rows
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
