@@ -38,10 +38,10 @@ from digits_data import Recipe, read_planted, write_data
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from raygap.commands.options import user_errors
 from raygap.data.prepare import prepare
 from raygap.data.readers import read_clips
 from raygap.data.store import Store
+from raygap.ending import user_errors
 from raygap.errors import TrainingDiverged, UserError
 from raygap.imbalance.ledger import Ledger
 from raygap.imbalance.scores_mixture import Reliability

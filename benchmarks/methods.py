@@ -20,12 +20,12 @@ import typer
 from digits import FIXED, RECIPE
 from digits_data import write_data
 
-from raygap.commands.options import user_errors
 from raygap.config import load_yaml
 from raygap.data.predictions import Predictions
 from raygap.data.prepare import prepare
 from raygap.data.readers import read_clips
 from raygap.data.store import Store
+from raygap.ending import user_errors
 from raygap.imbalance.correction import CORRECTIONS
 from raygap.methods import METHODS
 from raygap.schema import from_mapping, to_mapping

@@ -22,9 +22,9 @@ import torch
 import typer
 from sweep_cost import make_data
 
-from raygap.commands.options import user_errors
 from raygap.data.batches import batches
 from raygap.data.store import Store
+from raygap.ending import user_errors
 from raygap.schema import from_mapping
 from raygap.search.study import METRIC
 from raygap.tracking.seed_results import Interval

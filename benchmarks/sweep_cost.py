@@ -47,10 +47,10 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from raygap.commands.options import user_errors
 from raygap.data.prepare import prepare
 from raygap.data.readers import read_clips
 from raygap.data.store import Store
+from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.schema import from_mapping
 from raygap.search import sweep

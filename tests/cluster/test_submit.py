@@ -14,8 +14,8 @@ from typing import Any
 from zipfile import ZipFile
 
 import pytest
+from called import call, refusal
 from ray.job_submission import JobStatus
-from test_commands import call, refusal
 
 from raygap.cluster import submission
 from raygap.cluster.submission import SENT, missing_package, pack, shell_line, unpack

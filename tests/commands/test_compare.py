@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import test_commands
-from test_commands import TINY, call, refusal
+from called import call, refusal
+from test_commands import TINY
 
 from raygap.config import load_yaml
 from raygap.search.comparison import Comparison, read_comparison, write_comparison

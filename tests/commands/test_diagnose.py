@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from called import call, refusal
 from media import BLUE, solid, write_mp4
 from stores import SMALL
-from test_commands import call, refusal
 
 from raygap.data.prepare import prepare
 from raygap.data.readers.manifest import read_manifest
