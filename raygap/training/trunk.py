@@ -4,7 +4,7 @@ A folder a warm-up, named by its key; in it a file an epoch, with all that the n
 longest prefix that it can use and adds what it has to train beyond. Trials that need the same epoch at once take turns;
 those on machines that share no folder do not know of each other, and may both train it.
 
-Why trials share no more than that, as in a tree of stages: see README.md.
+Why trials share no more than that, as in a tree of stages: see docs/sweep.md.
 """
 
 import fcntl
