@@ -11,7 +11,7 @@ HOPELESS, UNLUCKY, FAULTY = range(3)
 
 
 class DyingTrial(SweepTrial):
-    """Trial 0 dies before each result; trial 1 after its first, its second and its third epoch; 2 does not start."""
+    """Trial 0 dies before each result; trial 1 after its first and its second epoch; 2 does not start."""
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """As SweepTrial."""
@@ -25,7 +25,7 @@ class DyingTrial(SweepTrial):
         marker = self.folder / "trials" / f"{self.number:04d}" / "deaths"
         deaths = len(marker.read_bytes()) if marker.exists() else 0
         result = super().step()
-        if self.number == HOPELESS or (self.number == UNLUCKY and result["epoch"] == deaths + 2 <= 4):
+        if self.number == HOPELESS or (self.number == UNLUCKY and result["epoch"] == deaths + 2 <= 3):
             with marker.open("ab") as file:
                 file.write(b"x")
             os.kill(os.getpid(), signal.SIGKILL)

@@ -5,9 +5,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import called
 import pytest
-from called import call, refusal
+from called import call, load, refusal
 from test_commands import TINY
 
 from raygap.config import load_yaml
@@ -27,16 +26,7 @@ ASKED = Comparison("manifest", None, ("joint",), 2, None, 1, False, {}, "")
         (("--dataset", "demo", "--methods", "joint", "--set", "method=ogm"), "--methods names them"),
         (("--dataset", "demo", "--methods", "joint", "--shared"), "--shared: one data set has nobody to share with"),
         (
-            (
-                "--dataset",
-                "demo",
-                "--methods",
-                "joint",
-                "--set",
-                "compute.workers=900",
-                "--set",
-                "optimizer.batch_size=1800",
-            ),
+            ("--dataset", "demo", "--methods", "joint", "--set", "compute.workers=900", "--set", "model.norm=group"),
             "the cluster has places for",
         ),
         (("--resume", "nowhere"), "holds no comparison"),
@@ -57,8 +47,7 @@ def test_what_it_refuses(
 
 def test_what_a_resumed_comparison_takes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_comparison(ASKED, tmp_path)
-    compare = called.load("compare")
-    monkeypatch.setattr(called, "load", lambda name: compare)
+    compare = load("compare")
     seen: dict[Path, Comparison] = {}
     monkeypatch.setattr(compare, "_compare_all", lambda console, comparisons, *others: seen.update(comparisons) or True)
     result = call("compare", "--resume", tmp_path, "--trunk-gb", "0", "--max-quarantine", "0.2")
@@ -69,12 +58,12 @@ def test_what_a_resumed_comparison_takes_on(tmp_path: Path, monkeypatch: pytest.
 def test_methods_get_the_same_and_a_comparison_is_gone_on_with_and_added_to(
     data_set: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
-    out = tmp_path / "c"
-    short = (*TINY, "--epochs", "2", "--set", "model.norm=group", "--cache", tmp_path / "cache")
+    out, one = tmp_path / "c", ("--concurrency", "1")  # a process fewer to start for each method and its seeds
+    short = (*TINY, "--epochs", "2", "--set", "model.norm=group", "--cache", tmp_path / "cache", *one)
     asked = ("--dataset", "manifest", "--root", data_set, "--trials", "2", "--seeds", "1", "--out", out)
     first = call("compare", *asked, "--methods", "joint,joint", *short)
     assert first.exit_code == 0, first.output
-    added = call("compare", "--resume", out, "--methods", "audio_only", "--seeds", "2")
+    added = call("compare", "--resume", out, "--methods", "audio_only", "--seeds", "2", *one)
     assert added.exit_code == 0, added.output
     assert read_comparison(out).methods == ("joint", "audio_only")
     rows = list(csv.DictReader((out / "seeds.csv").open()))

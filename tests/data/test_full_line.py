@@ -252,25 +252,41 @@ def cremad_folder(folder):
         ("kinetic_sound", kinetic_sound_folder, "kinetic_sound: missing by class", "8 train, 2 val, 4 test"),
     ],
 )
-def test_from_the_folder_to_a_sweep(dataset, write, said, counts, tmp_path, ray_cluster, capsys, caplog):
-    root, out = tmp_path / "root", tmp_path / "run"
+def test_from_the_folder_to_the_store_and_back(dataset, write, said, counts, tmp_path, capsys, caplog):
+    root = tmp_path / "root"
     root.mkdir()
     options = write(root)
-    small = [*SMALL, "prepare.seconds=1"]
+    settings = [*SMALL[:2], "prepare.seconds=1"]
     source = {"dataset": dataset, "cache": tmp_path / "cache"}
-    command("prepare")(**source, **options, root=root, assignments=[*small[:2], small[-1]], inspect=True)
+    command("prepare")(**source, **options, root=root, assignments=settings, inspect=True)
     printed = capsys.readouterr().out
     assert said in caplog.text
     assert f"clips: {counts}; 2 classes" in printed
     assert "Clips by class and split" in printed
     (store,) = (tmp_path / "cache").glob(f"{dataset}-*")
-    # The sweep is told neither the folder nor how it is read.
-    plan = {"assignments": [*small, "warmup.epochs=1"], "trials": 2, "epochs": 2, "test_seeds": 1}
-    command("sweep")(**source, **plan, max_quarantine=options.pop("max_quarantine", None), out=out)
+    # Told neither the folder nor how it is read, it finds the store.
+    quarantine = {name: value for name, value in options.items() if name == "max_quarantine"}
+    command("prepare")(**source, **quarantine, assignments=settings)
     assert f"reading {dataset} from {root}, as prepared last" in capsys.readouterr().out
+    assert list((tmp_path / "cache").glob(f"{dataset}-*")) == [store]
+
+
+def test_from_the_folder_to_a_sweep(tmp_path, ray_cluster, capsys):
+    root, out = tmp_path / "root", tmp_path / "run"
+    root.mkdir()
+    options = ave_folder(root)
+    small = [*SMALL, "prepare.seconds=1"]
+    source = {"dataset": "ave", "cache": tmp_path / "cache"}
+    command("prepare")(**source, **options, root=root, assignments=[*small[:2], small[-1]])
+    capsys.readouterr()
+    (store,) = (tmp_path / "cache").glob("ave-*")
+    # The sweep is told neither the folder nor how it is read.
+    plan = {"assignments": [*small, "warmup.epochs=1"], "trials": 2, "epochs": 2, "test_seeds": 1, "concurrency": 1}
+    command("sweep")(**source, **plan, max_quarantine=options.pop("max_quarantine", None), out=out)
+    assert f"reading ave from {root}, as prepared last" in capsys.readouterr().out
     assert (out / "best.yaml").exists()
     # The same folder, read the same way: the sweep has found the store, and going on with it will too.
-    assert list((tmp_path / "cache").glob(f"{dataset}-*")) == [store]
+    assert list((tmp_path / "cache").glob("ave-*")) == [store]
     options = {name: str(value) if name == "splits" else value for name, value in options.items()}
     assert (read_plan(out).root, read_plan(out).reader) == (str(root), ReaderOptions(**options))
     report = (out / "report.html").read_text()

@@ -3,20 +3,17 @@ import importlib
 import multiprocessing
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from functools import cache
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, get_args
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from children import start
 from stores import SMALL, write_store
 
 from raygap.config import flatten
@@ -49,8 +46,10 @@ def assert_same_but_for_reuse(one: Path, other: Path) -> None:
     assert all(torch.equal(a["network"][name], b["network"][name]) for name in a["network"])
 
 
-@pytest.mark.parametrize(("first", "second"), [(3, 3), (2, 4), (4, 2)])
-@pytest.mark.parametrize("method", ["joint", "unimodal_losses", "gmm_adaptive", "gmm_scores"])
+@pytest.mark.parametrize(
+    ("method", "first", "second"),
+    [("gmm_scores", 3, 3), ("gmm_scores", 2, 4), ("gmm_scores", 4, 2), ("gmm_adaptive", 2, 4), ("joint", 4, 2)],
+)
 def test_a_forked_trial_equals_a_cold_one(
     method: str, first: int, second: int, small_store: Store, tmp_path: Path
 ) -> None:
@@ -63,8 +62,6 @@ def test_a_forked_trial_equals_a_cold_one(
 
 
 def other_value(path: str, value: Any) -> Any:
-    if path == "method":
-        return "joint" if value != "joint" else "ogm"
     kind = field_paths()[path].annotation
     if get_args(kind):
         return next(choice for choice in get_args(kind) if choice != value)
@@ -80,45 +77,59 @@ def key_of(fields: dict[str, Any]) -> str:
     return warmup_key(config, "store", find_method(config.method))
 
 
-NO_PURIFICATION = {"purify.epochs": 0}
-KINDS = {key_of({"method": method}): NO_PURIFICATION | {"method": method} for method in reversed(list(METHODS))}
-"""One method of each kind of warm-up."""
-KINDS |= {schedule: {"optimizer.schedule": schedule, "optimizer.step_size": 1} for schedule in ("step", "cosine")}
-PATHS = [path for path in field_paths() if path != "schema_version"]
+def other_values(method: str) -> dict[str, Any]:
+    """Another value for each of a method's fields."""
+    fields = flatten(from_mapping(BASE | {"method": method}).model_dump())
+    return {
+        path: other_value(path, value) for path, value in fields.items() if path not in ("schema_version", "method")
+    }
 
 
-@pytest.fixture(scope="module")
-def warm_up(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Metrics and network after two epochs of warm-up, of a step each, by configuration."""
-    store = write_store(tmp_path_factory.mktemp("warm") / "store", clips=24)
+def test_a_field_makes_another_warmup_unless_it_is_marked_as_later() -> None:
+    seen = {"epochs"}  # below
+    for method in METHODS:
+        others = {path: value for path, value in other_values(method).items() if path not in seen}
+        plain = key_of({"method": method})
+        for path, value in others.items():
+            assert (key_of({"method": method, path: value}) != plain) is shapes_warmup(path, method), (method, path)
+        seen |= set(others)
+    assert seen == set(field_paths()) - {"schema_version", "method"}
 
-    @cache
-    def of(fields: tuple[tuple[str, Any], ...]) -> tuple[str, str]:
-        trainer = Trainer(from_mapping(BASE | dict(fields)), store)
+
+def test_fields_that_are_marked_as_later_change_nothing_before_the_fork(tmp_path: Path) -> None:
+    """A method's all at once: what is marked wrongly shows, whichever it is."""
+    store = write_store(tmp_path / "store", clips=24)
+
+    def warm_up(fields: dict[str, Any]) -> tuple[str, str, str]:
+        """Metrics, network and ledger after two epochs of a step each."""
+        trainer = Trainer(from_mapping(BASE | fields), store)
         rows = [trainer.train_epoch() for _ in range(2)]
-        return str(rows), str(trainer.network.state_dict()) + str(trainer.ledger.state_dict())
+        return str(rows), str(trainer.network.state_dict()), str(trainer.ledger.state_dict())
 
-    return lambda fields: of(tuple(fields.items()))
+    def taken(fields: dict[str, Any]) -> bool:
+        try:
+            config = from_mapping(BASE | fields)
+            find_method(config.method).check(config)
+        except UserError:
+            return False
+        return True
 
-
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize(
-    "kind", KINDS.values(), ids=lambda fields: fields.get("method") or fields["optimizer.schedule"]
-)
-def test_each_field_changes_the_key_or_nothing_before_the_fork(kind: dict[str, Any], path: str, warm_up: Any) -> None:
-    fields = flatten(from_mapping(BASE | kind).model_dump())
-    if path not in fields:  # another method's
-        return
-    value = fields[path]
-    altered = kind | {path: other_value(path, value)}
-    if key_of(kind) != key_of(altered):
-        assert shapes_warmup(path)
-        return
-    assert not shapes_warmup(path) or path in ("method", "epochs")
-    config = from_mapping(BASE | altered)
-    with suppress(UserError):  # one that is refused trains no warm-up
-        find_method(config.method).check(config)
-        assert warm_up(altered) == warm_up(kind)
+    kinds = [{"method": method, **plain} for method in METHODS for plain in ({}, {"purify.epochs": 0})]
+    kinds = [kind for kind in kinds if taken(kind)]  # some methods take no warm-up
+    tried = set()
+    for kind in [*kinds, {"optimizer.schedule": "step", "optimizer.step_size": 1}]:
+        method = from_mapping(kind).method
+        changed = {}
+        for path, value in other_values(method).items():
+            # How long a trial is matters to no rate but cosine's.
+            later = path == "epochs" or not shapes_warmup(path, method)
+            if later and path not in kind and taken(kind | changed | {path: value}):
+                changed[path] = value
+        plain = warm_up(kind)
+        assert warm_up(kind | changed) == plain, [p for p in changed if warm_up(kind | {p: changed[p]}) != plain]
+        tried |= set(changed)
+    later = {path for kind in kinds for path in field_paths(kind["method"]) if not shapes_warmup(path, kind["method"])}
+    assert tried == {"epochs", *later}
 
 
 def test_how_long_a_trial_is_matters_to_a_schedule_that_looks_at_it() -> None:
@@ -224,52 +235,33 @@ def test_what_a_killed_writer_left_is_removed(small_store: Store, tmp_path: Path
     assert list(folder.iterdir()) == [current]
 
 
-CHILD = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from test_trunk import BASE
-from raygap.schema import from_mapping
-from raygap.data.store import Store
-from raygap.training.run import train
-from raygap.training.trunk import SharedWarmups
-print("ready", flush=True)
-sys.stdin.readline()
-config = from_mapping(BASE | {"epochs": 20, "warmup.epochs": 15})
-for row in train(config, Store.open(Path(sys.argv[1])), Path(sys.argv[2]), trunk=SharedWarmups(Path(sys.argv[4]), 1e9)):
-    pass
-print(row["epochs_reused"])
-"""
+LONG = {"epochs": 20, "warmup.epochs": 15}
+
+
+def train_when_told(turn: Connection, store: Path, folder: Path, shared: Path) -> None:
+    """Tells how many epochs it did not train itself."""
+    turn.send("ready")
+    turn.recv()
+    turn.send(run(Store.open(store), folder, shared, **LONG)[-1]["epochs_reused"])
 
 
 def test_two_trials_at_once_train_each_epoch_once_and_a_kill_does_no_harm(small_store: Store, tmp_path: Path) -> None:
-    def child(name: str) -> subprocess.Popen:
-        here = Path(__file__).parent
-        paths = os.pathsep.join([str(here), str(here.parent)])
-        command = [sys.executable, "-c", CHILD, small_store.path, tmp_path / name, here, tmp_path / "trunk"]
-        return subprocess.Popen(
-            [str(part) for part in command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": paths},
-        )
-
-    trials = [child(name) for name in ("killed", "a", "b")]
-    for trial in trials:
-        trial.stdout.readline()
-    for trial in trials:
-        trial.stdin.write("go\n")
-        trial.stdin.flush()
+    names = ("killed", "a", "b")
+    trials = [start(train_when_told, small_store.path, tmp_path / name, tmp_path / "trunk") for name in names]
+    for _, turn in trials:
+        turn.recv()
+    for _, turn in trials:
+        turn.send("go")
     while not list(tmp_path.glob("trunk/*/0003.pt")):
         time.sleep(0.01)
-    trials[0].send_signal(signal.SIGKILL)
-    reused = [int(trial.communicate()[0]) for trial in trials[1:]]
-    trials[0].wait()
+    trials[0][0].kill()
+    reused = [turn.recv() for _, turn in trials[1:]]
+    for trial, _ in trials:
+        trial.join()
     # Each of the 15 epochs was trained once, by one of the three (the killed one's last may have been lost).
     assert 15 <= sum(reused) <= 30
     assert len(list(tmp_path.glob("trunk/*/*.pt"))) == 15
-    run(small_store, tmp_path / "cold", None, epochs=20, warmup__epochs=15)
+    run(small_store, tmp_path / "cold", None, **LONG)
     assert_same_but_for_reuse(tmp_path / "cold", tmp_path / "a")
     assert_same_but_for_reuse(tmp_path / "cold", tmp_path / "b")
 

@@ -1,23 +1,26 @@
 """Several processes that train one trial, over gloo, against one process."""
 
 import json
-import subprocess
-import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.distributed as dist
+from children import start
 from stores import SMALL
 
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.methods import METHODS
-from raygap.schema import from_mapping
+from raygap.methods.base import Method
+from raygap.schema import field_paths, from_mapping
 from raygap.training.evaluation import evaluate
 from raygap.training.precision import pick_device
 from raygap.training.run import load_network, train
+from raygap.training.trunk import SharedWarmups
 from raygap.workers import Workers
 
 # 48 training clips: batches of 14 leave a rest of 6, of 47 a lone clip, of 5 three: parts of 0, 1 and 2 clips occur.
@@ -32,32 +35,26 @@ FIELDS = SMALL | {
     "purify.threshold": 0.0,
     "scores.separator": "raw",
 }
-WORKER = """
-import json, sys
-from pathlib import Path
-import torch.distributed as dist
-from raygap.schema import from_mapping
-from raygap.data.store import Store
-from raygap.training.run import train
-from raygap.training.trunk import SharedWarmups
-rank, size, folder, store = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Store.open(Path(sys.argv[4]))
-dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=size)
-everything = []
-for run, fields, epochs in json.loads(sys.argv[5]):
-    everything.append(rows := [])
-    config = from_mapping(fields | {"compute.workers": size})
-    for row in train(config, store, folder / run, trunk=SharedWarmups((folder / run).parent / "trunk", 1e9)):
-        rows.append(row)
-        if row["epoch"] == epochs:
-            break
-dist.destroy_process_group()
-print(json.dumps(everything))  # not before: one that waits for its reader would keep the others waiting
-"""
-
 
 Rows = dict[tuple[str, int], list[dict]]
 """Of each run, by its folder and the epoch after which it is stopped."""
 END = 99
+
+
+def work(told: Connection, rank: int, size: int, folder: Path, store: Path, runs: list[tuple[str, dict, int]]) -> None:
+    """One of the workers; tells all rows."""
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=size)
+    everything: list[list[dict]] = []
+    for run, fields, epochs in runs:
+        everything.append(rows := [])
+        config = from_mapping(fields | {"compute.workers": size})
+        trunk = SharedWarmups((folder / run).parent / "trunk", 1e9)
+        for row in train(config, Store.open(store), folder / run, trunk=trunk):
+            rows.append(row)
+            if row["epoch"] == epochs:
+                break
+    dist.destroy_process_group()
+    told.send(json.dumps(everything))  # not before: one that waits for its reader would keep the others waiting
 
 
 def together(size: int, store: Store, folder: Path, runs: list[tuple[str, dict, int]]) -> Rows:
@@ -65,13 +62,10 @@ def together(size: int, store: Store, folder: Path, runs: list[tuple[str, dict, 
 
     Runs in the same folder share warm-ups.
     """
-    arguments = [str(size), str(folder), str(store.path), json.dumps(runs)]
-    workers = [
-        subprocess.Popen([sys.executable, "-c", WORKER, str(rank), *arguments], stdout=subprocess.PIPE)
-        for rank in range(size)
-    ]
-    outputs = [worker.communicate(timeout=600)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * size
+    workers = [start(work, rank, size, folder, store.path, runs) for rank in range(size)]
+    outputs = [told.recv() for _, told in workers]
+    for worker, _ in workers:
+        worker.join()
     assert outputs == outputs[:1] * size
     return {(run, epochs): rows for (run, _, epochs), rows in zip(runs, json.loads(outputs[0]), strict=True)}
 
@@ -97,19 +91,25 @@ OWN = {
 """Fields that a method needs."""
 SHORT = {name: {"epochs": 3, "purify.epochs": 0, "method": name} | OWN.get(name, {}) for name in METHODS}
 SHORT |= {f"dus_{kind}": SHORT["unimodal_losses"] | {"dus.kind": kind} for kind in ("heuristic", "ppo")}
-SHORT = {name: FIELDS | own for name, own in SHORT.items()}
+SHORT = {
+    name: {path: value for path, value in (FIELDS | own).items() if path in field_paths(own["method"])}
+    for name, own in SHORT.items()
+}
 BATCHES = {run: FIELDS | {"optimizer.batch_size": clips} for run, clips in {"rest": 14, "lone": 47, "small": 5}.items()}
 BATCHES["other"] = BATCHES["rest"] | {"loss.focus": 1.0}
-BATCHES["guided"] = BATCHES["rest"] | {"method": "gmm_adaptive", "gap.source": "fresh"}
+BATCHES["guided"] = SHORT["gmm_adaptive"] | {"epochs": 4, "purify.epochs": 1, "gap.source": "fresh"}
 PARTS = [("whole", END), ("stopped", 2), ("stopped", END)]
 STOPPED = {norm: FIELDS | {"model.norm": norm} for norm in ("group", "batch")}
+STOPPED |= {name: SHORT[name] for name in METHODS if METHODS[name].state_dict is not Method.state_dict}
+STOPPED |= {name: fields for name, fields in SHORT.items() if name.startswith("dus_")}
+"""Runs that go on from a checkpoint: with either norm, and by each method that keeps something of its own in it."""
 
 
 @pytest.fixture(scope="module")
 def pair(small_store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Rows]:
     """The folder and the rows of all that two workers train here: to start them takes longer than a run."""
     folder = tmp_path_factory.mktemp("pair")
-    runs = [(f"{name}/{run}", SHORT[name], end) for name in SHORT for run, end in PARTS]
+    runs = [(f"{name}/whole", SHORT[name], END) for name in SHORT if name not in STOPPED]
     runs += [(f"batches/{run}", fields, END) for run, fields in BATCHES.items()]
     for norm, fields in STOPPED.items():
         runs += [(f"{norm}/{run}", fields, end) for run, end in PARTS]
@@ -154,7 +154,7 @@ def test_workers_together_equal_one(
         np.testing.assert_allclose(ledgers[0]["audio_average"], ledgers[1]["audio_average"], atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [*STOPPED, *SHORT])
+@pytest.mark.parametrize("name", list(STOPPED))
 def test_workers_go_on_from_a_checkpoint_as_if_never_stopped(name: str, pair: tuple[Path, Rows]) -> None:
     whole, first, again = ([row | {"epochs_reused": 0} for row in pair[1][f"{name}/{run}", end]] for run, end in PARTS)
     assert first == whole[:2]
