@@ -33,6 +33,7 @@ from raygap.data.clips import SPLITS, Clip, ClipList, Split
 from raygap.data.media.pictures import frames_shape
 from raygap.data.media.spectrogram import spectrogram_shape
 from raygap.errors import UserError
+from raygap.plugins import file_name
 
 # Part of the key: raise it whenever decoding or the layout changes, and old stores are made anew.
 STORE_VERSION = 5
@@ -124,7 +125,7 @@ def store_key(clip_list: ClipList, settings: Prepare) -> str:
 
 def store_folder(cache: Path, dataset: str, key: str) -> Path:
     """Where a cache keeps the store of a data set with this key."""
-    return cache / f"{dataset}-{key[:16]}"
+    return cache / f"{file_name(dataset)}-{key[:16]}"
 
 
 def relative(path: Path, root: Path) -> str:

@@ -112,5 +112,5 @@ def test_a_resumed_training_draws_what_an_uninterrupted_one_draws(kind: str, sma
 
 
 def test_methods_without_unimodal_losses_refuse_it() -> None:
-    with pytest.raises(UserError, match="joint has no field dus.kind"):
+    with pytest.raises(UserError, match=r"joint has no field dus\.kind"):
         find_method("joint").check(configured("joint", dus__kind="ppo"))

@@ -24,7 +24,7 @@ from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.methods import METHODS, find_method
 from raygap.methods.base import Method
-from raygap.schema import field_paths, from_mapping, shapes_warmup, to_mapping
+from raygap.schema import field_paths, from_mapping, shapes_warmup
 from raygap.training import trunk
 from raygap.training.run import train
 from raygap.training.trainer import Trainer
