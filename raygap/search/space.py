@@ -70,7 +70,7 @@ def load_space(dataset: str, method: str | None, file: Path | None) -> SearchSpa
     by_method = FOLDER / f"{method}.yaml"
     own = read_space(by_method) if by_method.exists() else None
     # What is fixed for the data set is so for methods that have it; what is searched, drop_inert looks through.
-    known = field_paths(own.fixed["method"] if own else method)
+    known = field_paths(own.fixed.get("method", method) if own else method)  # a preset's file names its method
     base = replace(base, fixed={path: value for path, value in base.fixed.items() if path in known})
     if file:
         beneath = {path: value for path, value in base.fixed.items() if path.startswith("prepare.")}
