@@ -3,7 +3,6 @@
 import ast
 import importlib
 import os
-import site
 import sys
 import traceback
 from pathlib import Path
@@ -61,31 +60,40 @@ def in_words(error: BaseException) -> str:
     return f"{said}, in {last.filename}, line {last.lineno}"
 
 
-def own_code(module_name: str) -> list[Path]:
-    """The file of a loaded module, and those of the code beside it that it works with.
+def own_code(module_name: str) -> dict[str, Path]:
+    """The file of a loaded module, and those of the code beside it that it works with, by where they lie in the folder
+    that it is imported from.
 
     That is its whole package, and what any of these files imports from the folder that the package, or a lone module,
     lies in. Of an installed one it is the package alone. What was typed into a session has no file.
     """
-    top = sys.modules[module_name.partition(".")[0]]
-    if hasattr(top, "__path__"):
-        root, found = Path(next(iter(top.__path__))).parent, _python_files(Path(next(iter(top.__path__))))
-    else:
-        file = Path(getattr(top, "__file__", None) or "")
-        root, found = file.parent, [file] if file.is_file() else []
-    files: dict[Path, None] = {}
+    root, found = _place(module_name)
+    files: dict[str, Path] = {}
     while found:
         file = found.pop()
-        if file in files:
+        inside = file.relative_to(root).as_posix()
+        if inside in files:
             continue
-        files[file] = None
-        for name in () if _installed(root) else _imports(file):
+        files[inside] = file
+        for name in () if is_installed(module_name) else _imports(file):
             found += [beside] if (beside := root / f"{name}.py").is_file() else _python_files(root / name)
-    return sorted(files)
+    return files
 
 
-def _installed(root: Path) -> bool:
-    return root.name in ("site-packages", "dist-packages") or str(root) in site.getsitepackages()
+def is_installed(module_name: str) -> bool:
+    """Whether a loaded module is from an installed package."""
+    root, _ = _place(module_name)
+    return root.name in ("site-packages", "dist-packages")
+
+
+def _place(module_name: str) -> tuple[Path, list[Path]]:
+    """The folder that a module is imported from, and the files of its package, or its own."""
+    top = sys.modules[module_name.partition(".")[0]]
+    if hasattr(top, "__path__"):
+        package = Path(next(iter(top.__path__)))
+        return package.parent, _python_files(package)
+    file = Path(getattr(top, "__file__", None) or "")
+    return file.parent, [file] if file.is_file() else []
 
 
 def _python_files(folder: Path) -> list[Path]:

@@ -86,7 +86,7 @@ def _own_files(method: type[Method], encoder: str) -> set[Path]:
     """The code from outside raygap that a warm-up may depend on: that of the method and of the encoder."""
     modules = {kind.__module__ for kind in method.__mro__} - {"builtins"}
     modules |= {encoder.partition(":")[0]} if is_plugin(encoder) else set()
-    return {file for name in modules if not name.startswith("raygap.") for file in own_code(name)}
+    return {file for name in modules if not name.startswith("raygap.") for file in own_code(name).values()}
 
 
 @cache
