@@ -45,7 +45,7 @@ def load_plugin(path: str, what: str) -> Any:
     except (Exception, SystemExit) as error:  # a user's own code may raise anything, a script may end itself
         raise UserError(f"{what} {path}: cannot be imported ({in_words(error)})") from None
     if not hasattr(module, name):
-        raise UserError(f"{what} {path}: {module.__file__ or module_name} has no {name!r}")
+        raise UserError(f"{what} {path}: {getattr(module, '__file__', None) or module_name} has no {name!r}")
     LOADED[path] = module_name
     return getattr(module, name)
 
