@@ -76,7 +76,6 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     """Writes a module into an empty working directory; returns its name. All is forgotten after the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(plugins, "LOADED", {})
     before = set(sys.modules)
 
     def to(name: str, text: str) -> str:
@@ -90,6 +89,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
         places = (getattr(sys.modules[name], "__file__", None), *getattr(sys.modules[name], "__path__", ()))
         if any(str(place).startswith(str(tmp_path)) for place in places):
             del sys.modules[name]
+    plugins.LOADED.clear()
     trial_schema.cache_clear()
 
 
