@@ -25,6 +25,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobTy
 
 from raygap.cluster.job_secrets import leave
 from raygap.errors import UserError, first_line
+from raygap.plugins import LOADED, is_installed, load_plugin, own_code
 from raygap.tracking.run_folder import BEST, REPORT, TRIALS
 
 Environment = Literal["cluster", "uv"]
@@ -37,6 +38,8 @@ LIMIT = 100 * 2**20
 """Bytes that a cluster's dashboard takes in one request."""
 RUN = "raygap_run"
 """Key in a job's metadata: its run folder in the cluster."""
+OWN_CODE = "raygap_own_code"
+"""Key in a job's metadata: names of the code of its user's own, by comma."""
 FETCHED = (BEST, REPORT, TRIALS, "shared.yaml", "shared.csv")
 """What comes back, of each data set and of all together."""
 
@@ -126,11 +129,15 @@ def _about_token(message: str) -> str:
 
 
 def pack(repository: Path, package: Path, space: Path | None = None) -> None:
-    """Write the zip file that a job runs from: the code, and a search space of one's own as SPACE.
+    """Write the zip file that a job runs from: the code, a search space of one's own as SPACE, and what of one's own
+    this process has loaded (method, encoder, reader), unless it is installed.
 
     Raises UserError, naming the largest files, if it is too large to send.
     """
     files = {SPACE: space} if space else {}
+    for module in set(LOADED.values()):
+        if not is_installed(module):  # the job's working directory is where it is looked for by this name
+            files |= own_code(module)
     for name in SENT:
         for file in sorted((repository / name).rglob("*")) if (repository / name).is_dir() else [repository / name]:
             inside = file.relative_to(repository)
@@ -241,6 +248,18 @@ def follow(client: JobSubmissionClient, job: str, show: Callable[[str], None]) -
                     f"{client.get_address()}: cannot be reached any more ({first_line(error)}); the job may go on"
                 ) from None
         time.sleep(1 + failed)
+
+
+def load_own_code(client: JobSubmissionClient, run: str) -> None:
+    """Load the code of one's own that earlier jobs of a run folder had, so that it is sent again.
+
+    Raises UserError if some of it is not here.
+    """
+    for job in client.list_jobs():
+        metadata = job.metadata or {}
+        for name in metadata.get(OWN_CODE, "").split(",") if metadata.get(RUN) == run else ():
+            if name:
+                load_plugin(name, f"{run} needs")
 
 
 def stop(client: JobSubmissionClient, job: str) -> JobDetails:

@@ -36,6 +36,7 @@ from raygap.data.readers import READERS, read_clips
 from raygap.data.store import Store, store_key
 from raygap.ending import user_errors
 from raygap.errors import UserError
+from raygap.plugins import file_name
 from raygap.schema import parse_assignments
 from raygap.search.comparison import Comparison, compare, read_comparison, write_comparison
 from raygap.search.journal import mend_journal
@@ -54,8 +55,12 @@ from raygap.tracking.wandb.layout import Mode
 
 @user_errors()
 def main(
-    dataset: Annotated[str | None, typer.Option(help=f"One or several, by comma, of: {', '.join(READERS)}.")] = None,
-    methods: Annotated[str | None, typer.Option(help=f"By comma, of: {', '.join(SEARCHABLE)}.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help=f"One or several, by comma, of: {', '.join(READERS)}; or module:function.")
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help=f"By comma, of: {', '.join(SEARCHABLE)}; or module:Class.")
+    ] = None,
     root: Annotated[
         list[str] | None, typer.Option(help="Folder of the data set; NAME=FOLDER for each of several.")
     ] = None,
@@ -133,11 +138,11 @@ def main(
         names = _names(dataset)
         if not names or not chosen:
             raise UserError("--dataset and --methods are needed, or --resume with a comparison's folder")
-        fixed = parse_assignments(assignments or []) | ({"epochs": epochs} if epochs else {})
+        fixed = parse_assignments(assignments or [], chosen) | ({"epochs": epochs} if epochs else {})
         for field, why in {"method": "--methods names them", "protocol": "give --protocol"}.items():
             if field in fixed:
                 raise UserError(f"--set {field}: cannot be fixed here; {why}")
-        folder = out or Path("runs") / f"compare-{'-'.join(names)}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+        folder = out or Path("runs") / file_name(f"compare-{'-'.join(names)}-{datetime.now():%Y%m%d-%H%M%S}")
         if folder.exists() and any(folder.iterdir()):
             raise UserError(
                 f"{folder}: is not empty; go on with --resume {shlex.quote(str(folder))}, or choose another --out"
@@ -146,7 +151,7 @@ def main(
         options = reader_options(splits, val, keep_overlap)
         sources = {name: find_source(name, path, options, cache) for name, path in roots.items()}
         comparisons = {
-            folder / name if len(names) > 1 else folder: Comparison(
+            folder / file_name(name) if len(names) > 1 else folder: Comparison(
                 name,
                 path and str(path),
                 chosen,
@@ -216,8 +221,9 @@ def _compare_all(console: Console, comparisons: dict[Path, Comparison], folder: 
             with seeds_bar(console, comparison.seeds, config.epochs) as report:
                 results = compare(comparison, place, store, report, console.print)
         for method in comparison.methods:
-            plan = replace(comparison.plans()[method], trunk_gb=0.0)  # its warm-ups are gone
-            swept.setdefault(method, []).append(Swept(plan, place / method, store))
+            name = file_name(method)
+            plan = replace(comparison.plans()[name], trunk_gb=0.0)  # its warm-ups are gone
+            swept.setdefault(name, []).append(Swept(plan, place / name, store))
         header, *rows = narrow(table(results))
         shown = Table(box=SIMPLE, title=comparison.dataset)
         for name in header:

@@ -21,6 +21,7 @@ import typer
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from raygap.cluster.submission import (
+    OWN_CODE,
     RUN,
     SPACE,
     Environment,
@@ -29,6 +30,7 @@ from raygap.cluster.submission import (
     describe,
     fetch,
     follow,
+    load_own_code,
     look_up,
     missing_package,
     pack,
@@ -38,6 +40,7 @@ from raygap.cluster.submission import (
 )
 from raygap.ending import user_errors
 from raygap.errors import UserError, first_line
+from raygap.plugins import LOADED, file_name
 from raygap.private import without_passwords
 from raygap.storage import split_storage
 from raygap.tracking.run_folder import PLAN
@@ -151,7 +154,7 @@ def _send(
     sweep: list[str], address: str, storage: str, environment: Environment, variables: dict[str, str], detach: bool
 ) -> None:
     options = _options(sweep)
-    name = options["name"] or f"{options['dataset'].replace(',', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
+    name = options["name"] or file_name(f"{options['dataset'].replace(',', '-')}-{datetime.now():%Y%m%d-%H%M%S}")
     _, kept_at = split_storage(storage)
     run = str(options["out"] or f"{HOME if kept_at else storage}/runs/{name}")
     if (RUNS / Path(run).name / PLAN).exists():
@@ -165,7 +168,10 @@ def _send(
     again = ["--out", run] if options["out"] else ["--name", name]
     resume = shlex.join(["--storage", storage, "--", "--dataset", options["dataset"], "--resume", *again])
     client = connect(address)
-    job = _submit(client, command, environment, variables, {RUN: run, RESUME: resume}, options["space"])
+    if options["resume"]:  # what it needs stands in the plan, which is in the cluster
+        load_own_code(client, run)
+    about = {RUN: run, RESUME: resume, OWN_CODE: ",".join(LOADED)}
+    job = _submit(client, command, environment, variables, about, options["space"])
     print(f"sent; {job} runs {run}", flush=True)
     if detach:
         _print_what_next(client, job)

@@ -40,6 +40,7 @@ from raygap.data.readers import READERS, read_clips
 from raygap.data.store import Store, store_key
 from raygap.ending import user_errors
 from raygap.errors import UserError
+from raygap.plugins import file_name
 from raygap.schema import parse_assignments, to_mapping
 from raygap.search.job import Outcome, judged_on, run_sweep
 from raygap.search.journal import mend_journal
@@ -62,7 +63,9 @@ RUNS = Path("runs")
 
 @user_errors()
 def main(
-    dataset: Annotated[str, typer.Option(help=f"One, or several by comma, of: {', '.join(READERS)}.")],
+    dataset: Annotated[
+        str, typer.Option(help=f"One, or several by comma, of: {', '.join(READERS)}; or module:function.")
+    ],
     root: Annotated[
         list[str] | None,
         typer.Option(help="Folder of the data set, or a manifest CSV; NAME=FOLDER for each of several data sets."),
@@ -70,7 +73,7 @@ def main(
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
-    method: Annotated[str | None, typer.Option(help=f"One of: {', '.join(SEARCHABLE)}.")] = None,
+    method: Annotated[str | None, typer.Option(help=f"One of: {', '.join(SEARCHABLE)}; or module:Class.")] = None,
     space: Annotated[Path | None, typer.Option(help="A search space in place of search_spaces/.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials in all, also with --resume.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs a trial, all stages together.")] = None,
@@ -177,7 +180,7 @@ def main(
             for place, plan in plans.items()
         }
     else:
-        fixed = parse_assignments(assignments or [], method)
+        fixed = parse_assignments(assignments or [], [method] if method else [])
         given = {"epochs": epochs, "seed": seed, "compute.workers": workers}
         fixed |= {path: value for path, value in given.items() if value is not None}
         options = reader_options(splits, val, keep_overlap)
@@ -199,7 +202,7 @@ def main(
         }
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         methods = dict.fromkeys(plan.fixed["method"] for plan in made.values())
-        folder = out or runs / (name or f"{'-'.join(names)}-{'-'.join(methods)}-{stamp}")
+        folder = out or runs / (name or file_name(f"{'-'.join(names)}-{'-'.join(methods)}-{stamp}"))
         plans = {place: made[dataset_name] for dataset_name, place in _places(folder, names).items()}
     if kept_at:
         plans = {place: replace(plan, storage=_copy_of(place, folder, kept_at).uri) for place, plan in plans.items()}
@@ -249,7 +252,7 @@ def main(
 
 def _places(folder: Path, datasets: list[str]) -> dict[str, Path]:
     """The run folder of each data set."""
-    return {name: folder / name for name in datasets} if len(datasets) > 1 else {datasets[0]: folder}
+    return {name: folder / file_name(name) for name in datasets} if len(datasets) > 1 else {datasets[0]: folder}
 
 
 def _copy_of(place: Path, folder: Path, storage: Storage) -> Storage:

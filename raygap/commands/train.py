@@ -34,7 +34,7 @@ from raygap.data.prepare import default_cache, prepare
 from raygap.data.readers import READERS, read_clips
 from raygap.data.store import Store
 from raygap.ending import user_errors
-from raygap.methods import find_method
+from raygap.plugins import file_name
 from raygap.schema import from_mapping, parse_assignments
 from raygap.search.placement import place
 from raygap.search.plan import make_folder, trial_fields
@@ -43,11 +43,12 @@ from raygap.search.seeds import train_seeds
 from raygap.tracking.figures import draw_curves, draw_gap, gap_values
 from raygap.tracking.run_folder import TEST
 from raygap.tracking.seed_results import seeds_bar, seeds_table
+from raygap.training.check import check_trial
 
 
 @user_errors()
 def main(
-    dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(READERS)}.")],
+    dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(READERS)}; or module:function.")],
     root: Root = None,
     splits: Splits = None,
     val: Val = None,
@@ -73,16 +74,17 @@ def main(
 ) -> None:
     """Train one configuration on several seeds and print the test result with its interval."""
     console = Console()
-    given = parse_assignments(assignments or [])
+    chosen = flatten(load_yaml(config)) if config else {}
+    given = parse_assignments(assignments or [], [str(chosen["method"])] if "method" in chosen else [])
     given |= {path: value for path, value in {"epochs": epochs, "compute.workers": workers}.items() if value}
-    fields, notes = trial_fields(dataset, flatten(load_yaml(config)) if config else {}, given)
+    fields, notes = trial_fields(dataset, chosen, given)
     trial = from_mapping(fields, str(config or "--set"))
-    find_method(trial.method).check(trial)
+    check_trial(trial)
     print_remarks(notes)
     use_cluster(address)
     place(trial, concurrency, cpus_per_worker, gpus_per_worker)  # raises if not one fits
     clip_list = read_clips(dataset, *find_source(dataset, root, reader_options(splits, val, keep_overlap), cache))
-    folder = out or Path("runs") / f"{dataset}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    folder = out or Path("runs") / f"{file_name(dataset)}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     make_folder(folder, new=True)
     try:
         with preparation_bar(console) as progress:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from raygap.data.clips import ReaderOptions
 from raygap.data.notes import read_note, write_note
+from raygap.plugins import file_name
 
 
 def note_source(cache: Path, dataset: str, root: Path, options: ReaderOptions) -> None:
@@ -22,4 +23,4 @@ def noted_source(cache: Path, dataset: str) -> tuple[Path, ReaderOptions] | None
 
 
 def _note(cache: Path, dataset: str) -> Path:
-    return cache / f"prepared-{dataset}.json"
+    return cache / f"prepared-{file_name(dataset)}.json"

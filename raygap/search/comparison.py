@@ -17,13 +17,15 @@ import yaml
 from optuna.trial import TrialState
 from pydantic import ConfigDict, Field
 
-from raygap.config import load_yaml
+from raygap.config import flatten, load_yaml
 from raygap.data.clips import ReaderOptions
 from raygap.errors import UserError
+from raygap.plugins import file_name
 from raygap.provenance import in_words, made_by
+from raygap.schema import check_known, field_paths
 from raygap.search.job import Outcome, run_sweep
 from raygap.search.plan import Plan, make_folder, make_plan, read_as, write_plan
-from raygap.search.space import FOLDER, SEARCHABLE, check_method, parse_space, read_space
+from raygap.search.space import FOLDER, SEARCHABLE, check_method, load_space, read_space
 from raygap.search.study import finished_trials
 from raygap.tracking.comparison_table import (
     MethodResult,
@@ -73,11 +75,16 @@ class Comparison:
         plans = {}
         for method in self.methods:
             check_method(method)
+        fields = {method: self._fixed_for(method) for method in self.methods}
+        for path in self.fixed:
+            if not any(path in fixed for fixed in fields.values()):
+                raise UserError(f"--set {path}: none of {', '.join(self.methods)} has such a field")
+        for method, given in fields.items():
             plan = make_plan(
                 self.dataset,
                 method,
                 None,
-                self.fixed,
+                given,
                 root=self.root,
                 trials=self.trials,
                 cache=self.cache,
@@ -91,10 +98,10 @@ class Comparison:
                 reader=self.reader,
             )
             fixed = {path: value for path, value in plan.fixed.items() if path not in shared}
-            plans[method] = replace(plan, fixed=fixed, space=plan.space | shared)
+            name = file_name(method)
+            plans[name] = replace(plan, fixed=fixed, space=plan.space | shared)
             if self.paper:
-                paper = replace(plans[method], fixed=fixed | {"protocol": "paper"}, test_seeds=0)
-                plans[method + PAPER] = paper
+                plans[name + PAPER] = replace(plans[name], fixed=fixed | {"protocol": "paper"}, test_seeds=0)
         configs = {name: plan.check() for name, plan in plans.items()}
         for what, values in {
             "epochs": {name: config.epochs for name, config in configs.items()},
@@ -107,6 +114,11 @@ class Comparison:
         longest = self._longest_warmup()
         return {name: replace(plan, judged_after=longest) for name, plan in plans.items()}
 
+    def _fixed_for(self, method: str) -> dict[str, Any]:
+        """What is fixed for all, of the fields that this method has."""
+        known = field_paths(load_space(self.dataset, method, None).fixed["method"])
+        return {path: value for path, value in self.fixed.items() if path in known}
+
     def _longest_warmup(self) -> int:
         """Early stopping judges every method from the same epoch on, or one without warm-up would get the fewest
         epochs; also those that are added later, so that it does not depend on who takes part.
@@ -114,7 +126,7 @@ class Comparison:
         longest = 0
         for method in SEARCHABLE:
             with suppress(UserError):  # what is fixed may not suit a method that takes no part
-                plan = make_plan(self.dataset, method, None, self.fixed, root=None, cache="")
+                plan = make_plan(self.dataset, method, None, self._fixed_for(method), root=None, cache="")
                 longest = max(longest, plan.check().warmup.epochs)
         return longest
 
@@ -133,8 +145,11 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
 def read_comparison(folder: Path) -> Comparison:
     """The comparison of a folder. Raises UserError if there is none."""
     content = load_yaml(folder / COMPARISON)
-    fixed = parse_space(content, str(folder / COMPARISON), 1).fixed
-    return read_as(Comparison, content | {"fixed": fixed}, folder / COMPARISON)
+    comparison = read_as(Comparison, content, folder / COMPARISON)
+    fixed = flatten(comparison.fixed)
+    for path in fixed:
+        check_known(path, f"{folder / COMPARISON}: fixed", comparison.methods)
+    return replace(comparison, fixed=fixed)
 
 
 def compare(

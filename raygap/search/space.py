@@ -11,7 +11,7 @@ space:
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from raygap.config import TrialConfig, flatten, load_yaml
 from raygap.errors import UserError
 from raygap.methods import METHODS, find_method
 from raygap.plugins import is_plugin
-from raygap.schema import can_act, check_path, field_paths, from_mapping, why_inert
+from raygap.schema import can_act, check_known, field_paths, from_mapping, why_inert
+from raygap.training.check import check_trial
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # In the package where it was installed, beside it in a checkout.
@@ -62,12 +63,15 @@ def load_space(dataset: str, method: str | None, file: Path | None) -> SearchSpa
     also under a file of one's own lie the data set's prepare.* fields, and the stages that the method cannot have.
     `method` None takes the method that the file or the data set's fixes. Raises UserError.
     """
-    by_dataset = FOLDER / f"{dataset}.yaml"
+    by_dataset = FOLDER / f"{'manifest' if is_plugin(dataset) else dataset}.yaml"  # both are clips of one's own
     base = read_space(by_dataset) if by_dataset.exists() else SearchSpace({}, {})
     top = read_space(file, method) if file else base
     method = method or top.fixed.get("method", TrialConfig().method)
     by_method = FOLDER / f"{method}.yaml"
     own = read_space(by_method) if by_method.exists() else None
+    # What is fixed for the data set is so for methods that have it; what is searched, drop_inert looks through.
+    known = field_paths(own.fixed.get("method", method) if own else method)  # a preset's file names its method
+    base = replace(base, fixed={path: value for path, value in base.fixed.items() if path in known})
     if file:
         beneath = {path: value for path, value in base.fixed.items() if path.startswith("prepare.")}
         stages = {path: value for path, value in (own.fixed if own else {}).items() if path.endswith(".epochs")}
@@ -96,13 +100,12 @@ def parse_space(content: Mapping[str, Any], source: str, trials: int, method: st
         if not isinstance(content.get(key) or {}, Mapping):
             raise UserError(f"{source}: {key}: expected a mapping of fields")
     fixed = flatten(content.get("fixed") or {})
-    method = str(fixed.get("method", method or ""))
-    own = method if is_plugin(method) else None  # of raygap's methods one file may hold fields for several
+    methods = (str(fixed.get("method", method or "")),)
     for path in fixed:
-        check_path(path, f"{source}: fixed", own)
+        check_known(path, f"{source}: fixed", methods)
     space = {str(path): entry for path, entry in (content.get("space") or {}).items()}
     for path, entry in space.items():
-        check_path(path, f"{source}: space", own)
+        check_known(path, f"{source}: space", methods)
         _domain(path, entry, f"{source}: space")
     return SearchSpace(fixed, space, trials)
 
@@ -169,7 +172,7 @@ def check_space(space: SearchSpace, source: str) -> TrialConfig:
 def _check(fields: dict[str, Any], source: str) -> TrialConfig:
     config = from_mapping(fields, source)
     try:
-        find_method(config.method).check(config)
+        check_trial(config)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     return config
