@@ -22,6 +22,7 @@ BELOW = {
     "search": {"data", "methods", "schema", "tracking", "training"},
     "cluster": {"search", "tracking"},
     "commands": {"cluster", "data", "imbalance", "methods", "schema", "search", "tracking", "training"},
+    "api": {"commands", "data", "imbalance", "methods", "schema", "search", "tracking", "training"},
 }
 """The rooms that each room may import, ground apart; a new room gets a line here."""
 
