@@ -1,5 +1,6 @@
 """What the calls return, and the results of an earlier sweep read back from its folder."""
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,8 @@ class TestResults:
         """Mean, standard deviation and half width of a column. Raises UserError for a column that is not there."""
         if metric not in self.seeds:
             raise UserError(f"{metric}: no metric of the test; it has {', '.join(self.seeds.columns)}")
+        if self.seeds.empty:
+            return Interval(math.nan, math.nan, math.nan)
         return Interval.of([float(value) for value in self.seeds[metric]])
 
     @classmethod
