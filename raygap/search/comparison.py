@@ -158,12 +158,13 @@ def compare(
     store: Path,
     report: Reporter,
     say: Callable[[str], None],
+    quiet: bool = False,
 ) -> list[MethodResult]:
     """Search every method, or go on where it was left; after each, writes the tables with what is known.
 
     At the end each method's report gets the whole table, and so does W&B.
 
-    Raises KeyboardInterrupt when a search was interrupted.
+    `quiet` shows no progress of the trials. Raises KeyboardInterrupt when a search was interrupted.
     """
     results: dict[str, MethodResult] = {}
     for name, plan in comparison.plans().items():
@@ -173,7 +174,7 @@ def compare(
         say(f"{name}: {comparison.budget_in_words()}, {run}")
         for note in plan.notes:
             say(f"note: {note}")
-        outcome = run_sweep(plan, run, store, plan.concurrency, None, report)
+        outcome = run_sweep(plan, run, store, plan.concurrency, None, report, quiet)
         if outcome.interrupted:
             raise KeyboardInterrupt
         shutil.rmtree(run / WARMUPS, ignore_errors=True)  # nobody else has a use for it

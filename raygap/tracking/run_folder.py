@@ -38,8 +38,8 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
     return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
-def write_trials(study: optuna.Study, folder: Path) -> None:
-    """trials.csv: state, value, epochs, seconds, error and parameters of each trial, by number.
+def trial_rows(study: optuna.Study) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows: state, value, epochs, seconds, error and parameters of each trial, by number.
 
     epochs_reused of the epochs were not trained, but taken from a warm-up trained before.
     """
@@ -51,11 +51,12 @@ def write_trials(study: optuna.Study, folder: Path) -> None:
         + [trial.params.get(name) for name in names]
         for trial in trials
     ]
-    write_csv(
-        folder / TRIALS,
-        ["trial", "state", "best_val_accuracy", "epochs", "epochs_reused", "seconds", "error", *names],
-        rows,
-    )
+    return ["trial", "state", "best_val_accuracy", "epochs", "epochs_reused", "seconds", "error", *names], rows
+
+
+def write_trials(study: optuna.Study, folder: Path) -> None:
+    """trials.csv, of the same rows."""
+    write_csv(folder / TRIALS, *trial_rows(study))
 
 
 def write_best(folder: Path, config: dict[str, Any], about: str, name: str = BEST) -> None:
