@@ -14,7 +14,6 @@ import yaml
 
 from raygap.ending import user_errors
 from raygap.schema import to_mapping
-from raygap.tracking.best_sources import find_best
 from raygap.tracking.wandb.layout import VALUE
 
 
@@ -34,6 +33,8 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="JSON, with the value of the metric.")] = False,
 ) -> None:
     """Print the best configuration of a sweep."""
+    from raygap.tracking.best_sources import find_best
+
     found = find_best(source, top, metric)
     if as_json:
         entries = [

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.box import SIMPLE
@@ -30,26 +30,19 @@ from raygap.commands.options import (
     reader_options,
     roots_by_dataset,
 )
-from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
-from raygap.data.prepare import default_cache, prepare
-from raygap.data.readers import READERS, read_clips
-from raygap.data.store import Store, store_key
+from raygap.data.prepared import default_cache
+from raygap.data.readers import READERS, check_source, read_clips
 from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.schema import parse_assignments
-from raygap.search.comparison import Comparison, compare, read_comparison, write_comparison
-from raygap.search.journal import mend_journal
 from raygap.search.plan import locked, make_folder
 from raygap.search.ray_start import use_cluster, which_ray
-from raygap.search.shared import Swept, find_shared, print_shared
-from raygap.search.space import SEARCHABLE, SearchSpace
-from raygap.search.study import check_resumed
-from raygap.search.sweep import plan_placement
-from raygap.tracking.comparison_table import legend, narrow, table
+from raygap.search.space import SEARCHABLE, SearchSpace, check_method
 from raygap.tracking.run_folder import COMPARISON, JOURNAL
-from raygap.tracking.seed_results import seeds_bar
-from raygap.tracking.wandb.callback import check_login
 from raygap.tracking.wandb.layout import Mode
+
+if TYPE_CHECKING:
+    from raygap.search.comparison import Comparison
 
 
 @user_errors()
@@ -105,6 +98,10 @@ def main(
     if trials and budget:
         raise UserError("--trials and --budget contradict each other; leave one out")
     chosen = _names(methods)
+    for method in chosen:
+        check_method(method)
+    from raygap.search.comparison import Comparison, read_comparison
+
     settings = {"wandb": wandb, "max_quarantine": max_quarantine, "trunk_gb": trunk_gb, "concurrency": concurrency}
     settings = {name: value for name, value in settings.items() if value is not None}
     if resume:
@@ -161,7 +158,6 @@ def main(
             for name, (path, reader) in sources.items()
         }
     check_shared(shared, len(comparisons))
-    check_login(wandb)
     use_cluster(address)
     print(f"comparing {which_ray()}")
     comparisons = {place: replace(comparison, **settings) for place, comparison in comparisons.items()}
@@ -179,17 +175,33 @@ def _names(given: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in (given or "").split(",") if name.strip()))
 
 
-def _compare_all(console: Console, comparisons: dict[Path, Comparison], folder: Path, shared: bool) -> bool:
+def _compare_all(console: Console, comparisons: dict[Path, "Comparison"], folder: Path, shared: bool) -> bool:
     """Run the comparison of each data set and print its table; whether every method has its result."""
+    plans = {place: comparison.plans() for place, comparison in comparisons.items()}
+    data = {
+        place: (comparison.dataset, Path(comparison.root) if comparison.root else None, comparison.reader)
+        for place, comparison in comparisons.items()
+    }
+    for source in data.values():
+        check_source(*source)
+    from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
+    from raygap.data.prepare import prepare
+    from raygap.data.store import Store, store_key
+    from raygap.search.comparison import compare, write_comparison
+    from raygap.search.journal import mend_journal
+    from raygap.search.shared import Swept, find_shared, print_shared
+    from raygap.search.study import check_resumed
+    from raygap.search.sweep import plan_placement
+    from raygap.tracking.comparison_table import legend, narrow, table
+    from raygap.tracking.seed_results import seeds_bar
+    from raygap.tracking.wandb.callback import check_login
+
     jobs = []
     for place, comparison in comparisons.items():
-        plans = comparison.plans()
-        for plan in plans.values():
+        check_login(comparison.wandb)
+        for plan in plans[place].values():
             plan_placement(plan, plan.concurrency)  # raises if the trials do not fit
-        clip_list = read_clips(
-            comparison.dataset, Path(comparison.root) if comparison.root else None, comparison.reader
-        )
-        jobs.append((place, comparison, next(iter(plans.values())).check(), clip_list))
+        jobs.append((place, comparison, next(iter(plans[place].values())).check(), read_clips(*data[place])))
     for place, comparison, *_ in jobs:  # all of them first, so that --resume finds them after an interruption
         make_folder(place, new=False)
         write_comparison(comparison, place)

@@ -16,7 +16,7 @@ Each read-out holds logits, or probabilities whose rows sum to 1: which one was 
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.box import SIMPLE
@@ -30,26 +30,23 @@ from raygap.commands.options import (
     Root,
     Splits,
     Val,
+    check_network,
     find_source,
     preparation_bar,
     reader_options,
 )
 from raygap.data.clips import ReaderOptions
-from raygap.data.predictions import MODALITIES, READOUTS, Predictions, read_predictions
-from raygap.data.prepare import default_cache, prepare
-from raygap.data.readers import READERS, read_clips
-from raygap.data.store import Store
+from raygap.data.prepared import default_cache
+from raygap.data.readers import READERS, check_source, read_clips
 from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.imbalance.gap import GapScore
 from raygap.search.plan import read_plan
-from raygap.tracking.diagnosis import Diagnosis, diagnose, write_diagnosis
-from raygap.tracking.diagnosis.findings import judged
-from raygap.tracking.diagnosis.page import BALANCED, PAGE
-from raygap.tracking.diagnosis.verdict import advice, verdict
-from raygap.tracking.report.run import best_checkpoint
 from raygap.tracking.run_folder import PLAN
-from raygap.training.inference import fingerprint, store_predictions, trained_config, write_correction
+
+if TYPE_CHECKING:
+    from raygap.data.predictions import Predictions
+    from raygap.tracking.diagnosis import Diagnosis
 
 
 @user_errors()
@@ -85,13 +82,28 @@ def main(
 ) -> None:
     """Look into a trained model: gap, contributions, decision layer, calibration, and what to try."""
     console = Console()
+    if trained := source.is_dir() or source.suffix == ".pt":
+        check_network(source)
+    elif not source.is_file():
+        raise UserError(f"{source}: no such file")
+    options = reader_options(splits, val, keep_overlap)
+    if trained and dataset:
+        check_source(dataset, *find_source(dataset, root, options, cache))
+    from raygap.data.predictions import read_predictions
+    from raygap.data.prepare import prepare
+    from raygap.data.store import Store
+    from raygap.tracking.diagnosis import diagnose, write_diagnosis
+    from raygap.tracking.diagnosis.page import BALANCED, PAGE
+    from raygap.tracking.report.run import best_checkpoint
+    from raygap.training.inference import fingerprint, store_predictions, trained_config
+
     store, method, metrics, seed, network = None, "", None, 0, None
-    if source.is_dir() or source.suffix == ".pt":
+    if trained:
         best = best_checkpoint(source) if source.is_dir() else source
         config = trained_config(best)
         if correct and config.protocol == "paper":
             raise UserError(f"{best}: --correct needs clips held out of training; protocol paper trained on val too")
-        found = _data_set(best, dataset, root, reader_options(splits, val, keep_overlap), cache, max_quarantine)
+        found = _data_set(best, dataset, root, options, cache, max_quarantine)
         name, where, reader, stores, share = found
         with preparation_bar(console) as progress:
             path = prepare(
@@ -148,7 +160,11 @@ def _data_set(
     raise UserError(f"{best}: lies in no sweep that would name its data; give --dataset and --root")
 
 
-def _save_corrections(diagnosis: Diagnosis, predictions: Predictions, folder: Path, network: str | None) -> list[Path]:
+def _save_corrections(
+    diagnosis: "Diagnosis", predictions: "Predictions", folder: Path, network: str | None
+) -> list[Path]:
+    from raygap.training.inference import write_correction
+
     saved = []
     for found in diagnosis.corrections:
         path = folder / f"correction-{found.correction.name}.json"
@@ -158,7 +174,11 @@ def _save_corrections(diagnosis: Diagnosis, predictions: Predictions, folder: Pa
     return saved
 
 
-def _print(console: Console, diagnosis: Diagnosis) -> None:
+def _print(console: Console, diagnosis: "Diagnosis") -> None:
+    from raygap.data.predictions import MODALITIES, READOUTS
+    from raygap.tracking.diagnosis.findings import judged
+    from raygap.tracking.diagnosis.verdict import advice, verdict
+
     shapley = diagnosis.shapley["read-outs"]
     table = Table("", *READOUTS, box=SIMPLE)
     table.add_row("accuracy", *(f"{diagnosis.right[name].mean():.3f}" for name in READOUTS))

@@ -1,4 +1,8 @@
-"""What the commands in launch/ share."""
+"""What the commands in launch/ share.
+
+A command imports at its top what its options and their checks need, and what takes seconds to import (Ray, torch,
+Optuna) where it is used, behind the checks: neither its help nor an error about the command line waits for it.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,10 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from raygap.data.clips import ReaderOptions
-from raygap.data.prepare import default_cache
-from raygap.data.prepared import noted_source
+from raygap.data.prepared import default_cache, noted_source
 from raygap.data.readers import find_reader
 from raygap.errors import UserError
+from raygap.tracking.run_folder import PLAN
 
 Root = Annotated[
     Path | None,
@@ -85,6 +89,14 @@ def find_source(
         val=options.val or earlier.val,
         keep_overlap=options.keep_overlap or earlier.keep_overlap,
     )
+
+
+def check_network(path: Path) -> None:
+    """Raise UserError unless this is a file, as a best.pt is, or a folder that holds a sweep."""
+    if path.is_dir() and not (path / PLAN).exists():
+        raise UserError(f"{path}: holds no sweep ({PLAN} is missing); give its folder, or a best.pt")
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint")
 
 
 def check_shared(shared: bool, datasets: int) -> None:

@@ -13,15 +13,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from joblib import cpu_count
 from rich.console import Console
 
-from raygap.commands.options import preparation_bar
-from raygap.data.tables import table_writer
+from raygap.commands.options import check_network, preparation_bar
 from raygap.ending import user_errors
 from raygap.errors import UserError
-from raygap.tracking.report.run import best_checkpoint
-from raygap.training.inference import Classifier, answer_columns, answer_row, answers, read_correction, read_media
 
 
 @user_errors()
@@ -41,6 +37,15 @@ def main(
     """Class probabilities of clips by a trained network, fused and by modality."""
     if out and out.suffix not in (".csv", ".parquet"):
         raise UserError(f"--out {out}: unknown kind of file; end it in .csv or .parquet")
+    check_network(checkpoint)
+    if correction and not correction.exists():
+        raise UserError(f"{correction}: no such file")
+    from joblib import cpu_count
+
+    from raygap.data.tables import table_writer
+    from raygap.tracking.report.run import best_checkpoint
+    from raygap.training.inference import Classifier, answer_columns, answer_row, answers, read_correction, read_media
+
     classifier = Classifier.load(best_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint)
     corrected, known = read_correction(correction, classifier) if correction else (None, True)
     if not known:

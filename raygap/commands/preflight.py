@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-from raygap.cluster.preflight import check_cluster
 from raygap.commands.options import Address, Cache
-from raygap.data.prepare import default_cache
+from raygap.data.prepared import default_cache
 from raygap.ending import user_errors
 from raygap.search.ray_start import use_cluster, which_ray
 from raygap.storage import split_storage
@@ -33,6 +32,8 @@ def main(
     folders = {"storage": folder, "cache": cache or default_cache()} if folder else {}
     use_cluster(address)
     print(which_ray(), flush=True)
+    from raygap.cluster.preflight import check_cluster
+
     failed = False
     for check in check_cluster(folders, kept_at, root or []):
         failed |= not check.passed

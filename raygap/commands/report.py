@@ -11,8 +11,7 @@ import typer
 
 from raygap.ending import user_errors
 from raygap.errors import UserError
-from raygap.tracking.report import write_report
-from raygap.tracking.run_folder import PLAN
+from raygap.tracking.run_folder import PLAN, check_sweep
 
 TABLE = "comparison.md"
 
@@ -28,6 +27,10 @@ def main(
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder")
     inside = [] if (run / PLAN).exists() else sorted(file.parent for file in run.rglob(f"*/{PLAN}"))
+    if not inside:
+        check_sweep(run)
+    from raygap.tracking.report.page import write_report
+
     for folder in inside or [run]:
         try:
             print(write_report(folder))

@@ -14,11 +14,10 @@ import sys
 import tempfile
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import requests
 import typer
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from raygap.cluster.submission import (
     RUN,
@@ -41,6 +40,9 @@ from raygap.errors import UserError, first_line
 from raygap.private import without_passwords
 from raygap.storage import split_storage
 from raygap.tracking.run_folder import PLAN
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
 REPOSITORY = Path(__file__).parents[2]
 RUNS = Path("runs")
@@ -174,7 +176,7 @@ def _send(
 
 
 def _submit(
-    client: JobSubmissionClient,
+    client: "JobSubmissionClient",
     command: list[str],
     environment: Environment,
     variables: dict[str, str],
@@ -193,14 +195,16 @@ def _cache(options: dict[str, Any], storage: str) -> str:
     return str(options.get("cache") or f"{HOME if '://' in storage else storage}/stores")
 
 
-def _print_what_next(client: JobSubmissionClient, job: str) -> None:
+def _print_what_next(client: "JobSubmissionClient", job: str) -> None:
     address = without_passwords(client.get_address())
     for option in ("follow", "status", "stop"):
         command = ["python", "launch/submit.py", "--address", address, f"--{option}", job]
         print(f"{option + ':':8} {shlex.join(command)}")
 
 
-def _follow(client: JobSubmissionClient, job: str) -> None:
+def _follow(client: "JobSubmissionClient", job: str) -> None:
+    from ray.job_submission import JobStatus
+
     look_up(client, job)
     try:
         info = follow(client, job, lambda text: print(text, end="", flush=True))
@@ -222,7 +226,9 @@ def _print_hint(log: str) -> None:
         print(f"the cluster's Python has no {package}: --environment uv brings what raygap needs")
 
 
-def _fetch(client: JobSubmissionClient, info: JobDetails, run: str) -> None:
+def _fetch(client: "JobSubmissionClient", info: "JobDetails", run: str) -> None:
+    from ray.job_submission import JobStatus
+
     files = fetch(client, info, RUNS / Path(run).name)
     print("\n".join(f"fetched: {file}" for file in files) or "nothing to fetch: no trial is complete")
     print(f"everything else lies in the cluster: {run}")
@@ -234,6 +240,8 @@ def _fetch(client: JobSubmissionClient, info: JobDetails, run: str) -> None:
 def _preflight(
     address: str, options: dict[str, Any], storage: str, environment: Environment, variables: dict[str, str]
 ) -> None:
+    from ray.job_submission import JobStatus
+
     command = ["python3", "launch/preflight.py", "--storage", storage, "--cache", _cache(options, storage)]
     for root in options.get("root", []):
         command += ["--root", root[root.index("/") :]]

@@ -12,7 +12,7 @@ import sys
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
@@ -33,29 +33,21 @@ from raygap.commands.options import (
     reader_options,
     roots_by_dataset,
 )
-from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
-from raygap.data.clips import ClipList
-from raygap.data.prepare import default_cache, prepare
-from raygap.data.readers import READERS, read_clips
-from raygap.data.store import Store, store_key
+from raygap.data.clips import ClipList, ReaderOptions
+from raygap.data.prepared import default_cache
+from raygap.data.readers import READERS, check_source, read_clips
 from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.schema import parse_assignments, to_mapping
-from raygap.search.job import Outcome, judged_on, run_sweep
-from raygap.search.journal import mend_journal
-from raygap.search.kept import check_storage, fetch_run
-from raygap.search.placement import in_words
 from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
 from raygap.search.ray_start import use_cluster, which_ray
-from raygap.search.shared import SHARED, Swept, find_shared, print_shared
 from raygap.search.space import SEARCHABLE, SearchSpace
-from raygap.search.study import check_resumed
-from raygap.search.sweep import plan_placement
 from raygap.storage import Storage, split_storage
 from raygap.tracking.run_folder import BEST, JOURNAL, PLAN, REPORT, TRIALS
-from raygap.tracking.seed_results import seeds_bar, seeds_table
-from raygap.tracking.wandb.callback import check_login
 from raygap.tracking.wandb.layout import Mode
+
+if TYPE_CHECKING:
+    from raygap.search.job import Outcome
 
 RUNS = Path("runs")
 
@@ -161,6 +153,8 @@ def main(
         places = _places(folder, names)
         for place in places.values():
             if kept_at:
+                from raygap.search.kept import fetch_run
+
                 fetch_run(_copy_of(place, folder, kept_at), place)
         plans = {place: read_plan(place) for place in places.values()}
         for dataset_name, place in places.items():
@@ -207,21 +201,25 @@ def main(
         raise UserError("--shared: what suits all is found on validation; leave protocol=paper out")
     for place, plan in plans.items():
         plan.check(_source(place))
+    if not dry_run:  # whose data may lie in a cluster
+        for plan in plans.values():
+            check_source(*_data_of(plan))
     use_cluster(address)
-    for place, plan in plans.items():
-        if dry_run:
-            _print_plan(plan, place)
-        else:
-            plan_placement(plan, plan.concurrency)  # raises if the trials do not fit
-            check_login(plan.wandb, plan.wandb_project, plan.wandb_entity)
-            if plan.storage:
-                check_storage(Storage(plan.storage), new=not resume)
     if dry_run:
+        for place, plan in plans.items():
+            _print_plan(plan, place)
         return
-    lists = {
-        place: read_clips(plan.dataset, Path(plan.root) if plan.root else None, plan.reader)
-        for place, plan in plans.items()
-    }
+    from raygap.search.kept import check_storage
+    from raygap.search.shared import SHARED, Swept, find_shared, print_shared
+    from raygap.search.sweep import plan_placement
+    from raygap.tracking.wandb.callback import check_login
+
+    for plan in plans.values():
+        plan_placement(plan, plan.concurrency)  # raises if the trials do not fit
+        check_login(plan.wandb, plan.wandb_project, plan.wandb_entity)
+        if plan.storage:
+            check_storage(Storage(plan.storage), new=not resume)
+    lists = {place: read_clips(*_data_of(plan)) for place, plan in plans.items()}
     for place, plan in plans.items():
         make_folder(place, new=not resume)
         if len(plans) > 1:  # so that --resume finds those too that an interruption left no time for
@@ -252,6 +250,11 @@ def _places(folder: Path, datasets: list[str]) -> dict[str, Path]:
     return {name: folder / name for name in datasets} if len(datasets) > 1 else {datasets[0]: folder}
 
 
+def _data_of(plan: Plan) -> tuple[str, Path | None, ReaderOptions]:
+    """As read_clips takes it."""
+    return plan.dataset, Path(plan.root) if plan.root else None, plan.reader
+
+
 def _copy_of(place: Path, folder: Path, storage: Storage) -> Storage:
     """Of a run folder, which is `folder` or lies in it."""
     return storage.at("runs", folder.name, place.relative_to(folder).as_posix())
@@ -264,7 +267,15 @@ def _run(
     clip_list: ClipList,
     time_budget: float | None,
     resume: bool,
-) -> tuple[Path, Outcome]:
+) -> tuple[Path, "Outcome"]:
+    from raygap.commands.remarks import on_silence, on_steps, print_remarks
+    from raygap.data.prepare import prepare
+    from raygap.data.store import Store, store_key
+    from raygap.search.job import run_sweep
+    from raygap.search.journal import mend_journal
+    from raygap.search.study import check_resumed
+    from raygap.tracking.seed_results import seeds_bar
+
     config = plan.check(_source(folder))
     mended = mend_journal(folder / JOURNAL)
     print_remarks([*([mended] if mended else []), *(() if resume else plan.notes)])
@@ -296,6 +307,9 @@ def _source(folder: Path) -> str:
 
 
 def _print_plan(plan: Plan, folder: Path) -> None:
+    from raygap.search.placement import in_words
+    from raygap.search.sweep import plan_placement
+
     config = plan.check()
     try:
         at_once = in_words(plan_placement(plan, plan.concurrency), config.compute.threads, plan.concurrency)
@@ -325,7 +339,11 @@ def _again(plan: Plan, folder: Path) -> str:
     return shlex.join(["python", "launch/sweep.py", "--dataset", plan.dataset, "--out", str(folder), "--resume"])
 
 
-def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outcome: Outcome) -> None:
+def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outcome: "Outcome") -> None:
+    from raygap.commands.remarks import print_remarks
+    from raygap.search.job import judged_on
+    from raygap.tracking.seed_results import seeds_table
+
     again = _again(plan, folder)
     if outcome.best is None:
         print("\n".join(outcome.failures()))
@@ -356,7 +374,11 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outc
         print(f"stopped after {outcome.finished()} of {plan.trials} trials; go on with: {again}")
 
 
-def _on_chance(plan: Plan, store: Path, outcome: Outcome) -> list[str]:
+def _on_chance(plan: Plan, store: Path, outcome: "Outcome") -> list[str]:
+    from raygap.commands.remarks import on_chance
+    from raygap.data.store import Store
+    from raygap.search.job import judged_on
+
     opened = Store.open(store)
     if outcome.test and outcome.test.rows:
         return on_chance("test accuracy", outcome.test.interval("test_accuracy").mean, opened, "test")

@@ -28,21 +28,15 @@ from raygap.commands.options import (
     preparation_bar,
     reader_options,
 )
-from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
 from raygap.config import flatten, load_yaml
-from raygap.data.prepare import default_cache, prepare
-from raygap.data.readers import READERS, read_clips
-from raygap.data.store import Store
+from raygap.data.prepared import default_cache
+from raygap.data.readers import READERS, check_source, read_clips
 from raygap.ending import user_errors
 from raygap.methods import find_method
 from raygap.schema import from_mapping, parse_assignments
-from raygap.search.placement import place
 from raygap.search.plan import make_folder, trial_fields
 from raygap.search.ray_start import start_ray, use_cluster, which_ray
-from raygap.search.seeds import train_seeds
-from raygap.tracking.figures import draw_curves, draw_gap, gap_values
 from raygap.tracking.run_folder import TEST
-from raygap.tracking.seed_results import seeds_bar, seeds_table
 
 
 @user_errors()
@@ -78,10 +72,20 @@ def main(
     fields, notes = trial_fields(dataset, flatten(load_yaml(config)) if config else {}, given)
     trial = from_mapping(fields, str(config or "--set"))
     find_method(trial.method).check(trial)
-    print_remarks(notes)
+    source = find_source(dataset, root, reader_options(splits, val, keep_overlap), cache)
+    check_source(dataset, *source)
     use_cluster(address)
+    from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
+    from raygap.data.prepare import prepare
+    from raygap.data.store import Store
+    from raygap.search.placement import place
+    from raygap.search.seeds import train_seeds
+    from raygap.tracking.figures import draw_curves, draw_gap, gap_values
+    from raygap.tracking.seed_results import seeds_bar, seeds_table
+
+    print_remarks(notes)
     place(trial, concurrency, cpus_per_worker, gpus_per_worker)  # raises if not one fits
-    clip_list = read_clips(dataset, *find_source(dataset, root, reader_options(splits, val, keep_overlap), cache))
+    clip_list = read_clips(dataset, *source)
     folder = out or Path("runs") / f"{dataset}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     make_folder(folder, new=True)
     try:

@@ -11,7 +11,7 @@ from typing import Any
 from raygap.data.clips import SPLITS, Clip, ClipList, LeftOut, ReaderOptions, Split
 from raygap.data.media.files import file_seconds
 from raygap.data.notes import FileNotes
-from raygap.data.prepare import default_cache
+from raygap.data.prepared import default_cache
 from raygap.data.readers.folders import media_files, media_files_below, note_passed_over
 from raygap.data.readers.lists import (
     VAL_SHARE,
