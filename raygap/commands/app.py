@@ -27,6 +27,11 @@ USAGE = "usage: raygap COMMAND [OPTIONS], raygap COMMAND --help, raygap --versio
 )
 
 
+def run(name: str) -> None:
+    """Run a command, which takes its options from the command line; launch/ calls this too."""
+    typer.run(importlib.import_module(f"raygap.commands.{name}").main)
+
+
 def main() -> None:
     """Run the command that the command line names."""
     name, *others = sys.argv[1:] or ["--help"]
@@ -36,7 +41,7 @@ def main() -> None:
         print(version_line())
     elif name in COMMANDS:
         sys.argv = [f"raygap {name}", *others]
-        typer.run(importlib.import_module(f"raygap.commands.{name}").main)
+        run(name)
     else:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"

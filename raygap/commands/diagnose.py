@@ -40,7 +40,7 @@ from raygap.data.prepared import default_cache
 from raygap.data.readers import READERS, check_source, read_clips
 from raygap.ending import user_errors
 from raygap.errors import UserError
-from raygap.imbalance.gap import GapScore
+from raygap.imbalance import GapScore
 from raygap.search.plan import read_plan
 from raygap.tracking.run_folder import PLAN
 
@@ -86,9 +86,10 @@ def main(
         check_network(source)
     elif not source.is_file():
         raise UserError(f"{source}: no such file")
-    options = reader_options(splits, val, keep_overlap)
-    if trained and dataset:
-        check_source(dataset, *find_source(dataset, root, options, cache))
+    if trained:
+        found = _data_set(source, dataset, root, reader_options(splits, val, keep_overlap), cache, max_quarantine)
+        name, where, reader, stores, share = found
+        check_source(name, where, reader)
     from raygap.data.predictions import read_predictions
     from raygap.data.prepare import prepare
     from raygap.data.store import Store
@@ -103,8 +104,6 @@ def main(
         config = trained_config(best)
         if correct and config.protocol == "paper":
             raise UserError(f"{best}: --correct needs clips held out of training; protocol paper trained on val too")
-        found = _data_set(best, dataset, root, options, cache, max_quarantine)
-        name, where, reader, stores, share = found
         with preparation_bar(console) as progress:
             path = prepare(
                 read_clips(name, where, reader), config.prepare, stores, max_quarantine=share, progress=progress
@@ -147,17 +146,22 @@ def main(
 
 
 def _data_set(
-    best: Path, dataset: str | None, root: Path | None, reader: ReaderOptions, cache: Path | None, max_quarantine: float
+    source: Path,
+    dataset: str | None,
+    root: Path | None,
+    reader: ReaderOptions,
+    cache: Path | None,
+    max_quarantine: float,
 ) -> tuple[str, Path | None, ReaderOptions, Path, float]:
     """As given, or as the plan of the sweep says that the network lies in."""
     if dataset:
         return dataset, *find_source(dataset, root, reader, cache), cache or default_cache(), max_quarantine
-    for folder in best.resolve().parents[:4]:
+    for folder in (source.resolve(), *source.resolve().parents[:4]):
         if (folder / PLAN).exists():
             plan = read_plan(folder)
             where = root or (Path(plan.root) if plan.root else None)
             return plan.dataset, where, plan.reader, cache or Path(plan.cache), plan.max_quarantine
-    raise UserError(f"{best}: lies in no sweep that would name its data; give --dataset and --root")
+    raise UserError(f"{source}: lies in no sweep that would name its data; give --dataset and --root")
 
 
 def _save_corrections(
