@@ -177,13 +177,13 @@ def _names(given: str | None) -> tuple[str, ...]:
 
 def _compare_all(console: Console, comparisons: dict[Path, "Comparison"], folder: Path, shared: bool) -> bool:
     """Run the comparison of each data set and print its table; whether every method has its result."""
-    plans = {place: comparison.plans() for place, comparison in comparisons.items()}
     data = {
         place: (comparison.dataset, Path(comparison.root) if comparison.root else None, comparison.reader)
         for place, comparison in comparisons.items()
     }
     for source in data.values():
         check_source(*source)
+    plans = {place: comparison.plans() for place, comparison in comparisons.items()}
     from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
     from raygap.data.prepare import prepare
     from raygap.data.store import Store, store_key

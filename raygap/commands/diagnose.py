@@ -82,11 +82,11 @@ def main(
 ) -> None:
     """Look into a trained model: gap, contributions, decision layer, calibration, and what to try."""
     console = Console()
-    if trained := source.is_dir() or source.suffix == ".pt":
-        check_network(source)
-    elif not source.is_file():
+    trained = source.is_dir() or source.suffix == ".pt"
+    if not trained and not source.is_file():
         raise UserError(f"{source}: no such file")
     if trained:
+        check_network(source)
         found = _data_set(source, dataset, root, reader_options(splits, val, keep_overlap), cache, max_quarantine)
         name, where, reader, stores, share = found
         check_source(name, where, reader)
