@@ -6,8 +6,6 @@ import sys
 
 import typer
 
-from raygap.provenance import version_line
-
 COMMANDS = {
     "sweep": "search a method's configuration on a data set",
     "train": "train one configuration on several seeds and print the test result with its interval",
@@ -38,6 +36,8 @@ def main() -> None:
     if name in ("--help", "-h"):
         print(USAGE)
     elif name == "--version":
+        from raygap.provenance import version_line
+
         print(version_line())
     elif name in COMMANDS:
         sys.argv = [f"raygap {name}", *others]

@@ -19,6 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from raygap.commands.options import (
+    DATA,
+    MACHINE,
+    SEARCH,
+    TRAINING,
+    WANDB,
     Address,
     Cache,
     KeepOverlap,
@@ -47,50 +52,91 @@ if TYPE_CHECKING:
 
 @user_errors()
 def main(
-    dataset: Annotated[str | None, typer.Option(help=f"One or several, by comma, of: {', '.join(READERS)}.")] = None,
-    methods: Annotated[str | None, typer.Option(help=f"By comma, of: {', '.join(SEARCHABLE)}.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help=f"One or several, by comma, of: {', '.join(READERS)}.", rich_help_panel=DATA)
+    ] = None,
     root: Annotated[
-        list[str] | None, typer.Option(help="Folder of the data set; NAME=FOLDER for each of several.")
+        list[str] | None,
+        typer.Option(help="Folder of the data set; NAME=FOLDER for each of several.", rich_help_panel=DATA),
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help=f"By comma, of: {', '.join(SEARCHABLE)}.", rich_help_panel=SEARCH)
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials a method.", show_default="20", rich_help_panel=SEARCH)
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="Seconds that a method's trials take together, in place of --trials.", rich_help_panel=SEARCH
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Fresh seeds of each chosen configuration on test.", show_default="5", rich_help_panel=SEARCH
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Its folder.", show_default="runs/compare-<dataset>-<time>", rich_help_panel=SEARCH),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on with the comparison in this folder; --trials, --seeds and --methods may add to it.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared",
+            help="With several data sets: the configuration that suits all, a method.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = False,
+    protocol: Annotated[
+        Literal["validation", "paper"],
+        typer.Option(
+            help="paper: beside it, a second search a method that chooses on test, labelled so.", rich_help_panel=SEARCH
+        ),
+    ] = "validation",
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs a trial, all stages together.", rich_help_panel=TRAINING)
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="Hold a field fixed for all methods.", rich_help_panel=TRAINING
+        ),
     ] = None,
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
-    trials: Annotated[int | None, typer.Option(min=1, help="Trials a method.", show_default="20")] = None,
-    budget: Annotated[
-        float | None, typer.Option(min=1, help="Seconds that a method's trials take together, in place of --trials.")
-    ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=0, help="Fresh seeds of each chosen configuration on test.", show_default="5")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs a trial, all stages together.")] = None,
-    protocol: Annotated[
-        Literal["validation", "paper"],
-        typer.Option(help="paper: beside it, a second search a method that chooses on test, labelled so."),
-    ] = "validation",
-    shared: Annotated[
-        bool, typer.Option("--shared", help="With several data sets: the configuration that suits all, a method.")
-    ] = False,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Hold a field fixed for all methods.")
-    ] = None,
-    concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Trials at a time.", show_default="one a GPU or CPU")
-    ] = None,
-    address: Address = None,
-    out: Annotated[Path | None, typer.Option(help="Its folder.", show_default="runs/compare-<dataset>-<time>")] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(help="Go on with the comparison in this folder; --trials, --seeds and --methods may add to it."),
-    ] = None,
     cache: Cache = None,
     max_quarantine: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Share of clips that may be unusable.", show_default="0.05")
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Share of clips that may be unusable.", show_default="0.05", rich_help_panel=DATA
+        ),
     ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trials at a time.", show_default="one a GPU or CPU", rich_help_panel=MACHINE),
+    ] = None,
+    address: Address = None,
     trunk_gb: Annotated[
-        float | None, typer.Option(min=0, help="Limit of saved warm-ups; 0 trains each anew.", show_default="20")
+        float | None,
+        typer.Option(
+            min=0, help="Limit of saved warm-ups; 0 trains each anew.", show_default="20", rich_help_panel=MACHINE
+        ),
     ] = None,
     wandb: Annotated[
-        Mode | None, typer.Option(help="Log to Weights & Biases.", show_default="online with a key, else offline")
+        Mode | None,
+        typer.Option(
+            help="Log to Weights & Biases.", show_default="online with a key, else offline", rich_help_panel=WANDB
+        ),
     ] = None,
 ) -> None:
     """Compare methods at equal budget."""

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raygap.commands.options import (
+    DATA,
     Cache,
     KeepOverlap,
     MaxQuarantine,
@@ -54,29 +55,50 @@ def main(
     source: Annotated[
         Path, typer.Argument(help="A sweep's run folder, a best.pt, or a .npz, .parquet or .csv of predictions.")
     ],
+    split: Annotated[
+        Literal["train", "val", "test"] | None,
+        typer.Option(
+            help="Clips that all but the gaps is about; test is read only when asked.",
+            show_default="val",
+            rich_help_panel="Diagnosis",
+        ),
+    ] = None,
+    correct: Annotated[
+        bool,
+        typer.Option(
+            "--correct",
+            help="Fit corrections of the decision layer to val, cross-fitted; save them.",
+            rich_help_panel="Diagnosis",
+        ),
+    ] = False,
+    score: Annotated[
+        GapScore | None,
+        typer.Option(
+            help="What the mixture is fitted to.",
+            show_default="the training's, or absolute",
+            rich_help_panel="Diagnosis",
+        ),
+    ] = None,
+    values: Annotated[
+        Literal["logits", "probabilities"] | None,
+        typer.Option(
+            help="What a file of predictions holds.", show_default="seen from the values", rich_help_panel="Diagnosis"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Its folder.", show_default="diagnosis beside the source", rich_help_panel="Diagnosis"),
+    ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help=f"Data set of a best.pt: {', '.join(READERS)}.", show_default="that of its sweep"),
+        typer.Option(
+            help=f"Data set of a best.pt: {', '.join(READERS)}.", show_default="that of its sweep", rich_help_panel=DATA
+        ),
     ] = None,
     root: Root = None,
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
-    split: Annotated[
-        Literal["train", "val", "test"] | None,
-        typer.Option(help="Clips that all but the gaps is about; test is read only when asked.", show_default="val"),
-    ] = None,
-    correct: Annotated[
-        bool, typer.Option("--correct", help="Fit corrections of the decision layer to val, cross-fitted; save them.")
-    ] = False,
-    score: Annotated[
-        GapScore | None, typer.Option(help="What the mixture is fitted to.", show_default="the training's, or absolute")
-    ] = None,
-    values: Annotated[
-        Literal["logits", "probabilities"] | None,
-        typer.Option(help="What a file of predictions holds.", show_default="seen from the values"),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Its folder.", show_default="diagnosis beside the source")] = None,
     cache: Cache = None,
     max_quarantine: MaxQuarantine = 0.05,
 ) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from raygap.commands.options import check_network, preparation_bar
+from raygap.commands.options import MACHINE, check_network, preparation_bar
 from raygap.ending import user_errors
 from raygap.errors import UserError
 
@@ -23,15 +23,24 @@ from raygap.errors import UserError
 @user_errors()
 def main(
     media: Annotated[list[Path], typer.Argument(help="Video and sound files, and .csv files that list clips.")],
-    checkpoint: Annotated[Path, typer.Option(help="best.pt of a training, or a sweep's run folder.")],
+    checkpoint: Annotated[
+        Path, typer.Option(help="best.pt of a training, or a sweep's run folder.", rich_help_panel="Prediction")
+    ],
     correction: Annotated[
-        Path | None, typer.Option(help="A correction of the decision layer, by launch/diagnose.py --correct.")
+        Path | None,
+        typer.Option(
+            help="A correction of the decision layer, by launch/diagnose.py --correct.", rich_help_panel="Prediction"
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="A .csv or .parquet file.", show_default="CSV on standard output")
+        Path | None,
+        typer.Option(
+            help="A .csv or .parquet file.", show_default="CSV on standard output", rich_help_panel="Prediction"
+        ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that decode.", show_default="one a core")
+        int | None,
+        typer.Option(min=1, help="Processes that decode.", show_default="one a core", rich_help_panel=MACHINE),
     ] = None,
 ) -> None:
     """Class probabilities of clips by a trained network, fused and by modality."""

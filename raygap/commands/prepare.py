@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from raygap.commands.options import (
+    DATA,
+    MACHINE,
     Cache,
     KeepOverlap,
     MaxQuarantine,
@@ -41,31 +43,47 @@ SHOWN = 10
 
 @user_errors()
 def main(
-    dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(READERS)}.")],
+    dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(READERS)}.", rich_help_panel=DATA)],
     root: Root = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="A prepare.* field; may be repeated.", rich_help_panel=DATA),
+    ] = None,
+    inspect: Annotated[
+        bool,
+        typer.Option(
+            "--inspect", help="Print what the store holds, and write a page with some clips.", rich_help_panel=DATA
+        ),
+    ] = False,
+    refresh: Annotated[
+        bool,
+        typer.Option(
+            "--refresh",
+            help="Make the store anew, even if the media seem to be those it was made of.",
+            rich_help_panel=DATA,
+        ),
+    ] = False,
+    cache: Cache = None,
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
-    cache: Cache = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A prepare.* field; may be repeated.")
-    ] = None,
     max_quarantine: MaxQuarantine = 0.05,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; with --address, tasks at a time.", show_default="one a core")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes; with --address, tasks at a time.",
+            show_default="one a core",
+            rich_help_panel=MACHINE,
+        ),
     ] = None,
     address: Annotated[
         str | None,
         typer.Option(
-            help="Spread the work over this Ray cluster (auto: the one on this machine); needs a shared disk."
+            help="Spread the work over this Ray cluster (auto: the one on this machine); needs a shared disk.",
+            rich_help_panel=MACHINE,
         ),
     ] = None,
-    refresh: Annotated[
-        bool, typer.Option("--refresh", help="Make the store anew, even if the media seem to be those it was made of.")
-    ] = False,
-    inspect: Annotated[
-        bool, typer.Option("--inspect", help="Print what the store holds, and write a page with some clips.")
-    ] = False,
 ) -> None:
     """Decode a data set once into a packed store, and print where it lies."""
     fields = parse_assignments(assignments or [])

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from raygap.commands.options import WANDB
 from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.tracking.run_folder import PLAN, check_sweep
@@ -20,7 +21,12 @@ TABLE = "comparison.md"
 def main(
     run: Annotated[Path, typer.Argument(help="A run folder, or one that holds several, as a comparison's does.")],
     publish: Annotated[
-        bool, typer.Option("--publish", help="Write a report at W&B too, or bring the one that is there up to date.")
+        bool,
+        typer.Option(
+            "--publish",
+            help="Write a report at W&B too, or bring the one that is there up to date.",
+            rich_help_panel=WANDB,
+        ),
     ] = False,
 ) -> None:
     """Write report.html of a sweep, and on request its report at W&B."""

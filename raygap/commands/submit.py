@@ -35,6 +35,7 @@ from raygap.cluster.submission import (
     stop,
     submit,
 )
+from raygap.commands.options import MACHINE
 from raygap.ending import user_errors
 from raygap.errors import UserError, first_line
 from raygap.private import without_passwords
@@ -56,31 +57,46 @@ RESUME = "raygap_resume"
 def main(
     sweep: Annotated[list[str] | None, typer.Argument(help="After --: the options of launch/sweep.py.")] = None,
     address: Annotated[
-        str | None, typer.Option(help="The cluster's dashboard: http://HEAD:8265.", envvar="RAY_API_SERVER_ADDRESS")
+        str | None,
+        typer.Option(
+            help="The cluster's dashboard: http://HEAD:8265.", envvar="RAY_API_SERVER_ADDRESS", rich_help_panel=MACHINE
+        ),
     ] = None,
     storage: Annotated[
         str,
         typer.Option(
             help="Folder in the cluster that all its nodes share, for runs/ and stores/, or where they share none, an "
-            "object store for copies of both: s3://BUCKET/PATH, gs://BUCKET/PATH."
+            "object store for copies of both: s3://BUCKET/PATH, gs://BUCKET/PATH.",
+            rich_help_panel=MACHINE,
         ),
     ] = HOME,
     environment: Annotated[
-        Environment, typer.Option(help="The cluster's own Python, or one made from uv.lock on each node.")
+        Environment,
+        typer.Option(help="The cluster's own Python, or one made from uv.lock on each node.", rich_help_panel=MACHINE),
     ] = "cluster",
     env: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Variable whose value goes along, unseen; may be repeated."),
+        typer.Option(
+            metavar="NAME", help="Variable whose value goes along, unseen; may be repeated.", rich_help_panel=MACHINE
+        ),
     ] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")] = False,
-    preflight: Annotated[bool, typer.Option("--preflight", help="Only check the cluster; send nothing.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end.", rich_help_panel="Job")] = False,
     follow_job: Annotated[
-        str | None, typer.Option("--follow", metavar="ID", help="Follow this job's log, then fetch its results.")
+        str | None,
+        typer.Option(
+            "--follow", metavar="ID", help="Follow this job's log, then fetch its results.", rich_help_panel="Job"
+        ),
     ] = None,
-    status: Annotated[str | None, typer.Option(metavar="ID", help="Say how this job is doing.")] = None,
+    status: Annotated[
+        str | None, typer.Option(metavar="ID", help="Say how this job is doing.", rich_help_panel="Job")
+    ] = None,
     stop_job: Annotated[
-        str | None, typer.Option("--stop", metavar="ID", help="Stop this job; its sweep can be resumed.")
+        str | None,
+        typer.Option("--stop", metavar="ID", help="Stop this job; its sweep can be resumed.", rich_help_panel="Job"),
     ] = None,
+    preflight: Annotated[
+        bool, typer.Option("--preflight", help="Only check the cluster; send nothing.", rich_help_panel="Job")
+    ] = False,
 ) -> None:
     """Send a sweep to a running Ray cluster, follow it and fetch its results."""
     asked = [option for option in (preflight, follow_job, status, stop_job) if option]

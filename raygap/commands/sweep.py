@@ -19,6 +19,11 @@ import yaml
 from rich.console import Console
 
 from raygap.commands.options import (
+    DATA,
+    MACHINE,
+    SEARCH,
+    TRAINING,
+    WANDB,
     Address,
     Cache,
     CpusPerWorker,
@@ -54,69 +59,118 @@ RUNS = Path("runs")
 
 @user_errors()
 def main(
-    dataset: Annotated[str, typer.Option(help=f"One, or several by comma, of: {', '.join(READERS)}.")],
+    dataset: Annotated[
+        str, typer.Option(help=f"One, or several by comma, of: {', '.join(READERS)}.", rich_help_panel=DATA)
+    ],
     root: Annotated[
         list[str] | None,
-        typer.Option(help="Folder of the data set, or a manifest CSV; NAME=FOLDER for each of several data sets."),
+        typer.Option(
+            help="Folder of the data set, or a manifest CSV; NAME=FOLDER for each of several data sets.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help=f"One of: {', '.join(SEARCHABLE)}.", rich_help_panel=SEARCH)
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials in all, also with --resume.", rich_help_panel=SEARCH)
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs a trial, all stages together.", rich_help_panel=TRAINING)
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="Hold a field fixed; may be repeated.", rich_help_panel=TRAINING
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run folder under runs/.", rich_help_panel=SEARCH)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder.", show_default="runs/<name>", rich_help_panel=SEARCH)
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a sweep (the newest without --name).", rich_help_panel=SEARCH)
+    ] = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=0, help="Fresh seeds for the final test result.", show_default="3", rich_help_panel=SEARCH),
+    ] = None,
+    space: Annotated[
+        Path | None, typer.Option(help="A search space in place of search_spaces/.", rich_help_panel=SEARCH)
+    ] = None,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared",
+            help="With several data sets: find the one configuration that suits all.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = False,
+    time_budget: Annotated[
+        float | None, typer.Option(min=1, help="Seconds after which the sweep stops.", rich_help_panel=SEARCH)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print configuration, space and plan; do nothing.", rich_help_panel=SEARCH)
+    ] = False,
+    test_seeds: Annotated[
+        int | None, typer.Option(min=0, hidden=True, help="As --seeds.", rich_help_panel=SEARCH)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the search and of each trial.", rich_help_panel=TRAINING)
     ] = None,
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
-    method: Annotated[str | None, typer.Option(help=f"One of: {', '.join(SEARCHABLE)}.")] = None,
-    space: Annotated[Path | None, typer.Option(help="A search space in place of search_spaces/.")] = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="Trials in all, also with --resume.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs a trial, all stages together.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the search and of each trial.")] = None,
-    concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Trials at a time.", show_default="one a GPU or CPU")
+    cache: Cache = None,
+    max_quarantine: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Share of clips that may be unusable.", show_default="0.05", rich_help_panel=DATA
+        ),
     ] = None,
-    workers: Workers = None,
-    cpus_per_worker: CpusPerWorker = None,
-    gpus_per_worker: GpusPerWorker = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trials at a time.", show_default="one a GPU or CPU", rich_help_panel=MACHINE),
+    ] = None,
     address: Address = None,
-    time_budget: Annotated[float | None, typer.Option(min=1, help="Seconds after which the sweep stops.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run folder under runs/.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/<name>")] = None,
     storage: Annotated[
         str | None,
         typer.Option(
             help="Folder that all machines share, for runs/ and stores/, or where they share none, an object store "
             "for copies of both: s3://BUCKET/PATH, gs://BUCKET/PATH.",
+            rich_help_panel=MACHINE,
         ),
     ] = None,
-    shared: Annotated[
-        bool, typer.Option("--shared", help="With several data sets: find the one configuration that suits all.")
-    ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a sweep (the newest without --name).")] = False,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Hold a field fixed; may be repeated.")
-    ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=0, help="Fresh seeds for the final test result.", show_default="3")
-    ] = None,
-    test_seeds: Annotated[int | None, typer.Option(min=0, hidden=True, help="As --seeds.")] = None,
-    cache: Cache = None,
-    max_quarantine: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Share of clips that may be unusable.", show_default="0.05")
-    ] = None,
+    workers: Workers = None,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = None,
     trunk_gb: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Limit of saved warm-ups beside the run folder; 0 trains each anew.", show_default="20"
+            min=0,
+            help="Limit of saved warm-ups beside the run folder; 0 trains each anew.",
+            show_default="20",
+            rich_help_panel=MACHINE,
         ),
     ] = None,
     wandb: Annotated[
-        Mode | None, typer.Option(help="Log to Weights & Biases.", show_default="online with a key, else offline")
+        Mode | None,
+        typer.Option(
+            help="Log to Weights & Biases.", show_default="online with a key, else offline", rich_help_panel=WANDB
+        ),
     ] = None,
     wandb_project: Annotated[
-        str | None, typer.Option(help="Project there.", show_default="WANDB_PROJECT, else raygap")
+        str | None,
+        typer.Option(help="Project there.", show_default="WANDB_PROJECT, else raygap", rich_help_panel=WANDB),
     ] = None,
     wandb_entity: Annotated[
-        str | None, typer.Option(help="Team or user there.", show_default="WANDB_ENTITY, else the key's own")
+        str | None,
+        typer.Option(
+            help="Team or user there.", show_default="WANDB_ENTITY, else the key's own", rich_help_panel=WANDB
+        ),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print configuration, space and plan; do nothing.")
-    ] = False,
 ) -> None:
     """Search a method's configuration on a data set."""
     console = Console()

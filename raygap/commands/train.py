@@ -14,6 +14,9 @@ import typer
 from rich.console import Console
 
 from raygap.commands.options import (
+    DATA,
+    MACHINE,
+    TRAINING,
     Address,
     Cache,
     CpusPerWorker,
@@ -41,29 +44,39 @@ from raygap.tracking.run_folder import TEST
 
 @user_errors()
 def main(
-    dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(READERS)}.")],
+    dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(READERS)}.", rich_help_panel=DATA)],
     root: Root = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A configuration, as a sweep's best.yaml; - is standard input.", rich_help_panel=TRAINING),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field; may be repeated.", rich_help_panel=TRAINING),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="All epochs, those of all stages together.", rich_help_panel=TRAINING)
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Seeds, counted up from the configuration's own.", rich_help_panel=TRAINING)
+    ] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run folder.", show_default="runs/<dataset>-train-<time>", rich_help_panel=TRAINING),
+    ] = None,
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
-    config: Annotated[
-        Path | None, typer.Option(help="A configuration, as a sweep's best.yaml; - is standard input.")
-    ] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field; may be repeated.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="All epochs, those of all stages together.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds, counted up from the configuration's own.")] = 1,
+    cache: Cache = None,
+    max_quarantine: MaxQuarantine = 0.05,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Seeds at a time.", show_default="one a GPU or CPU")
+        int | None,
+        typer.Option(min=1, help="Seeds at a time.", show_default="one a GPU or CPU", rich_help_panel=MACHINE),
     ] = None,
+    address: Address = None,
     workers: Workers = None,
     cpus_per_worker: CpusPerWorker = None,
     gpus_per_worker: GpusPerWorker = None,
-    address: Address = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/<dataset>-train-<time>")] = None,
-    cache: Cache = None,
-    max_quarantine: MaxQuarantine = 0.05,
 ) -> None:
     """Train one configuration on several seeds and print the test result with its interval."""
     console = Console()
