@@ -205,7 +205,6 @@ def main(
         }
     check_shared(shared, len(comparisons))
     use_cluster(address)
-    print(f"comparing {which_ray()}")
     comparisons = {place: replace(comparison, **settings) for place, comparison in comparisons.items()}
     try:
         complete = _compare_all(console, comparisons, folder, shared)
@@ -242,6 +241,7 @@ def _compare_all(console: Console, comparisons: dict[Path, "Comparison"], folder
     from raygap.tracking.seed_results import seeds_bar
     from raygap.tracking.wandb.callback import check_login
 
+    print(f"comparing {which_ray()}")
     jobs = []
     for place, comparison in comparisons.items():
         check_login(comparison.wandb)
