@@ -32,7 +32,8 @@ from pages import write_page
 from raygap.config import Prepare, TrialConfig
 from raygap.data.media.pictures import frames_shape
 from raygap.data.media.spectrogram import spectrogram_shape
-from raygap.data.prepare import default_cache, prepare
+from raygap.data.prepare import prepare
+from raygap.data.prepared import default_cache
 from raygap.data.readers import read_clips
 from raygap.data.store import Store
 from raygap.imbalance.mixture import fit_gap_mixture

@@ -15,8 +15,7 @@ from rich.console import Console
 from raygap.commands.options import preparation_bar
 from raygap.config import flatten
 from raygap.data.clips import ReaderOptions
-from raygap.data.prepare import default_cache
-from raygap.data.prepared import noted_source
+from raygap.data.prepared import default_cache, noted_source
 from raygap.data.readers import find_reader
 from raygap.errors import UserError
 from raygap.plugins import is_plugin

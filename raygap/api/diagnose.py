@@ -6,7 +6,8 @@ from pathlib import Path
 from raygap.api.arguments import Progress, Share, Val, checked, find_source, reader_options
 from raygap.data.clips import ReaderOptions, Split
 from raygap.data.predictions import READOUTS, Values, read_predictions
-from raygap.data.prepare import default_cache, prepare
+from raygap.data.prepare import prepare
+from raygap.data.prepared import default_cache
 from raygap.data.readers import read_clips
 from raygap.data.store import Store
 from raygap.errors import UserError

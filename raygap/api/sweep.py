@@ -23,7 +23,8 @@ from raygap.api.arguments import (
 )
 from raygap.api.results import SweepRun, read_run
 from raygap.commands.remarks import on_silence, on_steps
-from raygap.data.prepare import default_cache, prepare
+from raygap.data.prepare import prepare
+from raygap.data.prepared import default_cache
 from raygap.data.readers import read_clips
 from raygap.data.store import Store, store_key
 from raygap.errors import UserError

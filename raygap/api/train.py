@@ -22,7 +22,8 @@ from raygap.api.arguments import (
 from raygap.api.results import TestResults, Training
 from raygap.commands.remarks import on_chance, on_silence, on_steps
 from raygap.config import TrialConfig, flatten, load_yaml
-from raygap.data.prepare import default_cache, prepare
+from raygap.data.prepare import prepare
+from raygap.data.prepared import default_cache
 from raygap.data.readers import read_clips
 from raygap.data.store import Store
 from raygap.errors import UserError

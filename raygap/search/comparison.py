@@ -10,11 +10,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import optuna
 import yaml
-from optuna.trial import TrialState
 from pydantic import ConfigDict, Field
 
 from raygap.config import flatten, load_yaml
@@ -23,10 +21,8 @@ from raygap.errors import UserError
 from raygap.plugins import file_name
 from raygap.provenance import in_words, made_by
 from raygap.schema import check_known, field_paths
-from raygap.search.job import Outcome, run_sweep
 from raygap.search.plan import Plan, make_folder, make_plan, read_as, write_plan
 from raygap.search.space import FOLDER, SEARCHABLE, check_method, load_space, read_space
-from raygap.search.study import finished_trials
 from raygap.tracking.comparison_table import (
     MethodResult,
     latex,
@@ -37,12 +33,14 @@ from raygap.tracking.comparison_table import (
     summary_rows,
     table,
 )
-from raygap.tracking.report import write_report
 from raygap.tracking.run_folder import COMPARISON, with_facts, write_csv, write_text
 from raygap.tracking.seed_results import Reporter
-from raygap.tracking.wandb.callback import sweep_log
 from raygap.tracking.wandb.layout import Mode
-from raygap.training.trunk import FOLDER as WARMUPS
+
+if TYPE_CHECKING:  # what is compared is checked before what searches is imported
+    import optuna
+
+    from raygap.search.job import Outcome
 
 PAPER = "-paper"
 
@@ -166,6 +164,11 @@ def compare(
 
     `quiet` shows no progress of the trials. Raises KeyboardInterrupt when a search was interrupted.
     """
+    from raygap.search.job import run_sweep
+    from raygap.tracking.report.page import write_report
+    from raygap.tracking.wandb.callback import sweep_log
+    from raygap.training.trunk import FOLDER as WARMUPS
+
     results: dict[str, MethodResult] = {}
     for name, plan in comparison.plans().items():
         run = folder / name
@@ -212,7 +215,7 @@ def write_tables(comparison: Comparison, results: list[MethodResult], folder: Pa
     write_text(folder / "comparison.json", json.dumps([asdict(result) for result in results], indent=1))
 
 
-def _result(method: str, outcome: Outcome) -> MethodResult:
+def _result(method: str, outcome: "Outcome") -> MethodResult:
     result = MethodResult(method, cost=_cost(outcome.study), notes=outcome.failures())
     if outcome.best:
         result.validation = outcome.best.value
@@ -222,7 +225,11 @@ def _result(method: str, outcome: Outcome) -> MethodResult:
     return result
 
 
-def _cost(study: optuna.Study) -> dict[str, float]:
+def _cost(study: "optuna.Study") -> dict[str, float]:
+    from optuna.trial import TrialState
+
+    from raygap.search.study import finished_trials
+
     trials = finished_trials(study)
     states = [trial.state for trial in trials]
     sums = {name: sum(t.user_attrs.get(name, 0) for t in trials) for name in ("epochs", "epochs_reused", "seconds")}

@@ -17,7 +17,7 @@ from raygap.search.seeds import train_seeds
 from raygap.search.study import finished_trials, seconds_spent
 from raygap.search.sweep import plan_placement, run_trials, shared_warmups
 from raygap.tracking.figures import GapCheck, check_gaps, draw_curves, draw_gap, gap_values
-from raygap.tracking.report import write_report
+from raygap.tracking.report.page import write_report
 from raygap.tracking.run_folder import best_trial, trial_folder, write_best
 from raygap.tracking.seed_results import Reporter, SeedResults
 from raygap.tracking.wandb.callback import SweepLog, sweep_log

@@ -11,14 +11,17 @@ tune/                       Ray Tune's own files (TensorBoard opens them)
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import optuna
 import yaml
-from optuna.trial import FrozenTrial, TrialState
 
+from raygap.errors import UserError
 from raygap.provenance import FACTS, in_words, made_by
 from raygap.storage import Storage
+
+if TYPE_CHECKING:  # commands read the names below before they need Optuna
+    import optuna
+    from optuna.trial import FrozenTrial
 
 PLAN, JOURNAL, TRIALS, BEST = "sweep.yaml", "study.journal", "trials.csv", "best.yaml"
 TRIALS_FOLDER = "trials"
@@ -27,18 +30,26 @@ COMPARISON = "comparison.yaml"
 TEST, FAILED, REPORT = "test.csv", "failed.csv", "report.html"
 
 
+def check_sweep(folder: Path) -> None:
+    """Raise UserError unless a folder holds a sweep, or a part of one."""
+    if not (folder / PLAN).exists() and not (folder / JOURNAL).exists():
+        raise UserError(f"{folder}: holds no sweep (neither {PLAN} nor {JOURNAL} is there)")
+
+
 def trial_folder(folder: Path, number: int) -> Path:
     """Where a trial keeps its files."""
     return folder / TRIALS_FOLDER / f"{number:04d}"
 
 
-def best_trial(study: optuna.Study) -> FrozenTrial | None:
+def best_trial(study: "optuna.Study") -> "FrozenTrial | None":
     """The complete trial with the highest value, the earliest of several; None if none is complete."""
+    from optuna.trial import TrialState
+
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
-def trial_rows(study: optuna.Study) -> tuple[list[str], list[list[Any]]]:
+def trial_rows(study: "optuna.Study") -> tuple[list[str], list[list[Any]]]:
     """Header and rows: state, value, epochs, seconds, error and parameters of each trial, by number.
 
     epochs_reused of the epochs were not trained, but taken from a warm-up trained before.
@@ -54,7 +65,7 @@ def trial_rows(study: optuna.Study) -> tuple[list[str], list[list[Any]]]:
     return ["trial", "state", "best_val_accuracy", "epochs", "epochs_reused", "seconds", "error", *names], rows
 
 
-def write_trials(study: optuna.Study, folder: Path) -> None:
+def write_trials(study: "optuna.Study", folder: Path) -> None:
     """trials.csv, of the same rows."""
     write_csv(folder / TRIALS, *trial_rows(study))
 

@@ -29,7 +29,7 @@ def _nothing_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nobody has called `ray start` on this machine, nor named a cluster."""
     monkeypatch.setenv("RAY_ADDRESS", "")
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.setattr(ray_start, "find_gcs_addresses", set)
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
     monkeypatch.setattr(ray_start, "ANSWERS_WITHIN", 0.3)
 
 

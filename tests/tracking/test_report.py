@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from raygap.config import load_yaml
 from raygap.errors import UserError
 from raygap.tracking.comparison_table import SHOWN, MethodResult
-from raygap.tracking.report import sections, write_report
+from raygap.tracking.report import sections
+from raygap.tracking.report.page import write_report
 from raygap.tracking.report.run import Run
 
 BROKEN = "This part could not be made"

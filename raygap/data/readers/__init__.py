@@ -78,13 +78,10 @@ def find_reader(dataset: str) -> Reader:
     return READERS[dataset]
 
 
-def read_clips(dataset: str, root: Path | None, options: ReaderOptions = ReaderOptions()) -> ClipList:
-    """The clips of a data set whose files lie under `root` (None only for demo: the default cache).
+def check_source(dataset: str, root: Path | None, options: ReaderOptions = ReaderOptions()) -> None:
+    """Raise UserError for an unknown data set, a missing folder, or an option that the data set has no use for.
 
-    What the reader left out or drew by itself is logged as a warning, so that no command passes over it in silence.
-
-    Raises UserError for an unknown data set, a missing folder, an option that the data set has no use for, and whatever
-    is wrong with the data set itself.
+    Costs nothing, so that a command can tell before it does anything that does.
     """
     reader = find_reader(dataset)
     for option in options.given():
@@ -96,7 +93,17 @@ def read_clips(dataset: str, root: Path | None, options: ReaderOptions = ReaderO
         raise UserError(f"--root {root}: no such file or folder; give the one that {dataset} lies in now")
     if options.splits and not Path(options.splits).is_dir():
         raise UserError(f"--splits {options.splits}: no such folder")
-    clip_list = reader.read(root, options)
+
+
+def read_clips(dataset: str, root: Path | None, options: ReaderOptions = ReaderOptions()) -> ClipList:
+    """The clips of a data set whose files lie under `root` (None only for demo: the default cache).
+
+    What the reader left out or drew by itself is logged as a warning, so that no command passes over it in silence.
+
+    Raises UserError as check_source does, and for whatever is wrong with the data set itself.
+    """
+    check_source(dataset, root, options)
+    clip_list = find_reader(dataset).read(root, options)
     notes = list(clip_list.notes)
     if clip_list.left_out:
         first = clip_list.left_out[0]
