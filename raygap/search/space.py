@@ -28,7 +28,8 @@ if TYPE_CHECKING:  # a space is checked without Ray, whose import takes seconds
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # In the package where it was installed, beside it in a checkout.
-FOLDER = next(f for f in (_PACKAGE / "search_spaces", _PACKAGE.parent / "search_spaces") if f.is_dir())
+_INSTALLED = _PACKAGE / "search_spaces"
+FOLDER = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "search_spaces"
 DEFAULT_TRIALS = 50
 PRESETS = ("dus_heuristic", "dus_ppo")
 """Names for a method with some of its fields fixed, by a file in FOLDER: searched and compared as methods are."""
@@ -69,6 +70,8 @@ def load_space(dataset: str, method: str | None, file: Path | None) -> SearchSpa
     also under a file of one's own lie the data set's prepare.* fields, and the stages that the method cannot have.
     `method` None takes the method that the file or the data set's fixes. Raises UserError.
     """
+    if not FOLDER.is_dir():
+        raise UserError(f"{FOLDER}: raygap's search spaces are missing; install raygap as a whole")
     by_dataset = FOLDER / f"{'manifest' if is_plugin(dataset) else dataset}.yaml"  # both are clips of one's own
     base = read_space(by_dataset) if by_dataset.exists() else SearchSpace({}, {})
     top = read_space(file, method) if file else base

@@ -41,6 +41,12 @@ def leave_address(tmp_path: Path, address: str) -> Path:
     return file
 
 
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a command's own process, whatever other tests have started in this one."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+
 @pytest.mark.parametrize(
     ("address", "message"),
     [
@@ -99,7 +105,6 @@ def test_what_ray_start_has_left_is_joined_only_if_asked_for(tmp_path: Path, ray
 
 
 def test_an_affinity_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
     assert nodes()[0]["CPU"] == 1
 
