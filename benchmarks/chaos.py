@@ -20,11 +20,10 @@ from typing import Annotated, Any
 from unittest import mock
 
 import pyarrow.parquet as pq
-import ray
 import typer
 from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import TrialState
-from precision import processor
+from pages import write_page
 from ray._common.utils import reset_ray_address
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
@@ -253,16 +252,13 @@ def main(
         undisturbed(folder, store, out.resolve() / "again"),
     ]
     lines = [
-        "# Chaos\n",
-        f"`python benchmarks/chaos.py --out DIR --trials {trials} --longest {longest:g} --seed {seed}`; {processor()}, "
-        f"{os.cpu_count()} cores, Ray {ray.__version__}.\n",
+        f"`python benchmarks/chaos.py --out DIR --trials {trials} --longest {longest:g} --seed {seed}`\n",
         f"A sweep of {trials} trials of {FIXED['epochs']} epochs, two at a time on two raylets beside the head's; "
         f"SIGKILL up to {longest:g} s after an epoch was trained, again and again.\n",
         *(f"* {fact}" for fact in facts),
     ]
     print("\n".join(lines))
-    if results:
-        results.write_text("\n".join([*lines, ""]))
+    write_page(results, "Chaos", lines)
 
 
 if __name__ == "__main__":

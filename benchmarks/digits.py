@@ -35,6 +35,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import typer
 from digits_data import Recipe, read_planted, write_data
+from pages import made_line
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
@@ -47,6 +48,7 @@ from raygap.imbalance.ledger import Ledger
 from raygap.imbalance.scores_mixture import Reliability
 from raygap.methods import find_method
 from raygap.methods.base import Method
+from raygap.provenance import FACTS, made_by
 from raygap.rng import generator
 from raygap.schema import from_mapping
 from raygap.tracking.seed_results import Interval
@@ -212,7 +214,7 @@ def run(job: Job) -> Result:
     planted = np.array([by_clip[store.clip_ids[row]] for row in store.rows("train")])
     method = with_truth(find_method(config.method), planted) if job.truth else None
     folder = job.out / "runs" / job.key()
-    result: Result = {"arm": job.arm, "trial": job.trial, "seed": job.seed, "config": job.config}
+    result: Result = {"arm": job.arm, "trial": job.trial, "seed": job.seed, "config": job.config} | made_by()
     try:
         *_, last = train(config, store, folder, method)
     except TrainingDiverged as reason:
@@ -366,9 +368,9 @@ def report(results: Mapping[str, list[Result]]) -> str:
 
 
 def write_csv(path: Path, results: Iterable[Result]) -> None:
-    """One row a run, selection and test."""
+    """One row a run, selection and test, with what made it."""
     names = ("arm", "trial", "seed", "val_accuracy", "test_accuracy", "test_audio_accuracy", "test_visual_accuracy")
-    names += ("gap_absolute_mean", "auroc", "seconds", "failed")
+    names += ("gap_absolute_mean", "auroc", "seconds", "failed", *FACTS)
     lines = [",".join(names)]
     for result in results:
         cells = [result.get(name) for name in names]
@@ -462,6 +464,7 @@ def _page(
     seeds = [row["seed"] for row in results[BASELINE]]
     return "\n".join(
         [
+            f"{made_line()}\n",
             f"Data: {recipe}.",
             f"Configurations: {how}. Test: {len(seeds)} fresh seeds from {seeds[0]}, the same for all arms. "
             "In percent, ± 95 % t-interval over the seeds; p of the paired t-test.",

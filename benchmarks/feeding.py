@@ -9,7 +9,6 @@ The share is what the loader leaves of the speed that the network alone would ha
 Clips are random bytes, in the page cache. Without a GPU it runs on the CPU, where the loader takes the network's cores.
 """
 
-import platform
 import statistics
 import time
 from collections.abc import Iterator
@@ -18,8 +17,8 @@ from typing import Annotated, Any
 from unittest import mock
 
 import numpy as np
-import torch
 import typer
+from pages import write_page
 
 from raygap.config import RECIPES
 from raygap.data.batches import Batch, batches
@@ -75,7 +74,6 @@ def main(
     recipe = {f"prepare.{name}": value for name, value in (RECIPES["ogm_ge"] | {"frames": 3}).items()}
     fields = recipe | {"model.encoder": "resnet18", "optimizer.batch_size": batch, "compute.threads": threads}
     store = write_store(out, clips // batch * batch, fields)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, CPU"
     lines = ["| precision | raygap's batches, clips/s | constant tensors, clips/s | share |", "|---|---|---|---|"]
     for precision in ("fp32", "bf16"):
         running = Trainer(from_mapping(fields | {"compute.precision": precision}), store)
@@ -83,10 +81,8 @@ def main(
         speeds = [len(running.rows) / statistics.median(arm) for arm in zip(*passes[1:], strict=True)]
         lines.append(f"| {precision} | {speeds[0]:.1f} | {speeds[1]:.1f} | {speeds[0] / speeds[1]:.3f} |")
         print("\n".join(lines[-1:]), flush=True)
-    if results:
-        command = f"python benchmarks/feeding.py --out DIR --clips {clips} --batch {batch} --threads {threads}"
-        text = [f"# Feeding the network\n\n`{command}`\n\n{device}; torch {torch.__version__}.\n", *lines, ""]
-        results.write_text("\n".join(text))
+    command = f"python benchmarks/feeding.py --out DIR --clips {clips} --batch {batch} --threads {threads}"
+    write_page(results, "Feeding the network", [f"`{command}`\n", *lines])
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ of samples.
 import contextlib
 import multiprocessing
 import os
-import platform
 import shutil
 import statistics
 import time
@@ -39,6 +38,7 @@ import numpy as np
 import soundfile
 import typer
 from av.video.reformatter import VideoReformatter
+from pages import write_page
 from PIL import Image
 
 from raygap.config import Augment, Prepare
@@ -432,20 +432,9 @@ def main(
         for row in measure(dataset, root, out, cores, times):
             lines.append(f"| {' | '.join(row)} |")
             print(lines[-1], flush=True)
-    import torch
-
-    machine = (
-        f"{platform.processor() or platform.machine()}, {cores} cores, torch {torch.__version__}, PyAV {av.__version__}"
-    )
-    if results:
-        command = f"python benchmarks/loading.py --out DIR --clips {clips} --times {times}"
-        text = [
-            f"# Loading\n\n`{command}`\n\n{clips} clips of each layout; {machine}.\n",
-            *lines,
-            "",
-        ]
-        results.parent.mkdir(parents=True, exist_ok=True)
-        results.write_text("\n".join(text))
+    command = f"python benchmarks/loading.py --out DIR --clips {clips} --times {times}"
+    about = f"`{command}`\n\n{clips} clips of each layout; {cores} cores used, PyAV {av.__version__}.\n"
+    write_page(results, "Loading", [about, *lines])
 
 
 if __name__ == "__main__":

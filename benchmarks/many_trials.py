@@ -29,7 +29,7 @@ import optuna
 import ray
 import typer
 from optuna.trial import TrialState
-from precision import processor
+from pages import write_page
 
 from raygap.config import Prepare
 from raygap.data.clips import Clip, ClipList
@@ -184,9 +184,7 @@ def main(
     ended = np.sort(np.concatenate([process.ended for process in processes]))
     failed = sum(trial.state == TrialState.FAIL for trial in study.trials)
     lines = [
-        "# Many trials\n",
-        f"`python benchmarks/many_trials.py --out DIR --trials {trials}`; {processor()}, {os.cpu_count()} cores, Ray "
-        f"{ray.__version__}, Optuna {optuna.__version__}.\n",
+        f"`python benchmarks/many_trials.py --out DIR --trials {trials}`\n",
         f"{trials} trials of one epoch, {concurrency} at a time, {failed} of them failed as planned: {wall:.0f} s, of "
         f"which {ended[0] - began:.0f} s up to the end of the first; {len(processes)} processes ran them.\n",
         f"CPU time of the sweep's own process: {1000 * cpu / trials:.0f} ms a trial.\n",
@@ -203,8 +201,7 @@ def main(
         count, size = left_behind(folder / name) if (folder / name).is_dir() else (1, (folder / name).stat().st_size)
         lines.append(f"| {name} | {count / trials:.2f} | {size / trials / 1000:.1f} |")
     print("\n".join(lines))
-    if results:
-        results.write_text("\n".join([*lines, ""]))
+    write_page(results, "Many trials", lines)
 
 
 if __name__ == "__main__":

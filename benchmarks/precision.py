@@ -15,8 +15,6 @@ seconds are CPU time over threads, which other load on the machine disturbs less
 """
 
 import multiprocessing
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -29,11 +27,13 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from pages import write_page
 
 from raygap.config import Prepare, TrialConfig
 from raygap.data.media.pictures import frames_shape
 from raygap.data.media.spectrogram import spectrogram_shape
-from raygap.data.prepare import default_cache, prepare
+from raygap.data.prepare import prepare
+from raygap.data.prepared import default_cache
 from raygap.data.readers import read_clips
 from raygap.data.store import Store
 from raygap.imbalance.mixture import fit_gap_mixture
@@ -218,13 +218,12 @@ def refit_lines(threads: int, clips_a_second: dict[str, float]) -> Iterator[str]
         yield f"| {method} | {first:.3f} | {later:.3f} | {' | '.join(parts)} |"
 
 
-def processor() -> str:
-    """Model and what it can do with bf16, where Linux tells."""
+def bf16_units() -> str:
+    """What the processor can do with bf16, where Linux tells."""
+    text = ""
     with suppress(OSError):
         text = Path("/proc/cpuinfo").read_text()
-        model = text.partition("model name\t: ")[2].partition("\n")[0]
-        return f"{model} ({', '.join(flag for flag in ('amx_bf16', 'avx512_bf16') if flag in text) or 'no bf16'})"
-    return platform.machine()
+    return ", ".join(flag for flag in ("amx_bf16", "avx512_bf16") if flag in text) or "no bf16"
 
 
 def main(
@@ -234,8 +233,7 @@ def main(
     parts: Annotated[str, typer.Option(help="Which parts, with commas between.")] = "accuracy,steps,mixture",
 ) -> None:
     """Measure and print."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor()}, {os.cpu_count()} cores"
-    lines = [f"{device}, {threads} threads, torch {torch.__version__}.", ""]
+    lines = [f"{threads} threads; the CPU has {bf16_units()}.", ""]
     clips_a_second: dict[str, float] = {}
     made = {
         "accuracy": lambda: accuracy_lines(seeds, threads),
@@ -245,8 +243,7 @@ def main(
     for part in parts.split(","):
         lines += [*made[part](), ""]
         print("\n".join(lines), flush=True)
-    if results:
-        results.write_text("\n".join(["# Precision, torch.compile and the mixture", "", *lines]))
+    write_page(results, "Precision, torch.compile and the mixture", lines[:-1])
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ that only the frames differ: their crops' places, and whether they went through 
 
 import json
 import multiprocessing
-import os
-import platform
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Annotated, Literal
 import baseline_sweep
 import torch
 import typer
+from pages import write_page
 from sweep_cost import make_data
 
 from raygap.data.batches import batches
@@ -76,9 +75,7 @@ def main(
         means = [f"{interval.mean:.4f} ± {interval.std:.4f}" for interval in map(Interval.of, (of_files, ours))]
         lines.append(f"| {name} | {' | '.join(means)} | {change.mean:+.4f} ± {change.half_width:.4f} |")
     print("\n".join(lines))
-    if results:
-        about = f"{seeds} seeds on {data}; {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-        results.write_text("\n".join([f"# The same metric: {about}\n", *lines, ""]))
+    write_page(results, f"The same metric: {seeds} seeds on {data}", lines)
 
 
 if __name__ == "__main__":

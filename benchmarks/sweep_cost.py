@@ -19,7 +19,6 @@ import contextlib
 import json
 import logging
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -36,13 +35,13 @@ import baseline_sweep
 import numpy as np
 import optuna
 import ray
-import torch
 import typer
 from baseline_sweep import SLOT
 from digits import FIXED as DIGITS
 from digits import RECIPE
 from digits_data import write_data
 from loading import family, stat_of
+from pages import write_page
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -325,10 +324,7 @@ def main(
         print(f"{name}: {cost['wall']:.0f} s, CPU {cost['cpu']:.0f} s", flush=True)
     lines = table({name: done[name] for name in ARMS if name in done})
     print("\n".join(lines))
-    if results:
-        machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, Ray {ray.__version__}"
-        results.parent.mkdir(parents=True, exist_ok=True)
-        results.write_text("\n".join([f"# {trials} trials on {data}; {machine}\n", *lines, ""]))
+    write_page(results, f"{trials} trials on {data}", lines)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """Print the best configuration of a sweep, as launch/train.py --config takes it."""
 
-import typer
-
-from raygap.commands.best import main
+from raygap.commands.app import run
 
 if __name__ == "__main__":
-    typer.run(main)
+    run("best")

@@ -1,8 +1,6 @@
 """Compare methods at equal budget: a search a method, then the chosen configurations on the same fresh test seeds."""
 
-import typer
-
-from raygap.commands.compare import main
+from raygap.commands.app import run
 
 if __name__ == "__main__":
-    typer.run(main)
+    run("compare")

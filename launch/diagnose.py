@@ -1,8 +1,6 @@
 """Look into a trained model: its modality gap, what each modality contributes, who makes its answer, what to try."""
 
-import typer
-
-from raygap.commands.diagnose import main
+from raygap.commands.app import run
 
 if __name__ == "__main__":
-    typer.run(main)
+    run("diagnose")

@@ -1,8 +1,6 @@
 """Class probabilities of clips by a trained network, fused and by modality; labels are not needed."""
 
-import typer
-
-from raygap.commands.predict import main
+from raygap.commands.app import run
 
 if __name__ == "__main__":
-    typer.run(main)
+    run("predict")

@@ -1,8 +1,6 @@
 """Decode a data set once into a packed store, which training then reads."""
 
-import typer
-
-from raygap.commands.prepare import main
+from raygap.commands.app import run
 
 if __name__ == "__main__":
-    typer.run(main)
+    run("prepare")

@@ -1,8 +1,6 @@
 """Send a sweep to a running Ray cluster, follow its log, and fetch its best configuration and report when it ends."""
 
-import typer
-
-from raygap.commands.submit import main
+from raygap.commands.app import run
 
 if __name__ == "__main__":
-    typer.run(main)
+    run("submit")

@@ -1,8 +1,6 @@
 """Search a method's configuration on a data set; ends with the best one and its test result over fresh seeds."""
 
-import typer
-
-from raygap.commands.sweep import main
+from raygap.commands.app import run
 
 if __name__ == "__main__":
-    typer.run(main)
+    run("sweep")

@@ -1,8 +1,6 @@
 """Train one configuration on several seeds and print the test result with its interval."""
 
-import typer
-
-from raygap.commands.train import main
+from raygap.commands.app import run
 
 if __name__ == "__main__":
-    typer.run(main)
+    run("train")

@@ -1,14 +1,16 @@
 """What every trial has: each field is documented, bounded and defaulted here. What a method adds stands in its file."""
 
+import difflib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from raygap.errors import UserError
+from raygap.plugins import is_plugin
 
 SCHEMA_VERSION = 2
 LATER: dict[str, Any] = {"shapes_warmup": False}
@@ -98,13 +100,24 @@ class Augment(Section):
     """Mirror half of the clips left to right."""
 
 
+ENCODERS = ("small_cnn", "resnet18")
+
+
+def _encoder(name: str) -> str:
+    if name not in ENCODERS and not is_plugin(name):
+        near = difflib.get_close_matches(name, ENCODERS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"Input should be {', '.join(map(repr, ENCODERS))} or package.module:function{hint}")
+    return name
+
+
 class Model(Section):
     """The two encoders and what joins them."""
 
-    encoder: Literal["small_cnn", "resnet18"] = "small_cnn"
-    """Network of each modality; resnet18 starts from random weights."""
-    width: int = Field(16, ge=4, le=256, json_schema_extra=acts_when({"model.encoder": "small_cnn"}))
-    """Channels of the first layer of small_cnn."""
+    encoder: Annotated[str, AfterValidator(_encoder)] = "small_cnn"
+    """Network of each modality: small_cnn, resnet18 (from random weights), or package.module:function of one's own."""
+    width: int = Field(16, ge=4, le=256, json_schema_extra=acts_when({"model.encoder": "!=resnet18"}))
+    """Channels of the first layer of small_cnn; an encoder of one's own may make of it what it likes."""
     fusion: Literal["concat", "sum", "film", "gated"] = "concat"
     """How the two feature vectors become fused logits."""
     readout: Literal["split", "heads"] = "split"

@@ -1,24 +1,35 @@
-"""What made a result: raygap's version and commit, the libraries it rests on, the machine, the day."""
+"""What made a result: raygap's version and commit, the libraries it rests on, the processor, the day."""
 
+import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("torch", "ray", "optuna")
+FACTS = ("raygap", "commit", "python", *PACKAGES, "cpu", "gpu", "date")
+"""What made_by may say; the columns of a table."""
 
 
 def made_by() -> dict[str, str]:
-    """In words, by name: raygap, commit (of a checkout; "-dirty" behind it if files differ from it), Python, each of
-    PACKAGES, cpu, gpu (where torch is loaded already and sees one), host, date.
+    """By name: raygap, commit (of a checkout; "-dirty" behind it if files differ from it), Python, each of PACKAGES,
+    cpu, gpu (where torch is loaded already and sees one), date. Nothing that tells of a person or a network: results
+    are passed on.
     """
     facts = {"raygap": _version("raygap"), "commit": _commit(), "python": platform.python_version()}
     facts |= {name: _version(name) for name in PACKAGES}
-    facts |= {"cpu": _cpu(), "gpu": _gpu(), "host": platform.node(), "date": datetime.now().isoformat(" ", "seconds")}
+    facts |= {"cpu": _cpu(), "gpu": _gpu(), "date": datetime.now().isoformat(" ", "seconds")}
     return {name: value for name, value in facts.items() if value}
+
+
+def in_words(facts: dict[str, str]) -> str:
+    """What made_by says, in a line: versions first, then processor and day."""
+    versions = [f"{name} {facts[name]}" for name in ("raygap", "commit", "python", *PACKAGES) if name in facts]
+    return "; ".join([", ".join(versions), *(str(facts[name]) for name in ("gpu", "cpu", "date") if name in facts)])
 
 
 def version_line() -> str:
@@ -54,11 +65,11 @@ def _git(checkout: Path, *arguments: str) -> str:
 
 
 def _cpu() -> str:
-    try:
+    model = platform.processor() or platform.machine()
+    with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model}, {os.cpu_count()} cores"
 
 
 def _gpu() -> str:

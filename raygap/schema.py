@@ -159,6 +159,16 @@ def check_path(path: str, source: str, method: str | None = None) -> None:
     raise UserError(f"{source}: unknown field {path!r}; {hint}")
 
 
+def check_known(path: str, source: str, methods: Iterable[str]) -> None:
+    """Raise UserError if neither a method of raygap's nor, of these methods, one from elsewhere has such a field.
+
+    For what is said of several methods, as a data set's search space is.
+    """
+    plugins = [method for method in methods if is_plugin(method)]
+    if str(path) not in field_paths() and not any(str(path) in field_paths(plugin) for plugin in plugins):
+        check_path(path, source, plugins[0] if plugins else None)
+
+
 def from_mapping(mapping: Mapping[str, Any], source: str = "configuration") -> TrialConfig:
     """Build a checked configuration from nested and/or dotted keys; `source` names the file in errors.
 
@@ -199,11 +209,11 @@ def to_mapping(config: TrialConfig) -> dict[str, Any]:
     return config.model_dump(mode="python", exclude=unused)
 
 
-def parse_assignments(assignments: list[str], method: str | None = None) -> dict[str, Any]:
+def parse_assignments(assignments: list[str], methods: Iterable[str] = ()) -> dict[str, Any]:
     """`["loss.focus=2", ...]` as a flat dict; values are read as YAML.
 
-    `method` is the one that they are for, where that is not among them. Raises UserError without an '=', or for a field
-    that none of raygap's methods has, nor this one.
+    `methods` are those that they are for, where that is not among them. Raises UserError without an '=', or for a field
+    that none of raygap's methods has, nor one of these.
     """
     values: dict[str, Any] = {}
     for assignment in assignments:
@@ -214,7 +224,7 @@ def parse_assignments(assignments: list[str], method: str | None = None) -> dict
             values |= flatten({path.strip(): yaml.safe_load(text)})
         except yaml.YAMLError:
             raise UserError(f"--set {assignment}: the value is not valid YAML") from None
-    method = str(values.get("method", method or ""))
+    methods = (str(values["method"]),) if "method" in values else tuple(methods)
     for field in values:
-        check_path(field, "--set", method if is_plugin(method) else None)
+        check_known(field, "--set", methods)
     return values

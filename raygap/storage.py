@@ -9,11 +9,13 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
-from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
-
 from raygap.errors import UserError
+
+if TYPE_CHECKING:  # commands check their --storage before they need pyarrow
+    from pyarrow.fs import FileInfo, FileSystem
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs")
 """Kinds of storage that pyarrow opens."""
@@ -44,8 +46,10 @@ class Storage:
         """Where a machine works on what is kept here."""
         return machine_folder() / hashlib.sha256(self.uri.encode()).hexdigest()[:16]
 
-    def files(self) -> dict[str, FileInfo]:
+    def files(self) -> dict[str, "FileInfo"]:
         """All files, by their path below this folder."""
+        from pyarrow.fs import FileSelector, FileType
+
         files, root = _open(self.uri)
         found = files.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
         return {posixpath.relpath(info.path, root): info for info in found if info.type == FileType.File}
@@ -139,5 +143,7 @@ def _holds_secret(uri: str) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _open(uri: str) -> tuple[FileSystem, str]:
+def _open(uri: str) -> tuple["FileSystem", str]:
+    from pyarrow.fs import FileSystem
+
     return FileSystem.from_uri(uri)

@@ -21,7 +21,9 @@ BELOW = {
     "tracking": {"data", "imbalance", "schema"},
     "search": {"data", "methods", "schema", "tracking", "training"},
     "cluster": {"search", "tracking"},
+    "testing": {"data", "methods", "schema", "training"},
     "commands": {"cluster", "data", "imbalance", "methods", "schema", "search", "tracking", "training"},
+    "api": {"commands", "data", "imbalance", "methods", "schema", "search", "tracking", "training"},
 }
 """The rooms that each room may import, ground apart; a new room gets a line here."""
 

@@ -31,7 +31,8 @@ def unsafe(source: str) -> Iterator[str]:
     """What in this source would run code out of a file."""
     for node in ast.walk(ast.parse(source)):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom) and {alias.name for alias in node.names} != {"cpu_count"}:
+            names.append(node.module or "")
         yield from (f"import {name}" for name in names if name in UNSAFE_MODULES)
         if not isinstance(node, ast.Call):
             continue

@@ -10,15 +10,16 @@ import json
 import os
 import secrets
 import sys
-
-from ray._raylet import GcsClient
-from ray.job_submission import JobSubmissionClient
+from typing import TYPE_CHECKING
 
 from raygap.ending import user_errors
 from raygap.errors import UserError
 
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
 
-def leave(client: JobSubmissionClient, variables: dict[str, str]) -> str:
+
+def leave(client: "JobSubmissionClient", variables: dict[str, str]) -> str:
     """Leave the variables in the cluster and return their name; unclaimed, the cluster drops them after 10 minutes.
 
     Raises UserError if the cluster does not take them.
@@ -34,6 +35,8 @@ def leave(client: JobSubmissionClient, variables: dict[str, str]) -> str:
 
 def take(name: str) -> dict[str, str]:
     """Take the variables out of the cluster's store; only the first call gets them. Runs in the cluster."""
+    from ray._raylet import GcsClient
+
     store, key = GcsClient(address=os.environ["RAY_ADDRESS"]), f"gcs://{name}".encode()
     content = store.internal_kv_get(key, None)
     store.internal_kv_del(key, False, None)

@@ -1,4 +1,9 @@
-"""Sending a sweep to a running Ray cluster through its Jobs API, following it, and fetching what it leaves."""
+"""Sending a sweep to a running Ray cluster through its Jobs API, following it, and fetching what it leaves.
+
+Ray is imported where it is used: options are checked before.
+"""
+
+from __future__ import annotations
 
 import asyncio
 import base64
@@ -14,18 +19,19 @@ from collections.abc import Callable
 from datetime import datetime
 from importlib.metadata import requires
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
-import aiohttp
 import requests
 from packaging.requirements import Requirement
-from ray.exceptions import AuthenticationError
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobType
 
 from raygap.cluster.job_secrets import leave
 from raygap.errors import UserError, first_line
+from raygap.plugins import LOADED, is_installed, load_plugin, own_code
 from raygap.tracking.run_folder import BEST, REPORT, TRIALS
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
 Environment = Literal["cluster", "uv"]
 
@@ -37,6 +43,8 @@ LIMIT = 100 * 2**20
 """Bytes that a cluster's dashboard takes in one request."""
 RUN = "raygap_run"
 """Key in a job's metadata: its run folder in the cluster."""
+OWN_CODE = "raygap_own_code"
+"""Key in a job's metadata: names of the code of its user's own, by comma."""
 FETCHED = (BEST, REPORT, TRIALS, "shared.yaml", "shared.csv")
 """What comes back, of each data set and of all together."""
 
@@ -67,10 +75,13 @@ def connect(address: str) -> JobSubmissionClient:
     Raises UserError if nothing answers there, if it is no Ray dashboard or one of a Ray that raygap does not run on,
     and if the token is missing or wrong.
     """
-    for name in ("dashboard_sdk", "job.sdk"):  # they tell of each request
-        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
     if not address.startswith(("http://", "https://")):
         raise UserError(f"--address {address}: expected the dashboard's address, for example http://HEAD:8265")
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    for name in ("dashboard_sdk", "job.sdk"):  # they tell of each request
+        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
     os.environ["RAY_API_SERVER_ADDRESS"] = address = address.rstrip("/")  # Ray lets it, and RAY_ADDRESS, win
     try:
         requests.get(f"{address}/api/version", timeout=10)  # the client itself would wait for minutes
@@ -100,6 +111,8 @@ def _ray_version(client: JobSubmissionClient) -> str:
 
 def check_uv(client: JobSubmissionClient, lock: Path) -> None:
     """Raise UserError if no environment made from this uv.lock can work on the cluster: its jobs would never start."""
+    from ray.job_submission import JobStatus
+
     locked = next(
         package["version"]
         for package in tomllib.loads(lock.read_text(encoding="utf-8"))["package"]
@@ -126,11 +139,15 @@ def _about_token(message: str) -> str:
 
 
 def pack(repository: Path, package: Path, space: Path | None = None) -> None:
-    """Write the zip file that a job runs from: the code, and a search space of one's own as SPACE.
+    """Write the zip file that a job runs from: the code, a search space of one's own as SPACE, and what of one's own
+    this process has loaded (method, encoder, reader), unless it is installed.
 
     Raises UserError, naming the largest files, if it is too large to send.
     """
     files = {SPACE: space} if space else {}
+    for module in set(LOADED.values()):
+        if not is_installed(module):  # the job's working directory is where it is looked for by this name
+            files |= own_code(module)
     for name in SENT:
         for file in sorted((repository / name).rglob("*")) if (repository / name).is_dir() else [repository / name]:
             inside = file.relative_to(repository)
@@ -192,6 +209,8 @@ def shell_line(command: list[str]) -> str:
 
 def look_up(client: JobSubmissionClient, job: str) -> JobDetails:
     """What the cluster knows of a job. Raises UserError if it knows of none with this id."""
+    from ray.job_submission import JobType
+
     try:
         info = client.get_job_info(job)
     except RuntimeError as error:
@@ -205,6 +224,8 @@ def look_up(client: JobSubmissionClient, job: str) -> JobDetails:
 
 def describe(info: JobDetails) -> str:
     """One line: state, times and run folder."""
+    from ray.job_submission import JobStatus
+
     began, ended = (ms and datetime.fromtimestamp(ms / 1000) for ms in (info.start_time, info.end_time))
     times = f"since {began:%Y-%m-%d %H:%M}" if not ended else f"{began:%Y-%m-%d %H:%M} to {ended:%Y-%m-%d %H:%M}"
     about = f"{info.submission_id}: {info.status.value}, {times}, {(info.metadata or {}).get(RUN, 'not a sweep')}"
@@ -219,6 +240,8 @@ def follow(client: JobSubmissionClient, job: str, show: Callable[[str], None]) -
 
     A connection that breaks is made again. Raises UserError if the cluster cannot be reached any more.
     """
+    import aiohttp
+
     shown = failed = 0
 
     async def tail() -> None:
@@ -241,6 +264,18 @@ def follow(client: JobSubmissionClient, job: str, show: Callable[[str], None]) -
                     f"{client.get_address()}: cannot be reached any more ({first_line(error)}); the job may go on"
                 ) from None
         time.sleep(1 + failed)
+
+
+def load_own_code(client: JobSubmissionClient, run: str) -> None:
+    """Load the code of one's own that earlier jobs of a run folder had, so that it is sent again.
+
+    Raises UserError if some of it is not here.
+    """
+    for job in client.list_jobs():
+        metadata = job.metadata or {}
+        for name in metadata.get(OWN_CODE, "").split(",") if metadata.get(RUN) == run else ():
+            if name:
+                load_plugin(name, f"{run} needs")
 
 
 def stop(client: JobSubmissionClient, job: str) -> JobDetails:
@@ -266,6 +301,8 @@ def fetch(client: JobSubmissionClient, info: JobDetails, folder: Path) -> list[P
     A second, short job on the machine that the sweep's driver ran on prints them into its log, which the Jobs API
     hands out: no shared disk is needed. Raises UserError if that job fails.
     """
+    from ray.job_submission import JobStatus
+
     where = {"ray.io/node-id": info.driver_node_id} if info.driver_node_id else None
     helper, log = _run_aside(client, shlex.join(["python3", "-c", _SEND_BACK, info.metadata[RUN], *FETCHED]), where)
     marked = [line for line in log.splitlines() if line.startswith(_MARK)]

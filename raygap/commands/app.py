@@ -6,8 +6,6 @@ import sys
 
 import typer
 
-from raygap.provenance import version_line
-
 COMMANDS = {
     "sweep": "search a method's configuration on a data set",
     "train": "train one configuration on several seeds and print the test result with its interval",
@@ -27,16 +25,23 @@ USAGE = "usage: raygap COMMAND [OPTIONS], raygap COMMAND --help, raygap --versio
 )
 
 
+def run(name: str) -> None:
+    """Run a command, which takes its options from the command line; launch/ calls this too."""
+    typer.run(importlib.import_module(f"raygap.commands.{name}").main)
+
+
 def main() -> None:
     """Run the command that the command line names."""
     name, *others = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h"):
         print(USAGE)
     elif name == "--version":
+        from raygap.provenance import version_line
+
         print(version_line())
     elif name in COMMANDS:
         sys.argv = [f"raygap {name}", *others]
-        typer.run(importlib.import_module(f"raygap.commands.{name}").main)
+        run(name)
     else:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"

@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 import yaml
 
+from raygap.commands.options import SEARCH
 from raygap.ending import user_errors
 from raygap.schema import to_mapping
-from raygap.tracking.best_sources import find_best
 from raygap.tracking.wandb.layout import VALUE
 
 
@@ -27,13 +27,21 @@ def main(
             "offline files."
         ),
     ],
-    top: Annotated[int, typer.Option(min=1, help="How many configurations, best first.")] = 1,
+    top: Annotated[int, typer.Option(min=1, help="How many configurations, best first.", rich_help_panel=SEARCH)] = 1,
     metric: Annotated[
-        str, typer.Option(help="What is best, at the selected epoch: the highest, or of losses and gaps the lowest.")
+        str,
+        typer.Option(
+            help="What is best, at the selected epoch: the highest, or of losses and gaps the lowest.",
+            rich_help_panel=SEARCH,
+        ),
     ] = VALUE,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON, with the value of the metric.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="JSON, with the value of the metric.", rich_help_panel=SEARCH)
+    ] = False,
 ) -> None:
     """Print the best configuration of a sweep."""
+    from raygap.tracking.best_sources import find_best
+
     found = find_best(source, top, metric)
     if as_json:
         entries = [

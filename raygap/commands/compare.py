@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.box import SIMPLE
@@ -19,6 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from raygap.commands.options import (
+    DATA,
+    MACHINE,
+    SEARCH,
+    TRAINING,
+    WANDB,
     Address,
     Cache,
     KeepOverlap,
@@ -30,74 +35,113 @@ from raygap.commands.options import (
     reader_options,
     roots_by_dataset,
 )
-from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
-from raygap.data.prepare import default_cache, prepare
-from raygap.data.readers import READERS, read_clips
-from raygap.data.store import Store, store_key
+from raygap.data.prepared import default_cache
+from raygap.data.readers import READERS, check_source, read_clips
 from raygap.ending import user_errors
 from raygap.errors import UserError
+from raygap.plugins import file_name
 from raygap.schema import parse_assignments
-from raygap.search.comparison import Comparison, compare, read_comparison, write_comparison
-from raygap.search.journal import mend_journal
 from raygap.search.plan import locked, make_folder
 from raygap.search.ray_start import use_cluster, which_ray
-from raygap.search.shared import Swept, find_shared, print_shared
-from raygap.search.space import SEARCHABLE, SearchSpace
-from raygap.search.study import check_resumed
-from raygap.search.sweep import plan_placement
-from raygap.tracking.comparison_table import legend, narrow, table
+from raygap.search.space import SEARCHABLE, SearchSpace, check_method
 from raygap.tracking.run_folder import COMPARISON, JOURNAL
-from raygap.tracking.seed_results import seeds_bar
-from raygap.tracking.wandb.callback import check_login
 from raygap.tracking.wandb.layout import Mode
+
+if TYPE_CHECKING:
+    from raygap.search.comparison import Comparison
 
 
 @user_errors()
 def main(
-    dataset: Annotated[str | None, typer.Option(help=f"One or several, by comma, of: {', '.join(READERS)}.")] = None,
-    methods: Annotated[str | None, typer.Option(help=f"By comma, of: {', '.join(SEARCHABLE)}.")] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help=f"One or several, by comma, of: {', '.join(READERS)}; or module:function.", rich_help_panel=DATA
+        ),
+    ] = None,
     root: Annotated[
-        list[str] | None, typer.Option(help="Folder of the data set; NAME=FOLDER for each of several.")
+        list[str] | None,
+        typer.Option(help="Folder of the data set; NAME=FOLDER for each of several.", rich_help_panel=DATA),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(help=f"By comma, of: {', '.join(SEARCHABLE)}; or module:Class.", rich_help_panel=SEARCH),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials a method.", show_default="20", rich_help_panel=SEARCH)
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="Seconds that a method's trials take together, in place of --trials.", rich_help_panel=SEARCH
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Fresh seeds of each chosen configuration on test.", show_default="5", rich_help_panel=SEARCH
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Its folder.", show_default="runs/compare-<dataset>-<time>", rich_help_panel=SEARCH),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on with the comparison in this folder; --trials, --seeds and --methods may add to it.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared",
+            help="With several data sets: the configuration that suits all, a method.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = False,
+    protocol: Annotated[
+        Literal["validation", "paper"],
+        typer.Option(
+            help="paper: beside it, a second search a method that chooses on test, labelled so.", rich_help_panel=SEARCH
+        ),
+    ] = "validation",
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs a trial, all stages together.", rich_help_panel=TRAINING)
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="Hold a field fixed for all methods.", rich_help_panel=TRAINING
+        ),
     ] = None,
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
-    trials: Annotated[int | None, typer.Option(min=1, help="Trials a method.", show_default="20")] = None,
-    budget: Annotated[
-        float | None, typer.Option(min=1, help="Seconds that a method's trials take together, in place of --trials.")
-    ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=0, help="Fresh seeds of each chosen configuration on test.", show_default="5")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs a trial, all stages together.")] = None,
-    protocol: Annotated[
-        Literal["validation", "paper"],
-        typer.Option(help="paper: beside it, a second search a method that chooses on test, labelled so."),
-    ] = "validation",
-    shared: Annotated[
-        bool, typer.Option("--shared", help="With several data sets: the configuration that suits all, a method.")
-    ] = False,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Hold a field fixed for all methods.")
-    ] = None,
-    concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Trials at a time.", show_default="one a GPU or CPU")
-    ] = None,
-    address: Address = None,
-    out: Annotated[Path | None, typer.Option(help="Its folder.", show_default="runs/compare-<dataset>-<time>")] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(help="Go on with the comparison in this folder; --trials, --seeds and --methods may add to it."),
-    ] = None,
     cache: Cache = None,
     max_quarantine: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Share of clips that may be unusable.", show_default="0.05")
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Share of clips that may be unusable.", show_default="0.05", rich_help_panel=DATA
+        ),
     ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trials at a time.", show_default="one a GPU or CPU", rich_help_panel=MACHINE),
+    ] = None,
+    address: Address = None,
     trunk_gb: Annotated[
-        float | None, typer.Option(min=0, help="Limit of saved warm-ups; 0 trains each anew.", show_default="20")
+        float | None,
+        typer.Option(
+            min=0, help="Limit of saved warm-ups; 0 trains each anew.", show_default="20", rich_help_panel=MACHINE
+        ),
     ] = None,
     wandb: Annotated[
-        Mode | None, typer.Option(help="Log to Weights & Biases.", show_default="online with a key, else offline")
+        Mode | None,
+        typer.Option(
+            help="Log to Weights & Biases.", show_default="online with a key, else offline", rich_help_panel=WANDB
+        ),
     ] = None,
 ) -> None:
     """Compare methods at equal budget."""
@@ -105,6 +149,10 @@ def main(
     if trials and budget:
         raise UserError("--trials and --budget contradict each other; leave one out")
     chosen = _names(methods)
+    for method in chosen:
+        check_method(method)
+    from raygap.search.comparison import Comparison, read_comparison
+
     settings = {"wandb": wandb, "max_quarantine": max_quarantine, "trunk_gb": trunk_gb, "concurrency": concurrency}
     settings = {name: value for name, value in settings.items() if value is not None}
     if resume:
@@ -133,11 +181,11 @@ def main(
         names = _names(dataset)
         if not names or not chosen:
             raise UserError("--dataset and --methods are needed, or --resume with a comparison's folder")
-        fixed = parse_assignments(assignments or []) | ({"epochs": epochs} if epochs else {})
+        fixed = parse_assignments(assignments or [], chosen) | ({"epochs": epochs} if epochs else {})
         for field, why in {"method": "--methods names them", "protocol": "give --protocol"}.items():
             if field in fixed:
                 raise UserError(f"--set {field}: cannot be fixed here; {why}")
-        folder = out or Path("runs") / f"compare-{'-'.join(names)}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+        folder = out or Path("runs") / file_name(f"compare-{'-'.join(names)}-{datetime.now():%Y%m%d-%H%M%S}")
         if folder.exists() and any(folder.iterdir()):
             raise UserError(
                 f"{folder}: is not empty; go on with --resume {shlex.quote(str(folder))}, or choose another --out"
@@ -146,7 +194,7 @@ def main(
         options = reader_options(splits, val, keep_overlap)
         sources = {name: find_source(name, path, options, cache) for name, path in roots.items()}
         comparisons = {
-            folder / name if len(names) > 1 else folder: Comparison(
+            folder / file_name(name) if len(names) > 1 else folder: Comparison(
                 name,
                 path and str(path),
                 chosen,
@@ -161,9 +209,7 @@ def main(
             for name, (path, reader) in sources.items()
         }
     check_shared(shared, len(comparisons))
-    check_login(wandb)
     use_cluster(address)
-    print(f"comparing {which_ray()}")
     comparisons = {place: replace(comparison, **settings) for place, comparison in comparisons.items()}
     try:
         complete = _compare_all(console, comparisons, folder, shared)
@@ -179,17 +225,34 @@ def _names(given: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in (given or "").split(",") if name.strip()))
 
 
-def _compare_all(console: Console, comparisons: dict[Path, Comparison], folder: Path, shared: bool) -> bool:
+def _compare_all(console: Console, comparisons: dict[Path, "Comparison"], folder: Path, shared: bool) -> bool:
     """Run the comparison of each data set and print its table; whether every method has its result."""
+    data = {
+        place: (comparison.dataset, Path(comparison.root) if comparison.root else None, comparison.reader)
+        for place, comparison in comparisons.items()
+    }
+    for source in data.values():
+        check_source(*source)
+    plans = {place: comparison.plans() for place, comparison in comparisons.items()}
+    from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
+    from raygap.data.prepare import prepare
+    from raygap.data.store import Store, store_key
+    from raygap.search.comparison import compare, write_comparison
+    from raygap.search.journal import mend_journal
+    from raygap.search.shared import Swept, find_shared, print_shared
+    from raygap.search.study import check_resumed
+    from raygap.search.sweep import plan_placement
+    from raygap.tracking.comparison_table import legend, narrow, table
+    from raygap.tracking.seed_results import seeds_bar
+    from raygap.tracking.wandb.callback import check_login
+
+    print(f"comparing {which_ray()}")
     jobs = []
     for place, comparison in comparisons.items():
-        plans = comparison.plans()
-        for plan in plans.values():
+        check_login(comparison.wandb)
+        for plan in plans[place].values():
             plan_placement(plan, plan.concurrency)  # raises if the trials do not fit
-        clip_list = read_clips(
-            comparison.dataset, Path(comparison.root) if comparison.root else None, comparison.reader
-        )
-        jobs.append((place, comparison, next(iter(plans.values())).check(), clip_list))
+        jobs.append((place, comparison, next(iter(plans[place].values())).check(), read_clips(*data[place])))
     for place, comparison, *_ in jobs:  # all of them first, so that --resume finds them after an interruption
         make_folder(place, new=False)
         write_comparison(comparison, place)
@@ -216,8 +279,9 @@ def _compare_all(console: Console, comparisons: dict[Path, Comparison], folder: 
             with seeds_bar(console, comparison.seeds, config.epochs) as report:
                 results = compare(comparison, place, store, report, console.print)
         for method in comparison.methods:
-            plan = replace(comparison.plans()[method], trunk_gb=0.0)  # its warm-ups are gone
-            swept.setdefault(method, []).append(Swept(plan, place / method, store))
+            name = file_name(method)
+            plan = replace(comparison.plans()[name], trunk_gb=0.0)  # its warm-ups are gone
+            swept.setdefault(name, []).append(Swept(plan, place / name, store))
         header, *rows = narrow(table(results))
         shown = Table(box=SIMPLE, title=comparison.dataset)
         for name in header:

@@ -16,7 +16,7 @@ Each read-out holds logits, or probabilities whose rows sum to 1: which one was 
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.box import SIMPLE
@@ -24,32 +24,30 @@ from rich.console import Console
 from rich.table import Table
 
 from raygap.commands.options import (
+    DATA,
     Cache,
     KeepOverlap,
     MaxQuarantine,
     Root,
     Splits,
     Val,
+    check_network,
     find_source,
     preparation_bar,
     reader_options,
 )
 from raygap.data.clips import ReaderOptions
-from raygap.data.predictions import MODALITIES, READOUTS, Predictions, read_predictions
-from raygap.data.prepare import default_cache, prepare
-from raygap.data.readers import READERS, read_clips
-from raygap.data.store import Store
+from raygap.data.prepared import default_cache
+from raygap.data.readers import READERS, check_source, read_clips
 from raygap.ending import user_errors
 from raygap.errors import UserError
-from raygap.imbalance.gap import GapScore
+from raygap.imbalance import GapScore
 from raygap.search.plan import read_plan
-from raygap.tracking.diagnosis import Diagnosis, diagnose, write_diagnosis
-from raygap.tracking.diagnosis.findings import judged
-from raygap.tracking.diagnosis.page import BALANCED, PAGE
-from raygap.tracking.diagnosis.verdict import advice, verdict
-from raygap.tracking.report.run import best_checkpoint
 from raygap.tracking.run_folder import PLAN
-from raygap.training.inference import fingerprint, store_predictions, trained_config, write_correction
+
+if TYPE_CHECKING:
+    from raygap.data.predictions import Predictions
+    from raygap.tracking.diagnosis import Diagnosis
 
 
 @user_errors()
@@ -57,42 +55,77 @@ def main(
     source: Annotated[
         Path, typer.Argument(help="A sweep's run folder, a best.pt, or a .npz, .parquet or .csv of predictions.")
     ],
+    split: Annotated[
+        Literal["train", "val", "test"] | None,
+        typer.Option(
+            help="Clips that all but the gaps is about; test is read only when asked.",
+            show_default="val",
+            rich_help_panel="Diagnosis",
+        ),
+    ] = None,
+    correct: Annotated[
+        bool,
+        typer.Option(
+            "--correct",
+            help="Fit corrections of the decision layer to val, cross-fitted; save them.",
+            rich_help_panel="Diagnosis",
+        ),
+    ] = False,
+    score: Annotated[
+        GapScore | None,
+        typer.Option(
+            help="What the mixture is fitted to.",
+            show_default="the training's, or absolute",
+            rich_help_panel="Diagnosis",
+        ),
+    ] = None,
+    values: Annotated[
+        Literal["logits", "probabilities"] | None,
+        typer.Option(
+            help="What a file of predictions holds.", show_default="seen from the values", rich_help_panel="Diagnosis"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Its folder.", show_default="diagnosis beside the source", rich_help_panel="Diagnosis"),
+    ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help=f"Data set of a best.pt: {', '.join(READERS)}.", show_default="that of its sweep"),
+        typer.Option(
+            help=f"Data set of a best.pt: {', '.join(READERS)}.", show_default="that of its sweep", rich_help_panel=DATA
+        ),
     ] = None,
     root: Root = None,
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
-    split: Annotated[
-        Literal["train", "val", "test"] | None,
-        typer.Option(help="Clips that all but the gaps is about; test is read only when asked.", show_default="val"),
-    ] = None,
-    correct: Annotated[
-        bool, typer.Option("--correct", help="Fit corrections of the decision layer to val, cross-fitted; save them.")
-    ] = False,
-    score: Annotated[
-        GapScore | None, typer.Option(help="What the mixture is fitted to.", show_default="the training's, or absolute")
-    ] = None,
-    values: Annotated[
-        Literal["logits", "probabilities"] | None,
-        typer.Option(help="What a file of predictions holds.", show_default="seen from the values"),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Its folder.", show_default="diagnosis beside the source")] = None,
     cache: Cache = None,
     max_quarantine: MaxQuarantine = 0.05,
 ) -> None:
     """Look into a trained model: gap, contributions, decision layer, calibration, and what to try."""
     console = Console()
+    trained = source.is_dir() or source.suffix == ".pt"
+    if not trained and not source.is_file():
+        raise UserError(f"{source}: no such file")
+    if trained:
+        check_network(source)
+        found = _data_set(source, dataset, root, reader_options(splits, val, keep_overlap), cache, max_quarantine)
+        name, where, reader, stores, share = found
+        check_source(name, where, reader)
+    from raygap.data.predictions import read_predictions
+    from raygap.data.prepare import prepare
+    from raygap.data.store import Store
+    from raygap.tracking.diagnosis import diagnose, write_diagnosis
+    from raygap.tracking.diagnosis.page import BALANCED, PAGE
+    from raygap.tracking.report.run import best_checkpoint
+    from raygap.training.inference import fingerprint, store_predictions, trained_config
+
     store, method, metrics, seed, network = None, "", None, 0, None
-    if source.is_dir() or source.suffix == ".pt":
+    if trained:
         best = best_checkpoint(source) if source.is_dir() else source
         config = trained_config(best)
         if correct and config.protocol == "paper":
             raise UserError(f"{best}: --correct needs clips held out of training; protocol paper trained on val too")
-        found = _data_set(best, dataset, root, reader_options(splits, val, keep_overlap), cache, max_quarantine)
-        name, where, reader, stores, share = found
         with preparation_bar(console) as progress:
             path = prepare(
                 read_clips(name, where, reader), config.prepare, stores, max_quarantine=share, progress=progress
@@ -135,20 +168,29 @@ def main(
 
 
 def _data_set(
-    best: Path, dataset: str | None, root: Path | None, reader: ReaderOptions, cache: Path | None, max_quarantine: float
+    source: Path,
+    dataset: str | None,
+    root: Path | None,
+    reader: ReaderOptions,
+    cache: Path | None,
+    max_quarantine: float,
 ) -> tuple[str, Path | None, ReaderOptions, Path, float]:
     """As given, or as the plan of the sweep says that the network lies in."""
     if dataset:
         return dataset, *find_source(dataset, root, reader, cache), cache or default_cache(), max_quarantine
-    for folder in best.resolve().parents[:4]:
+    for folder in (source.resolve(), *source.resolve().parents[:4]):
         if (folder / PLAN).exists():
             plan = read_plan(folder)
             where = root or (Path(plan.root) if plan.root else None)
             return plan.dataset, where, plan.reader, cache or Path(plan.cache), plan.max_quarantine
-    raise UserError(f"{best}: lies in no sweep that would name its data; give --dataset and --root")
+    raise UserError(f"{source}: lies in no sweep that would name its data; give --dataset and --root")
 
 
-def _save_corrections(diagnosis: Diagnosis, predictions: Predictions, folder: Path, network: str | None) -> list[Path]:
+def _save_corrections(
+    diagnosis: "Diagnosis", predictions: "Predictions", folder: Path, network: str | None
+) -> list[Path]:
+    from raygap.training.inference import write_correction
+
     saved = []
     for found in diagnosis.corrections:
         path = folder / f"correction-{found.correction.name}.json"
@@ -158,7 +200,11 @@ def _save_corrections(diagnosis: Diagnosis, predictions: Predictions, folder: Pa
     return saved
 
 
-def _print(console: Console, diagnosis: Diagnosis) -> None:
+def _print(console: Console, diagnosis: "Diagnosis") -> None:
+    from raygap.data.predictions import MODALITIES, READOUTS
+    from raygap.tracking.diagnosis.findings import judged
+    from raygap.tracking.diagnosis.verdict import advice, verdict
+
     shapley = diagnosis.shapley["read-outs"]
     table = Table("", *READOUTS, box=SIMPLE)
     table.add_row("accuracy", *(f"{diagnosis.right[name].mean():.3f}" for name in READOUTS))

@@ -1,4 +1,8 @@
-"""What the commands in launch/ share."""
+"""What the commands in launch/ share.
+
+A command imports at its top what its options and their checks need, and what takes seconds to import (Ray, torch,
+Optuna) where it is used, behind the checks: neither its help nor an error about the command line waits for it.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,42 +16,77 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from raygap.data.clips import ReaderOptions
-from raygap.data.prepare import default_cache
-from raygap.data.prepared import noted_source
+from raygap.data.prepared import default_cache, noted_source
 from raygap.data.readers import find_reader
 from raygap.errors import UserError
+from raygap.tracking.run_folder import PLAN
+
+# The groups in which --help shows options.
+DATA, SEARCH, TRAINING, MACHINE, WANDB = "Data", "Search", "Training", "Machine", "Weights & Biases"
 
 Root = Annotated[
     Path | None,
-    typer.Option(help="Folder of the data set, or a manifest CSV.", show_default="as launch/prepare.py read it last"),
+    typer.Option(
+        help="Folder of the data set, or a manifest CSV.",
+        show_default="as launch/prepare.py read it last",
+        rich_help_panel=DATA,
+    ),
 ]
 Cache = Annotated[
-    Path | None, typer.Option(help="Where stores are kept.", show_default="RAYGAP_CACHE, else ~/.cache/raygap")
+    Path | None,
+    typer.Option(
+        help="Where stores are kept.", show_default="RAYGAP_CACHE, else ~/.cache/raygap", rich_help_panel=DATA
+    ),
 ]
-MaxQuarantine = Annotated[float, typer.Option(min=0, max=1, help="Share of clips that may be unusable.")]
-Splits = Annotated[Path | None, typer.Option(help="Folder of the split files.", show_default="that of the data set")]
+MaxQuarantine = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of clips that may be unusable.", rich_help_panel=DATA)
+]
+Splits = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the split files.", show_default="that of the data set", rich_help_panel=DATA),
+]
 Val = Annotated[
     Literal["stratified", "actors"] | None,
-    typer.Option(help="How validation is carved from train (cremad).", show_default="stratified"),
+    typer.Option(help="How validation is carved from train (cremad).", show_default="stratified", rich_help_panel=DATA),
 ]
 KeepOverlap = Annotated[
     bool,
-    typer.Option("--keep-overlap", help="Leave clips in train that stand in val or test too (ave, kinetic_sound)."),
+    typer.Option(
+        "--keep-overlap",
+        help="Leave clips in train that stand in val or test too (ave, kinetic_sound).",
+        rich_help_panel=DATA,
+    ),
 ]
 
 Workers = Annotated[
     int | None,
     typer.Option(
-        "--workers-per-trial", min=1, help="Processes that train a trial together, a GPU each.", show_default="1"
+        "--workers-per-trial",
+        min=1,
+        help="Processes that train a trial together, a GPU each.",
+        show_default="1",
+        rich_help_panel=MACHINE,
     ),
 ]
 CpusPerWorker = Annotated[
     float | None,
-    typer.Option("--cpus-per-worker", min=0.001, help="CPUs of each.", show_default="compute.threads, or a share"),
+    typer.Option(
+        "--cpus-per-worker",
+        min=0.001,
+        help="CPUs of each.",
+        show_default="compute.threads, or a share",
+        rich_help_panel=MACHINE,
+    ),
 ]
 GpusPerWorker = Annotated[
     float | None,
-    typer.Option("--gpus-per-worker", min=0, help="GPUs of each, or a part of one.", show_default="1, or a share"),
+    typer.Option(
+        "--gpus-per-worker",
+        min=0,
+        help="GPUs of each, or a part of one.",
+        show_default="1, or a share",
+        rich_help_panel=MACHINE,
+    ),
 ]
 
 Address = Annotated[
@@ -55,6 +94,7 @@ Address = Annotated[
     typer.Option(
         help="Ray cluster to work on: HOST:PORT of its head, or auto, the one on this machine.",
         show_default="RAY_ADDRESS, else a Ray of its own",
+        rich_help_panel=MACHINE,
     ),
 ]
 
@@ -85,6 +125,14 @@ def find_source(
         val=options.val or earlier.val,
         keep_overlap=options.keep_overlap or earlier.keep_overlap,
     )
+
+
+def check_network(path: Path) -> None:
+    """Raise UserError unless this is a file, as a best.pt is, or a folder that holds a sweep."""
+    if path.is_dir() and not (path / PLAN).exists():
+        raise UserError(f"{path}: holds no sweep ({PLAN} is missing); give its folder, or a best.pt")
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint")
 
 
 def check_shared(shared: bool, datasets: int) -> None:

@@ -13,34 +13,48 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from joblib import cpu_count
 from rich.console import Console
 
-from raygap.commands.options import preparation_bar
-from raygap.data.tables import table_writer
+from raygap.commands.options import MACHINE, check_network, preparation_bar
 from raygap.ending import user_errors
 from raygap.errors import UserError
-from raygap.tracking.report.run import best_checkpoint
-from raygap.training.inference import Classifier, answer_columns, answer_row, answers, read_correction, read_media
 
 
 @user_errors()
 def main(
     media: Annotated[list[Path], typer.Argument(help="Video and sound files, and .csv files that list clips.")],
-    checkpoint: Annotated[Path, typer.Option(help="best.pt of a training, or a sweep's run folder.")],
+    checkpoint: Annotated[
+        Path, typer.Option(help="best.pt of a training, or a sweep's run folder.", rich_help_panel="Prediction")
+    ],
     correction: Annotated[
-        Path | None, typer.Option(help="A correction of the decision layer, by launch/diagnose.py --correct.")
+        Path | None,
+        typer.Option(
+            help="A correction of the decision layer, by launch/diagnose.py --correct.", rich_help_panel="Prediction"
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="A .csv or .parquet file.", show_default="CSV on standard output")
+        Path | None,
+        typer.Option(
+            help="A .csv or .parquet file.", show_default="CSV on standard output", rich_help_panel="Prediction"
+        ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that decode.", show_default="one a core")
+        int | None,
+        typer.Option(min=1, help="Processes that decode.", show_default="one a core", rich_help_panel=MACHINE),
     ] = None,
 ) -> None:
     """Class probabilities of clips by a trained network, fused and by modality."""
     if out and out.suffix not in (".csv", ".parquet"):
         raise UserError(f"--out {out}: unknown kind of file; end it in .csv or .parquet")
+    check_network(checkpoint)
+    if correction and not correction.exists():
+        raise UserError(f"{correction}: no such file")
+    from joblib import cpu_count
+
+    from raygap.data.tables import table_writer
+    from raygap.tracking.report.run import best_checkpoint
+    from raygap.training.inference import Classifier, answer_columns, answer_row, answers, read_correction, read_media
+
     classifier = Classifier.load(best_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint)
     corrected, known = read_correction(correction, classifier) if correction else (None, True)
     if not known:

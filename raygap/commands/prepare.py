@@ -6,13 +6,15 @@ python launch/prepare.py --dataset cremad --root /data/CREMA-D --inspect
 python launch/prepare.py --dataset ave --root /shared/AVE_Dataset --cache /shared/stores --address auto
 """
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from raygap.commands.options import (
+    DATA,
+    MACHINE,
     Cache,
     KeepOverlap,
     MaxQuarantine,
@@ -23,17 +25,17 @@ from raygap.commands.options import (
     preparation_bar,
     reader_options,
 )
-from raygap.commands.remarks import on_silence, print_remarks
 from raygap.data.clips import SPLITS
-from raygap.data.inspection import PAGE, oddities, tables, write_page
-from raygap.data.prepare import default_cache, prepare
-from raygap.data.prepared import note_source
+from raygap.data.prepared import default_cache, note_source
 from raygap.data.readers import READERS, read_clips
-from raygap.data.store import QUARANTINED, Store
 from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.schema import from_mapping, parse_assignments
+from raygap.search.ray_start import start_ray, use_cluster, which_ray
 from raygap.search.space import load_space
+
+if TYPE_CHECKING:
+    from raygap.data.store import Store
 
 SHOWN = 10
 """Quarantined clips that are printed; the store lists them all."""
@@ -41,31 +43,47 @@ SHOWN = 10
 
 @user_errors()
 def main(
-    dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(READERS)}.")],
+    dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(READERS)}.", rich_help_panel=DATA)],
     root: Root = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="A prepare.* field; may be repeated.", rich_help_panel=DATA),
+    ] = None,
+    inspect: Annotated[
+        bool,
+        typer.Option(
+            "--inspect", help="Print what the store holds, and write a page with some clips.", rich_help_panel=DATA
+        ),
+    ] = False,
+    refresh: Annotated[
+        bool,
+        typer.Option(
+            "--refresh",
+            help="Make the store anew, even if the media seem to be those it was made of.",
+            rich_help_panel=DATA,
+        ),
+    ] = False,
+    cache: Cache = None,
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
-    cache: Cache = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A prepare.* field; may be repeated.")
-    ] = None,
     max_quarantine: MaxQuarantine = 0.05,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; with --address, tasks at a time.", show_default="one a core")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes; with --address, tasks at a time.",
+            show_default="one a core",
+            rich_help_panel=MACHINE,
+        ),
     ] = None,
     address: Annotated[
         str | None,
         typer.Option(
-            help="Spread the work over this Ray cluster (auto: the one on this machine); needs a shared disk."
+            help="Spread the work over this Ray cluster (auto: the one on this machine); needs a shared disk.",
+            rich_help_panel=MACHINE,
         ),
     ] = None,
-    refresh: Annotated[
-        bool, typer.Option("--refresh", help="Make the store anew, even if the media seem to be those it was made of.")
-    ] = False,
-    inspect: Annotated[
-        bool, typer.Option("--inspect", help="Print what the store holds, and write a page with some clips.")
-    ] = False,
 ) -> None:
     """Decode a data set once into a packed store, and print where it lies."""
     fields = parse_assignments(assignments or [])
@@ -77,7 +95,15 @@ def main(
     root, reader = find_source(dataset, root, reader_options(splits, val, keep_overlap), cache)
     clip_list = read_clips(dataset, root, reader)
     if address:
-        _connect(address)
+        use_cluster(address)
+    from raygap.commands.remarks import on_silence, print_remarks
+    from raygap.data.inspection import PAGE, oddities, write_page
+    from raygap.data.prepare import prepare
+    from raygap.data.store import QUARANTINED, Store
+
+    if address:
+        typer.echo(f"decoding {which_ray()}")
+        start_ray()
     try:
         with preparation_bar(Console()) as progress:
             path = prepare(
@@ -114,15 +140,9 @@ def main(
         typer.echo(f"page: {write_page(store, path / PAGE)}")
 
 
-def _connect(address: str) -> None:
-    from raygap.search.ray_start import start_ray, use_cluster, which_ray
+def _print_tables(store: "Store") -> None:
+    from raygap.data.inspection import tables
 
-    use_cluster(address)
-    typer.echo(f"decoding {which_ray()}")
-    start_ray()
-
-
-def _print_tables(store: Store) -> None:
     for title, (header, *rows) in tables(store).items():
         table = Table(*header, title=title, title_justify="left")
         for row in rows:

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
+from raygap.commands.options import WANDB
 from raygap.ending import user_errors
 from raygap.errors import UserError
-from raygap.tracking.report import write_report
-from raygap.tracking.run_folder import PLAN
+from raygap.tracking.run_folder import PLAN, check_sweep
 
 TABLE = "comparison.md"
 
@@ -21,13 +21,22 @@ TABLE = "comparison.md"
 def main(
     run: Annotated[Path, typer.Argument(help="A run folder, or one that holds several, as a comparison's does.")],
     publish: Annotated[
-        bool, typer.Option("--publish", help="Write a report at W&B too, or bring the one that is there up to date.")
+        bool,
+        typer.Option(
+            "--publish",
+            help="Write a report at W&B too, or bring the one that is there up to date.",
+            rich_help_panel=WANDB,
+        ),
     ] = False,
 ) -> None:
     """Write report.html of a sweep, and on request its report at W&B."""
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder")
     inside = [] if (run / PLAN).exists() else sorted(file.parent for file in run.rglob(f"*/{PLAN}"))
+    if not inside:
+        check_sweep(run)
+    from raygap.tracking.report.page import write_report
+
     for folder in inside or [run]:
         try:
             print(write_report(folder))

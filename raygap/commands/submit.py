@@ -14,13 +14,13 @@ import sys
 import tempfile
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import requests
 import typer
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from raygap.cluster.submission import (
+    OWN_CODE,
     RUN,
     SPACE,
     Environment,
@@ -29,6 +29,7 @@ from raygap.cluster.submission import (
     describe,
     fetch,
     follow,
+    load_own_code,
     look_up,
     missing_package,
     pack,
@@ -36,11 +37,16 @@ from raygap.cluster.submission import (
     stop,
     submit,
 )
+from raygap.commands.options import MACHINE
 from raygap.ending import user_errors
 from raygap.errors import UserError, first_line
+from raygap.plugins import LOADED, file_name
 from raygap.private import without_passwords
 from raygap.storage import split_storage
 from raygap.tracking.run_folder import PLAN
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
 REPOSITORY = Path(__file__).parents[2]
 RUNS = Path("runs")
@@ -54,31 +60,46 @@ RESUME = "raygap_resume"
 def main(
     sweep: Annotated[list[str] | None, typer.Argument(help="After --: the options of launch/sweep.py.")] = None,
     address: Annotated[
-        str | None, typer.Option(help="The cluster's dashboard: http://HEAD:8265.", envvar="RAY_API_SERVER_ADDRESS")
+        str | None,
+        typer.Option(
+            help="The cluster's dashboard: http://HEAD:8265.", envvar="RAY_API_SERVER_ADDRESS", rich_help_panel=MACHINE
+        ),
     ] = None,
     storage: Annotated[
         str,
         typer.Option(
             help="Folder in the cluster that all its nodes share, for runs/ and stores/, or where they share none, an "
-            "object store for copies of both: s3://BUCKET/PATH, gs://BUCKET/PATH."
+            "object store for copies of both: s3://BUCKET/PATH, gs://BUCKET/PATH.",
+            rich_help_panel=MACHINE,
         ),
     ] = HOME,
     environment: Annotated[
-        Environment, typer.Option(help="The cluster's own Python, or one made from uv.lock on each node.")
+        Environment,
+        typer.Option(help="The cluster's own Python, or one made from uv.lock on each node.", rich_help_panel=MACHINE),
     ] = "cluster",
     env: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Variable whose value goes along, unseen; may be repeated."),
+        typer.Option(
+            metavar="NAME", help="Variable whose value goes along, unseen; may be repeated.", rich_help_panel=MACHINE
+        ),
     ] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")] = False,
-    preflight: Annotated[bool, typer.Option("--preflight", help="Only check the cluster; send nothing.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end.", rich_help_panel="Job")] = False,
     follow_job: Annotated[
-        str | None, typer.Option("--follow", metavar="ID", help="Follow this job's log, then fetch its results.")
+        str | None,
+        typer.Option(
+            "--follow", metavar="ID", help="Follow this job's log, then fetch its results.", rich_help_panel="Job"
+        ),
     ] = None,
-    status: Annotated[str | None, typer.Option(metavar="ID", help="Say how this job is doing.")] = None,
+    status: Annotated[
+        str | None, typer.Option(metavar="ID", help="Say how this job is doing.", rich_help_panel="Job")
+    ] = None,
     stop_job: Annotated[
-        str | None, typer.Option("--stop", metavar="ID", help="Stop this job; its sweep can be resumed.")
+        str | None,
+        typer.Option("--stop", metavar="ID", help="Stop this job; its sweep can be resumed.", rich_help_panel="Job"),
     ] = None,
+    preflight: Annotated[
+        bool, typer.Option("--preflight", help="Only check the cluster; send nothing.", rich_help_panel="Job")
+    ] = False,
 ) -> None:
     """Send a sweep to a running Ray cluster, follow it and fetch its results."""
     asked = [option for option in (preflight, follow_job, status, stop_job) if option]
@@ -151,7 +172,7 @@ def _send(
     sweep: list[str], address: str, storage: str, environment: Environment, variables: dict[str, str], detach: bool
 ) -> None:
     options = _options(sweep)
-    name = options["name"] or f"{options['dataset'].replace(',', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
+    name = options["name"] or file_name(f"{options['dataset'].replace(',', '-')}-{datetime.now():%Y%m%d-%H%M%S}")
     _, kept_at = split_storage(storage)
     run = str(options["out"] or f"{HOME if kept_at else storage}/runs/{name}")
     if (RUNS / Path(run).name / PLAN).exists():
@@ -165,7 +186,10 @@ def _send(
     again = ["--out", run] if options["out"] else ["--name", name]
     resume = shlex.join(["--storage", storage, "--", "--dataset", options["dataset"], "--resume", *again])
     client = connect(address)
-    job = _submit(client, command, environment, variables, {RUN: run, RESUME: resume}, options["space"])
+    if options["resume"]:  # what it needs stands in the plan, which is in the cluster
+        load_own_code(client, run)
+    about = {RUN: run, RESUME: resume, OWN_CODE: ",".join(LOADED)}
+    job = _submit(client, command, environment, variables, about, options["space"])
     print(f"sent; {job} runs {run}", flush=True)
     if detach:
         _print_what_next(client, job)
@@ -174,7 +198,7 @@ def _send(
 
 
 def _submit(
-    client: JobSubmissionClient,
+    client: "JobSubmissionClient",
     command: list[str],
     environment: Environment,
     variables: dict[str, str],
@@ -193,14 +217,16 @@ def _cache(options: dict[str, Any], storage: str) -> str:
     return str(options.get("cache") or f"{HOME if '://' in storage else storage}/stores")
 
 
-def _print_what_next(client: JobSubmissionClient, job: str) -> None:
+def _print_what_next(client: "JobSubmissionClient", job: str) -> None:
     address = without_passwords(client.get_address())
     for option in ("follow", "status", "stop"):
         command = ["python", "launch/submit.py", "--address", address, f"--{option}", job]
         print(f"{option + ':':8} {shlex.join(command)}")
 
 
-def _follow(client: JobSubmissionClient, job: str) -> None:
+def _follow(client: "JobSubmissionClient", job: str) -> None:
+    from ray.job_submission import JobStatus
+
     look_up(client, job)
     try:
         info = follow(client, job, lambda text: print(text, end="", flush=True))
@@ -222,7 +248,9 @@ def _print_hint(log: str) -> None:
         print(f"the cluster's Python has no {package}: --environment uv brings what raygap needs")
 
 
-def _fetch(client: JobSubmissionClient, info: JobDetails, run: str) -> None:
+def _fetch(client: "JobSubmissionClient", info: "JobDetails", run: str) -> None:
+    from ray.job_submission import JobStatus
+
     files = fetch(client, info, RUNS / Path(run).name)
     print("\n".join(f"fetched: {file}" for file in files) or "nothing to fetch: no trial is complete")
     print(f"everything else lies in the cluster: {run}")
@@ -234,6 +262,8 @@ def _fetch(client: JobSubmissionClient, info: JobDetails, run: str) -> None:
 def _preflight(
     address: str, options: dict[str, Any], storage: str, environment: Environment, variables: dict[str, str]
 ) -> None:
+    from ray.job_submission import JobStatus
+
     command = ["python3", "launch/preflight.py", "--storage", storage, "--cache", _cache(options, storage)]
     for root in options.get("root", []):
         command += ["--root", root[root.index("/") :]]

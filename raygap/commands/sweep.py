@@ -12,13 +12,18 @@ import sys
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
 from rich.console import Console
 
 from raygap.commands.options import (
+    DATA,
+    MACHINE,
+    SEARCH,
+    TRAINING,
+    WANDB,
     Address,
     Cache,
     CpusPerWorker,
@@ -33,98 +38,143 @@ from raygap.commands.options import (
     reader_options,
     roots_by_dataset,
 )
-from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
-from raygap.data.clips import ClipList
-from raygap.data.prepare import default_cache, prepare
-from raygap.data.readers import READERS, read_clips
-from raygap.data.store import Store, store_key
+from raygap.data.clips import ClipList, ReaderOptions
+from raygap.data.prepared import default_cache
+from raygap.data.readers import READERS, check_source, read_clips
 from raygap.ending import user_errors
 from raygap.errors import UserError
+from raygap.plugins import file_name
 from raygap.schema import parse_assignments, to_mapping
-from raygap.search.job import Outcome, judged_on, run_sweep
-from raygap.search.journal import mend_journal
-from raygap.search.kept import check_storage, fetch_run
-from raygap.search.placement import in_words
 from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
 from raygap.search.ray_start import use_cluster, which_ray
-from raygap.search.shared import SHARED, Swept, find_shared, print_shared
 from raygap.search.space import SEARCHABLE, SearchSpace
-from raygap.search.study import check_resumed
-from raygap.search.sweep import plan_placement
 from raygap.storage import Storage, split_storage
 from raygap.tracking.run_folder import BEST, JOURNAL, PLAN, REPORT, TRIALS
-from raygap.tracking.seed_results import seeds_bar, seeds_table
-from raygap.tracking.wandb.callback import check_login
 from raygap.tracking.wandb.layout import Mode
+
+if TYPE_CHECKING:
+    from raygap.search.job import Outcome
 
 RUNS = Path("runs")
 
 
 @user_errors()
 def main(
-    dataset: Annotated[str, typer.Option(help=f"One, or several by comma, of: {', '.join(READERS)}.")],
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help=f"One, or several by comma, of: {', '.join(READERS)}; or module:function.", rich_help_panel=DATA
+        ),
+    ],
     root: Annotated[
         list[str] | None,
-        typer.Option(help="Folder of the data set, or a manifest CSV; NAME=FOLDER for each of several data sets."),
+        typer.Option(
+            help="Folder of the data set, or a manifest CSV; NAME=FOLDER for each of several data sets.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help=f"One of: {', '.join(SEARCHABLE)}; or module:Class.", rich_help_panel=SEARCH)
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials in all, also with --resume.", rich_help_panel=SEARCH)
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs a trial, all stages together.", rich_help_panel=TRAINING)
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="Hold a field fixed; may be repeated.", rich_help_panel=TRAINING
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run folder under runs/.", rich_help_panel=SEARCH)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder.", show_default="runs/<name>", rich_help_panel=SEARCH)
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a sweep (the newest without --name).", rich_help_panel=SEARCH)
+    ] = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=0, help="Fresh seeds for the final test result.", show_default="3", rich_help_panel=SEARCH),
+    ] = None,
+    space: Annotated[
+        Path | None, typer.Option(help="A search space in place of search_spaces/.", rich_help_panel=SEARCH)
+    ] = None,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared",
+            help="With several data sets: find the one configuration that suits all.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = False,
+    time_budget: Annotated[
+        float | None, typer.Option(min=1, help="Seconds after which the sweep stops.", rich_help_panel=SEARCH)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print configuration, space and plan; do nothing.", rich_help_panel=SEARCH)
+    ] = False,
+    test_seeds: Annotated[
+        int | None, typer.Option(min=0, hidden=True, help="As --seeds.", rich_help_panel=SEARCH)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the search and of each trial.", rich_help_panel=TRAINING)
     ] = None,
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
-    method: Annotated[str | None, typer.Option(help=f"One of: {', '.join(SEARCHABLE)}.")] = None,
-    space: Annotated[Path | None, typer.Option(help="A search space in place of search_spaces/.")] = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="Trials in all, also with --resume.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs a trial, all stages together.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the search and of each trial.")] = None,
-    concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Trials at a time.", show_default="one a GPU or CPU")
+    cache: Cache = None,
+    max_quarantine: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Share of clips that may be unusable.", show_default="0.05", rich_help_panel=DATA
+        ),
     ] = None,
-    workers: Workers = None,
-    cpus_per_worker: CpusPerWorker = None,
-    gpus_per_worker: GpusPerWorker = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trials at a time.", show_default="one a GPU or CPU", rich_help_panel=MACHINE),
+    ] = None,
     address: Address = None,
-    time_budget: Annotated[float | None, typer.Option(min=1, help="Seconds after which the sweep stops.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run folder under runs/.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/<name>")] = None,
     storage: Annotated[
         str | None,
         typer.Option(
             help="Folder that all machines share, for runs/ and stores/, or where they share none, an object store "
             "for copies of both: s3://BUCKET/PATH, gs://BUCKET/PATH.",
+            rich_help_panel=MACHINE,
         ),
     ] = None,
-    shared: Annotated[
-        bool, typer.Option("--shared", help="With several data sets: find the one configuration that suits all.")
-    ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a sweep (the newest without --name).")] = False,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Hold a field fixed; may be repeated.")
-    ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=0, help="Fresh seeds for the final test result.", show_default="3")
-    ] = None,
-    test_seeds: Annotated[int | None, typer.Option(min=0, hidden=True, help="As --seeds.")] = None,
-    cache: Cache = None,
-    max_quarantine: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Share of clips that may be unusable.", show_default="0.05")
-    ] = None,
+    workers: Workers = None,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = None,
     trunk_gb: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Limit of saved warm-ups beside the run folder; 0 trains each anew.", show_default="20"
+            min=0,
+            help="Limit of saved warm-ups beside the run folder; 0 trains each anew.",
+            show_default="20",
+            rich_help_panel=MACHINE,
         ),
     ] = None,
     wandb: Annotated[
-        Mode | None, typer.Option(help="Log to Weights & Biases.", show_default="online with a key, else offline")
+        Mode | None,
+        typer.Option(
+            help="Log to Weights & Biases.", show_default="online with a key, else offline", rich_help_panel=WANDB
+        ),
     ] = None,
     wandb_project: Annotated[
-        str | None, typer.Option(help="Project there.", show_default="WANDB_PROJECT, else raygap")
+        str | None,
+        typer.Option(help="Project there.", show_default="WANDB_PROJECT, else raygap", rich_help_panel=WANDB),
     ] = None,
     wandb_entity: Annotated[
-        str | None, typer.Option(help="Team or user there.", show_default="WANDB_ENTITY, else the key's own")
+        str | None,
+        typer.Option(
+            help="Team or user there.", show_default="WANDB_ENTITY, else the key's own", rich_help_panel=WANDB
+        ),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print configuration, space and plan; do nothing.")
-    ] = False,
 ) -> None:
     """Search a method's configuration on a data set."""
     console = Console()
@@ -161,6 +211,8 @@ def main(
         places = _places(folder, names)
         for place in places.values():
             if kept_at:
+                from raygap.search.kept import fetch_run
+
                 fetch_run(_copy_of(place, folder, kept_at), place)
         plans = {place: read_plan(place) for place in places.values()}
         for dataset_name, place in places.items():
@@ -177,7 +229,7 @@ def main(
             for place, plan in plans.items()
         }
     else:
-        fixed = parse_assignments(assignments or [], method)
+        fixed = parse_assignments(assignments or [], [method] if method else [])
         given = {"epochs": epochs, "seed": seed, "compute.workers": workers}
         fixed |= {path: value for path, value in given.items() if value is not None}
         options = reader_options(splits, val, keep_overlap)
@@ -199,7 +251,7 @@ def main(
         }
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         methods = dict.fromkeys(plan.fixed["method"] for plan in made.values())
-        folder = out or runs / (name or f"{'-'.join(names)}-{'-'.join(methods)}-{stamp}")
+        folder = out or runs / (name or file_name(f"{'-'.join(names)}-{'-'.join(methods)}-{stamp}"))
         plans = {place: made[dataset_name] for dataset_name, place in _places(folder, names).items()}
     if kept_at:
         plans = {place: replace(plan, storage=_copy_of(place, folder, kept_at).uri) for place, plan in plans.items()}
@@ -207,21 +259,25 @@ def main(
         raise UserError("--shared: what suits all is found on validation; leave protocol=paper out")
     for place, plan in plans.items():
         plan.check(_source(place))
+    if not dry_run:  # whose data may lie in a cluster
+        for plan in plans.values():
+            check_source(*_data_of(plan))
     use_cluster(address)
-    for place, plan in plans.items():
-        if dry_run:
-            _print_plan(plan, place)
-        else:
-            plan_placement(plan, plan.concurrency)  # raises if the trials do not fit
-            check_login(plan.wandb, plan.wandb_project, plan.wandb_entity)
-            if plan.storage:
-                check_storage(Storage(plan.storage), new=not resume)
     if dry_run:
+        for place, plan in plans.items():
+            _print_plan(plan, place)
         return
-    lists = {
-        place: read_clips(plan.dataset, Path(plan.root) if plan.root else None, plan.reader)
-        for place, plan in plans.items()
-    }
+    from raygap.search.kept import check_storage
+    from raygap.search.shared import SHARED, Swept, find_shared, print_shared
+    from raygap.search.sweep import plan_placement
+    from raygap.tracking.wandb.callback import check_login
+
+    for plan in plans.values():
+        plan_placement(plan, plan.concurrency)  # raises if the trials do not fit
+        check_login(plan.wandb, plan.wandb_project, plan.wandb_entity)
+        if plan.storage:
+            check_storage(Storage(plan.storage), new=not resume)
+    lists = {place: read_clips(*_data_of(plan)) for place, plan in plans.items()}
     for place, plan in plans.items():
         make_folder(place, new=not resume)
         if len(plans) > 1:  # so that --resume finds those too that an interruption left no time for
@@ -249,7 +305,12 @@ def main(
 
 def _places(folder: Path, datasets: list[str]) -> dict[str, Path]:
     """The run folder of each data set."""
-    return {name: folder / name for name in datasets} if len(datasets) > 1 else {datasets[0]: folder}
+    return {name: folder / file_name(name) for name in datasets} if len(datasets) > 1 else {datasets[0]: folder}
+
+
+def _data_of(plan: Plan) -> tuple[str, Path | None, ReaderOptions]:
+    """As read_clips takes it."""
+    return plan.dataset, Path(plan.root) if plan.root else None, plan.reader
 
 
 def _copy_of(place: Path, folder: Path, storage: Storage) -> Storage:
@@ -264,7 +325,15 @@ def _run(
     clip_list: ClipList,
     time_budget: float | None,
     resume: bool,
-) -> tuple[Path, Outcome]:
+) -> tuple[Path, "Outcome"]:
+    from raygap.commands.remarks import on_silence, on_steps, print_remarks
+    from raygap.data.prepare import prepare
+    from raygap.data.store import Store, store_key
+    from raygap.search.job import run_sweep
+    from raygap.search.journal import mend_journal
+    from raygap.search.study import check_resumed
+    from raygap.tracking.seed_results import seeds_bar
+
     config = plan.check(_source(folder))
     mended = mend_journal(folder / JOURNAL)
     print_remarks([*([mended] if mended else []), *(() if resume else plan.notes)])
@@ -296,6 +365,9 @@ def _source(folder: Path) -> str:
 
 
 def _print_plan(plan: Plan, folder: Path) -> None:
+    from raygap.search.placement import in_words
+    from raygap.search.sweep import plan_placement
+
     config = plan.check()
     try:
         at_once = in_words(plan_placement(plan, plan.concurrency), config.compute.threads, plan.concurrency)
@@ -325,7 +397,11 @@ def _again(plan: Plan, folder: Path) -> str:
     return shlex.join(["python", "launch/sweep.py", "--dataset", plan.dataset, "--out", str(folder), "--resume"])
 
 
-def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outcome: Outcome) -> None:
+def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outcome: "Outcome") -> None:
+    from raygap.commands.remarks import print_remarks
+    from raygap.search.job import judged_on
+    from raygap.tracking.seed_results import seeds_table
+
     again = _again(plan, folder)
     if outcome.best is None:
         print("\n".join(outcome.failures()))
@@ -356,7 +432,11 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outc
         print(f"stopped after {outcome.finished()} of {plan.trials} trials; go on with: {again}")
 
 
-def _on_chance(plan: Plan, store: Path, outcome: Outcome) -> list[str]:
+def _on_chance(plan: Plan, store: Path, outcome: "Outcome") -> list[str]:
+    from raygap.commands.remarks import on_chance
+    from raygap.data.store import Store
+    from raygap.search.job import judged_on
+
     opened = Store.open(store)
     if outcome.test and outcome.test.rows:
         return on_chance("test accuracy", outcome.test.interval("test_accuracy").mean, opened, "test")

@@ -14,6 +14,9 @@ import typer
 from rich.console import Console
 
 from raygap.commands.options import (
+    DATA,
+    MACHINE,
+    TRAINING,
     Address,
     Cache,
     CpusPerWorker,
@@ -28,61 +31,79 @@ from raygap.commands.options import (
     preparation_bar,
     reader_options,
 )
-from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
 from raygap.config import flatten, load_yaml
-from raygap.data.prepare import default_cache, prepare
-from raygap.data.readers import READERS, read_clips
-from raygap.data.store import Store
+from raygap.data.prepared import default_cache
+from raygap.data.readers import READERS, check_source, read_clips
 from raygap.ending import user_errors
-from raygap.methods import find_method
+from raygap.plugins import file_name
 from raygap.schema import from_mapping, parse_assignments
-from raygap.search.placement import place
 from raygap.search.plan import make_folder, trial_fields
 from raygap.search.ray_start import start_ray, use_cluster, which_ray
-from raygap.search.seeds import train_seeds
-from raygap.tracking.figures import draw_curves, draw_gap, gap_values
 from raygap.tracking.run_folder import TEST
-from raygap.tracking.seed_results import seeds_bar, seeds_table
+from raygap.training.check import check_trial
 
 
 @user_errors()
 def main(
-    dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(READERS)}.")],
+    dataset: Annotated[
+        str, typer.Option(help=f"One of: {', '.join(READERS)}; or module:function.", rich_help_panel=DATA)
+    ],
     root: Root = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A configuration, as a sweep's best.yaml; - is standard input.", rich_help_panel=TRAINING),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field; may be repeated.", rich_help_panel=TRAINING),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="All epochs, those of all stages together.", rich_help_panel=TRAINING)
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Seeds, counted up from the configuration's own.", rich_help_panel=TRAINING)
+    ] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run folder.", show_default="runs/<dataset>-train-<time>", rich_help_panel=TRAINING),
+    ] = None,
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
-    config: Annotated[
-        Path | None, typer.Option(help="A configuration, as a sweep's best.yaml; - is standard input.")
-    ] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field; may be repeated.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="All epochs, those of all stages together.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds, counted up from the configuration's own.")] = 1,
+    cache: Cache = None,
+    max_quarantine: MaxQuarantine = 0.05,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Seeds at a time.", show_default="one a GPU or CPU")
+        int | None,
+        typer.Option(min=1, help="Seeds at a time.", show_default="one a GPU or CPU", rich_help_panel=MACHINE),
     ] = None,
+    address: Address = None,
     workers: Workers = None,
     cpus_per_worker: CpusPerWorker = None,
     gpus_per_worker: GpusPerWorker = None,
-    address: Address = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/<dataset>-train-<time>")] = None,
-    cache: Cache = None,
-    max_quarantine: MaxQuarantine = 0.05,
 ) -> None:
     """Train one configuration on several seeds and print the test result with its interval."""
     console = Console()
-    given = parse_assignments(assignments or [])
+    chosen = flatten(load_yaml(config)) if config else {}
+    given = parse_assignments(assignments or [], [str(chosen["method"])] if "method" in chosen else [])
     given |= {path: value for path, value in {"epochs": epochs, "compute.workers": workers}.items() if value}
-    fields, notes = trial_fields(dataset, flatten(load_yaml(config)) if config else {}, given)
+    fields, notes = trial_fields(dataset, chosen, given)
     trial = from_mapping(fields, str(config or "--set"))
-    find_method(trial.method).check(trial)
-    print_remarks(notes)
+    check_trial(trial)
+    source = find_source(dataset, root, reader_options(splits, val, keep_overlap), cache)
+    check_source(dataset, *source)
     use_cluster(address)
+    from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
+    from raygap.data.prepare import prepare
+    from raygap.data.store import Store
+    from raygap.search.placement import place
+    from raygap.search.seeds import train_seeds
+    from raygap.tracking.figures import draw_curves, draw_gap, gap_values
+    from raygap.tracking.seed_results import seeds_bar, seeds_table
+
+    print_remarks(notes)
     place(trial, concurrency, cpus_per_worker, gpus_per_worker)  # raises if not one fits
-    clip_list = read_clips(dataset, *find_source(dataset, root, reader_options(splits, val, keep_overlap), cache))
-    folder = out or Path("runs") / f"{dataset}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    clip_list = read_clips(dataset, *source)
+    folder = out or Path("runs") / f"{file_name(dataset)}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     make_folder(folder, new=True)
     try:
         with preparation_bar(console) as progress:

@@ -1,5 +1,6 @@
 """What a data set is to raygap: a list of labelled clips."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -57,6 +58,40 @@ class ClipList:
     """What the reader left out or drew by itself, a line each; shown to the user and kept in the store."""
     left_out: tuple[LeftOut, ...] = ()
     """Faulty lines of the lists; they count among the quarantined clips."""
+
+
+def fault_of(clip_list: ClipList) -> str | None:
+    """What keeps a list from being a data set, in words; None if nothing does. Files may be missing: they are named
+    when they are decoded.
+    """
+    if not isinstance(clip_list.root, Path):
+        return f"root = {clip_list.root!r}: expected a pathlib.Path"
+    ids: set[str] = set()
+    for clip in clip_list.clips:
+        if not isinstance(clip, Clip):
+            return f"clips holds {clip!r:.80}, which is no raygap.data.clips.Clip"
+        if not isinstance(clip.id, str) or not clip.id or clip.id in ids:
+            return f"id {clip.id!r} of a clip is {'taken' if clip.id in ids else 'no text'}; each needs one of its own"
+        ids.add(clip.id)
+        for name, path, needed in (("video", clip.video, True), ("audio", clip.audio, False)):
+            if not isinstance(path, Path) and (needed or path is not None):
+                return f"clip {clip.id}: {name} = {path!r}: expected a pathlib.Path"
+        if clip.split not in SPLITS:
+            return f"clip {clip.id}: split = {clip.split!r}: expected one of {', '.join(SPLITS)}"
+        if clip.label not in clip_list.class_names:
+            return f"clip {clip.id}: label = {clip.label!r}: not one of class_names"
+        times = (clip.start or 0, clip.end if clip.end is not None else math.inf)
+        if not all(isinstance(time, int | float) for time in times) or not 0 <= times[0] < times[1]:
+            return f"clip {clip.id}: start = {clip.start!r}, end = {clip.end!r}: expected seconds, start before end"
+    if len(set(clip_list.class_names)) != len(clip_list.class_names) or len(clip_list.class_names) < 2:
+        return f"class_names = {clip_list.class_names!r}: expected two classes or more, each once"
+    for split in SPLITS:
+        if not any(clip.split == split for clip in clip_list.clips):
+            return f"no clips with split {split}"
+    for name in clip_list.class_names:
+        if not any(clip.label == name and clip.split == "train" for clip in clip_list.clips):
+            return f"no clip of class {name!r} for training"
+    return None
 
 
 @dataclass(frozen=True)

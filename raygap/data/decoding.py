@@ -3,13 +3,15 @@
 import functools
 import multiprocessing
 import signal
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -190,6 +192,20 @@ def _decode_and_write(folder: Path, count: int, settings: Prepare) -> Callable[[
     return lambda row, clip: write_clip(row, decode_clip(clip, settings), writer)
 
 
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Have processes that are started here not run the caller's script again, as multiprocessing would.
+
+    A script that prepares at its top level, as notebooks and short examples do, would wait in each worker for itself.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
 def in_processes(
     prepare: Callable[[], Callable[[int, Any], Any]], items: Sequence[Any], rows: Iterable[int], workers: int
 ) -> Iterator[tuple[int, Any]]:
@@ -223,7 +239,8 @@ def in_processes(
     def start() -> None:
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, prepare), daemon=True)
-        process.start()
+        with _without_main():
+            process.start()
         theirs.close()
         send(ours, process)
 

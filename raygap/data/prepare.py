@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -32,11 +31,6 @@ NAMED = 100
 IMAGENET = {"frame_mean": [123.675, 116.28, 103.53], "frame_std": [58.395, 57.12, 57.375]}
 AUDIOSET = {"spectrogram_mean": -4.503877, "spectrogram_std": 2 * 5.141276}
 """The constants that published code divides Kaldi's filter banks by; the deviation is doubled there too."""
-
-
-def default_cache() -> Path:
-    """Where stores are kept: the environment's RAYGAP_CACHE, else ~/.cache/raygap."""
-    return Path(os.environ.get("RAYGAP_CACHE") or Path.home() / ".cache" / "raygap")
 
 
 def prepare(

@@ -1,10 +1,17 @@
-"""From where each data set was prepared last, noted in the cache: commands without --root read it from there."""
+"""Where stores are kept, and from where each data set was prepared last: commands without --root read it from there."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 
 from raygap.data.clips import ReaderOptions
 from raygap.data.notes import read_note, write_note
+from raygap.plugins import file_name
+
+
+def default_cache() -> Path:
+    """Where stores are kept: the environment's RAYGAP_CACHE, else ~/.cache/raygap."""
+    return Path(os.environ.get("RAYGAP_CACHE") or Path.home() / ".cache" / "raygap")
 
 
 def note_source(cache: Path, dataset: str, root: Path, options: ReaderOptions) -> None:
@@ -22,4 +29,4 @@ def noted_source(cache: Path, dataset: str) -> tuple[Path, ReaderOptions] | None
 
 
 def _note(cache: Path, dataset: str) -> Path:
-    return cache / f"prepared-{dataset}.json"
+    return cache / f"prepared-{file_name(dataset)}.json"

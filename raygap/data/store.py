@@ -36,6 +36,7 @@ from raygap.data.media.pictures import frames_shape
 from raygap.data.media.spectrogram import spectrogram_shape
 from raygap.errors import UserError
 from raygap.locks import lock
+from raygap.plugins import file_name
 
 # Part of the key: raise it whenever decoding or the layout changes, and old stores are made anew.
 STORE_VERSION = 6
@@ -129,7 +130,7 @@ def store_key(clip_list: ClipList, settings: Prepare, checksums: Checksums | Non
 
 def store_folder(cache: Path, dataset: str, key: str) -> Path:
     """Where a cache keeps the store of a data set with this key."""
-    return cache / f"{dataset}-{key[:16]}"
+    return cache / f"{file_name(dataset)}-{key[:16]}"
 
 
 def relative(path: Path, root: Path) -> str:

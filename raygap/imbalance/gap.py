@@ -5,14 +5,15 @@ A score p_m(i) is the softmax probability that modality m alone gives the true c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+
+from raygap.imbalance import GapScore
 
 if TYPE_CHECKING:  # commands read methods, and those this, before they need torch
     from torch import Tensor
 
-GapScore = Literal["absolute", "signed", "min_score"]
 Array = TypeVar("Array", "Tensor", np.ndarray)
 
 

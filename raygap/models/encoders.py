@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from raygap.config import Model
+from raygap.errors import UserError
+from raygap.plugins import in_words, is_plugin, load_plugin
 
 
 def _normalisation(kind: str) -> Callable[[int], nn.Module]:
@@ -66,8 +68,42 @@ ENCODERS: dict[str, Callable[[int, int, str], nn.Module]] = {"small_cnn": SmallC
 
 
 def make_encoder(model: Model, channels: int) -> nn.Module:
-    """An encoder with attribute `out_features` for inputs of `channels` channels."""
-    return ENCODERS[model.encoder](channels, model.width, model.norm)
+    """An encoder with attribute `out_features` for inputs of `channels` channels.
+
+    One from elsewhere, `package.module:function`, is what the function makes of the same two arguments. Raises
+    UserError if that is no encoder.
+    """
+    if not is_plugin(model.encoder):
+        return ENCODERS[model.encoder](channels, model.width, model.norm)
+    what = f"model.encoder {model.encoder}"
+    make = load_plugin(model.encoder, "model.encoder")
+    try:
+        encoder = make(model, channels)
+    except Exception as error:  # a user's own code may raise anything
+        raise UserError(f"{what}: fails for {channels} channels ({in_words(error)})") from None
+    if not isinstance(encoder, nn.Module):
+        raise UserError(f"{what}: gives no torch.nn.Module for (model settings, channels), but {encoder!r:.80}")
+    features = getattr(encoder, "out_features", None)
+    if not isinstance(features, int) or features < 1:
+        raise UserError(f"{what}: its module needs out_features, the length of its feature vectors, not {features!r}")
+    return encoder
+
+
+def check_shape(name: str, encoder: nn.Module, batch: Tensor) -> None:
+    """Raise UserError unless an encoder gives a feature vector a clip of such a batch."""
+    with torch.no_grad():
+        try:
+            given = encoder.eval()(batch)
+        except Exception as error:
+            raise UserError(f"model.encoder {name}: fails on {_shape(batch)} ({in_words(error)})") from None
+    wanted = (len(batch), encoder.out_features)
+    if not isinstance(given, Tensor) or given.shape != wanted:
+        got = _shape(given) if isinstance(given, Tensor) else f"{given!r:.80}"
+        raise UserError(f"model.encoder {name}: makes {got} of {_shape(batch)}, not (B, out_features) {wanted}")
+
+
+def _shape(batch: Tensor) -> str:
+    return str(tuple(batch.shape))
 
 
 def encode_frames(encoder: nn.Module, frames: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from raygap.config import Model
+from raygap.errors import UserError
 from raygap.models.encoders import encode_frames, make_encoder
 from raygap.models.fusion import FUSIONS
 from raygap.models.outputs import Outputs
@@ -19,13 +20,18 @@ class Network(nn.Module):
         self.audio_encoder = make_encoder(model, channels=1)
         self.visual_encoder = make_encoder(model, channels=3)
         self.features = features = self.audio_encoder.out_features
+        if self.visual_encoder.out_features != features:
+            other = self.visual_encoder.out_features
+            raise UserError(f"model.encoder {model.encoder}: {features} features for sound, but {other} for pictures")
         self.classes = classes
         self.fusion = FUSIONS[model.fusion](features, classes)
         self.heads = None
         if model.readout == "heads":
             self.heads = nn.ModuleDict({m: nn.Linear(features, classes) for m in ("audio", "visual")})
         self.extra = nn.ModuleDict()
-        draw_linear_weights(self)
+        for module in (self.fusion, self.heads):  # an encoder of one's own may come with weights
+            if module is not None:
+                draw_linear_weights(module)
 
     def forward(self, audio: Tensor, visual: Tensor, probe: bool = False) -> Outputs:
         """`probe` cuts the separate heads off the encoders: they are trained to read, not to shape, the features."""

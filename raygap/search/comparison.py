@@ -10,20 +10,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import optuna
 import yaml
-from optuna.trial import TrialState
 from pydantic import ConfigDict, Field
 
-from raygap.config import load_yaml
+from raygap.config import flatten, load_yaml
 from raygap.data.clips import ReaderOptions
 from raygap.errors import UserError
-from raygap.search.job import Outcome, run_sweep
+from raygap.plugins import file_name
+from raygap.provenance import in_words, made_by
+from raygap.schema import check_known, field_paths
 from raygap.search.plan import Plan, make_folder, make_plan, read_as, write_plan
-from raygap.search.space import FOLDER, SEARCHABLE, check_method, parse_space, read_space
-from raygap.search.study import finished_trials
+from raygap.search.space import FOLDER, SEARCHABLE, check_method, load_space, read_space
 from raygap.tracking.comparison_table import (
     MethodResult,
     latex,
@@ -34,12 +33,14 @@ from raygap.tracking.comparison_table import (
     summary_rows,
     table,
 )
-from raygap.tracking.report import write_report
-from raygap.tracking.run_folder import COMPARISON, write_csv, write_text
+from raygap.tracking.run_folder import COMPARISON, with_facts, write_csv, write_text
 from raygap.tracking.seed_results import Reporter
-from raygap.tracking.wandb.callback import sweep_log
 from raygap.tracking.wandb.layout import Mode
-from raygap.training.trunk import FOLDER as WARMUPS
+
+if TYPE_CHECKING:  # what is compared is checked before what searches is imported
+    import optuna
+
+    from raygap.search.job import Outcome
 
 PAPER = "-paper"
 
@@ -72,11 +73,16 @@ class Comparison:
         plans = {}
         for method in self.methods:
             check_method(method)
+        fields = {method: self._fixed_for(method) for method in self.methods}
+        for path in self.fixed:
+            if not any(path in fixed for fixed in fields.values()):
+                raise UserError(f"--set {path}: none of {', '.join(self.methods)} has such a field")
+        for method, given in fields.items():
             plan = make_plan(
                 self.dataset,
                 method,
                 None,
-                self.fixed,
+                given,
                 root=self.root,
                 trials=self.trials,
                 cache=self.cache,
@@ -90,10 +96,10 @@ class Comparison:
                 reader=self.reader,
             )
             fixed = {path: value for path, value in plan.fixed.items() if path not in shared}
-            plans[method] = replace(plan, fixed=fixed, space=plan.space | shared)
+            name = file_name(method)
+            plans[name] = replace(plan, fixed=fixed, space=plan.space | shared)
             if self.paper:
-                paper = replace(plans[method], fixed=fixed | {"protocol": "paper"}, test_seeds=0)
-                plans[method + PAPER] = paper
+                plans[name + PAPER] = replace(plans[name], fixed=fixed | {"protocol": "paper"}, test_seeds=0)
         configs = {name: plan.check() for name, plan in plans.items()}
         for what, values in {
             "epochs": {name: config.epochs for name, config in configs.items()},
@@ -106,6 +112,11 @@ class Comparison:
         longest = self._longest_warmup()
         return {name: replace(plan, judged_after=longest) for name, plan in plans.items()}
 
+    def _fixed_for(self, method: str) -> dict[str, Any]:
+        """What is fixed for all, of the fields that this method has."""
+        known = field_paths(load_space(self.dataset, method, None).fixed["method"])
+        return {path: value for path, value in self.fixed.items() if path in known}
+
     def _longest_warmup(self) -> int:
         """Early stopping judges every method from the same epoch on, or one without warm-up would get the fewest
         epochs; also those that are added later, so that it does not depend on who takes part.
@@ -113,7 +124,7 @@ class Comparison:
         longest = 0
         for method in SEARCHABLE:
             with suppress(UserError):  # what is fixed may not suit a method that takes no part
-                plan = make_plan(self.dataset, method, None, self.fixed, root=None, cache="")
+                plan = make_plan(self.dataset, method, None, self._fixed_for(method), root=None, cache="")
                 longest = max(longest, plan.check().warmup.epochs)
         return longest
 
@@ -132,8 +143,11 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
 def read_comparison(folder: Path) -> Comparison:
     """The comparison of a folder. Raises UserError if there is none."""
     content = load_yaml(folder / COMPARISON)
-    fixed = parse_space(content, str(folder / COMPARISON), 1).fixed
-    return read_as(Comparison, content | {"fixed": fixed}, folder / COMPARISON)
+    comparison = read_as(Comparison, content, folder / COMPARISON)
+    fixed = flatten(comparison.fixed)
+    for path in fixed:
+        check_known(path, f"{folder / COMPARISON}: fixed", comparison.methods)
+    return replace(comparison, fixed=fixed)
 
 
 def compare(
@@ -142,13 +156,19 @@ def compare(
     store: Path,
     report: Reporter,
     say: Callable[[str], None],
+    quiet: bool = False,
 ) -> list[MethodResult]:
     """Search every method, or go on where it was left; after each, writes the tables with what is known.
 
     At the end each method's report gets the whole table, and so does W&B.
 
-    Raises KeyboardInterrupt when a search was interrupted.
+    `quiet` shows no progress of the trials. Raises KeyboardInterrupt when a search was interrupted.
     """
+    from raygap.search.job import run_sweep
+    from raygap.tracking.report.page import write_report
+    from raygap.tracking.wandb.callback import sweep_log
+    from raygap.training.trunk import FOLDER as WARMUPS
+
     results: dict[str, MethodResult] = {}
     for name, plan in comparison.plans().items():
         run = folder / name
@@ -157,7 +177,7 @@ def compare(
         say(f"{name}: {comparison.budget_in_words()}, {run}")
         for note in plan.notes:
             say(f"note: {note}")
-        outcome = run_sweep(plan, run, store, plan.concurrency, None, report)
+        outcome = run_sweep(plan, run, store, plan.concurrency, None, report, quiet)
         if outcome.interrupted:
             raise KeyboardInterrupt
         shutil.rmtree(run / WARMUPS, ignore_errors=True)  # nobody else has a use for it
@@ -180,20 +200,22 @@ def compare(
 
 def write_tables(comparison: Comparison, results: list[MethodResult], folder: Path) -> None:
     """comparison.md, .tex, .csv (a row a method) and .json, and seeds.csv (a row a method and seed)."""
-    rows = table(results)
+    rows, facts = table(results), made_by()
     about = legend(comparison.budget_in_words(), comparison.seeds)
     about += " Numbers under the paper protocol were chosen on test and flatter." if comparison.paper else ""
     notes = "".join(f"* {result.method}: {note}\n" for result in results for note in result.notes)
     if 0 < len(shared := shared_seeds(results)) < comparison.seeds:
         notes += f"* Ranks are averaged over the {len(shared)} seeds that all methods have.\n"
-    write_text(folder / "comparison.md", f"{about}\n\n{markdown(rows)}" + (f"\n{notes}" if notes else ""))
-    write_text(folder / "comparison.tex", f"% {about}\n{latex(rows)}")
-    write_csv(folder / "comparison.csv", *summary_rows(results))
-    write_csv(folder / "seeds.csv", *long_rows(results))
+    made = f"Made by {in_words(facts)}."
+    parts = [f"{about}\n", markdown(rows), *([notes] if notes else []), f"{made}\n"]
+    write_text(folder / "comparison.md", "\n".join(parts))
+    write_text(folder / "comparison.tex", f"% {about}\n% {made}\n{latex(rows)}")
+    for name, (header, lines) in {"comparison.csv": summary_rows(results), "seeds.csv": long_rows(results)}.items():
+        write_csv(folder / name, *with_facts(header, lines, [facts] * len(lines)))
     write_text(folder / "comparison.json", json.dumps([asdict(result) for result in results], indent=1))
 
 
-def _result(method: str, outcome: Outcome) -> MethodResult:
+def _result(method: str, outcome: "Outcome") -> MethodResult:
     result = MethodResult(method, cost=_cost(outcome.study), notes=outcome.failures())
     if outcome.best:
         result.validation = outcome.best.value
@@ -203,7 +225,11 @@ def _result(method: str, outcome: Outcome) -> MethodResult:
     return result
 
 
-def _cost(study: optuna.Study) -> dict[str, float]:
+def _cost(study: "optuna.Study") -> dict[str, float]:
+    from optuna.trial import TrialState
+
+    from raygap.search.study import finished_trials
+
     trials = finished_trials(study)
     states = [trial.state for trial in trials]
     sums = {name: sum(t.user_attrs.get(name, 0) for t in trials) for name in ("epochs", "epochs_reused", "seconds")}

@@ -17,7 +17,7 @@ from raygap.search.seeds import train_seeds
 from raygap.search.study import finished_trials, seconds_spent
 from raygap.search.sweep import plan_placement, run_trials, shared_warmups
 from raygap.tracking.figures import GapCheck, check_gaps, draw_curves, draw_gap, gap_values
-from raygap.tracking.report import write_report
+from raygap.tracking.report.page import write_report
 from raygap.tracking.run_folder import best_trial, trial_folder, write_best
 from raygap.tracking.seed_results import Reporter, SeedResults
 from raygap.tracking.wandb.callback import SweepLog, sweep_log
@@ -59,14 +59,23 @@ class Outcome:
 
 
 def run_sweep(
-    plan: Plan, folder: Path, store: Path, concurrency: int | None, time_budget: float | None, report: Reporter
+    plan: Plan,
+    folder: Path,
+    store: Path,
+    concurrency: int | None,
+    time_budget: float | None,
+    report: Reporter,
+    quiet: bool = False,
 ) -> Outcome:
-    """Run (or go on with) a sweep in its folder. When the search is over, one configuration is read on test."""
+    """Run (or go on with) a sweep in its folder. When the search is over, one configuration is read on test.
+
+    `quiet` shows no progress of the trials; that of the test seeds goes to `report`.
+    """
     copies = plan.copies(store)
     if copies:
         keep_run(folder, copies.folder)  # already now: from the plan and the study another machine goes on
     with sweep_log(folder, plan.dataset, plan.wandb, plan.wandb_project, plan.wandb_entity) as log:
-        outcome = _search_and_test(plan, folder, store, concurrency, time_budget, report, log)
+        outcome = _search_and_test(plan, folder, store, concurrency, time_budget, report, log, quiet)
         if log and outcome.test and outcome.test.rows:
             figures = [folder / "figures" / name for name in ("gap.png", "curves.png")]
             log.test(outcome.best.number, outcome.config, outcome.test, figures)
@@ -83,9 +92,10 @@ def _search_and_test(
     time_budget: float | None,
     report: Reporter,
     log: SweepLog | None,
+    quiet: bool,
 ) -> Outcome:
     began = time.monotonic()
-    study = run_trials(plan, folder, store, concurrency, time_budget, log)
+    study = run_trials(plan, folder, store, concurrency, time_budget, log, quiet)
     spent = time_budget is not None and time.monotonic() - began >= time_budget
     spent |= plan.trial_seconds is not None and seconds_spent(study) >= plan.trial_seconds
     interrupted = not spent and len(finished_trials(study)) < plan.trials

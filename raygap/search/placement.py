@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-import ray.cloudpickle as cloudpickle
 import torch
 from joblib import cpu_count
 from ray._private.state import state as cluster_state
@@ -197,9 +196,9 @@ class CountTriesAnew(Callback):
 
 def why_given_up(trial: "Trial") -> str:
     """What ended the last try of a trial of Tune's, in a line, and where all of it stands."""
-    # Of Tune's own part of the trial: in the run folder both files come late.
-    text, pickled = (file and Path(file) for file in (trial.error_file, trial.pickled_error_file))
-    error = cloudpickle.loads(pickled.read_bytes()) if pickled and pickled.exists() else None
+    error = trial.get_pickled_error()
+    # Of Tune's own part of the trial: in the run folder it comes late.
+    text = trial.error_file and Path(trial.error_file)
     cause = getattr(error, "cause", None)
     causes = list(getattr(cause, "worker_failures", {0: cause}).values())
     # Tune pickles no such error.

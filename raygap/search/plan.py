@@ -1,5 +1,6 @@
 """What a sweep is to do, written to its run folder: a resumed sweep takes it from there."""
 
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,7 @@ from raygap.data.clips import ReaderOptions
 from raygap.data.readers import find_reader
 from raygap.errors import UserError
 from raygap.locks import lock
+from raygap.provenance import made_by
 from raygap.schema import from_mapping, to_mapping
 from raygap.search.shorten import shorten_stages
 from raygap.search.space import SearchSpace, check_method, check_space, drop_inert, load_space, parse_space
@@ -21,6 +23,8 @@ from raygap.storage import Copies, Storage
 from raygap.tracking.run_folder import PLAN, write_text
 from raygap.tracking.wandb.layout import Mode
 
+MADE_BY = "made_by"
+"""Beside the plan, in its file: what wrote it first, and on which host. No part of what a sweep is to do."""
 STORES = ".stores"
 """Folder beside the run folders of an object store in which their machines find what they train on."""
 
@@ -124,8 +128,14 @@ def make_folder(folder: Path, new: bool) -> None:
 
 
 def write_plan(plan: Plan, folder: Path) -> None:
-    """Note the plan in the run folder."""
-    write_text(folder / PLAN, yaml.safe_dump(asdict(plan), sort_keys=False))
+    """Note the plan in the run folder, and what began the sweep: one that goes on keeps what the file says of that."""
+    file, begun = folder / PLAN, {}
+    if file.exists():
+        with suppress(UserError):  # damaged, and mended by this
+            begun = {name: facts for name, facts in load_yaml(file).items() if name == MADE_BY}
+    else:
+        begun = {MADE_BY: made_by() | {"host": platform.node()}}
+    write_text(file, yaml.safe_dump(asdict(plan) | begun, sort_keys=False))
 
 
 def read_plan(folder: Path) -> Plan:
@@ -133,6 +143,7 @@ def read_plan(folder: Path) -> Plan:
     if not (folder / PLAN).exists():
         raise UserError(f"{folder}: holds no sweep ({PLAN} is missing)")
     content = load_yaml(folder / PLAN)
+    content.pop(MADE_BY, None)
     space = parse_space(content, str(folder / PLAN), 1)
     return read_as(Plan, content | {"fixed": space.fixed, "space": space.space}, folder / PLAN)
 

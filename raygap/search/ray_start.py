@@ -1,4 +1,7 @@
-"""Which Ray a command works on: one of its own on this machine, unless it is told of a cluster."""
+"""Which Ray a command works on: one of its own on this machine, unless it is told of a cluster.
+
+Ray is imported where it is used: an address that cannot be one is refused before.
+"""
 
 import logging
 import os
@@ -8,12 +11,6 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-
-import ray
-import torch
-from joblib import cpu_count
-from ray._common.utils import get_default_system_temp_dir, get_ray_address_file
-from ray._private.services import find_gcs_addresses
 
 from raygap.errors import UserError, first_line
 from raygap.private import private_folder
@@ -35,6 +32,10 @@ def start_ray() -> None:
     Without RAY_ADDRESS it joins nobody's: whatever `ray start` has left on a machine may be old, small, or another's.
     Leaves the handler of SIGTERM as it was. Raises UserError if the cluster does not answer, or Ray does not start.
     """
+    import ray
+    import torch
+    from joblib import cpu_count
+
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's new output engine prints tables even at verbose=0
     if ray.is_initialized():
@@ -109,6 +110,9 @@ def find_cluster(given: str | None = None) -> str | None:
 
 def _on_this_machine(said: str) -> str:
     """Of the cluster that `ray start` was called for last, or of any other."""
+    from ray._common.utils import get_ray_address_file
+    from ray._private.services import find_gcs_addresses
+
     noted = _noted()
     for address in (*noted, *find_gcs_addresses()):
         if not _problem(address):
@@ -119,6 +123,8 @@ def _on_this_machine(said: str) -> str:
 
 def _noted() -> list[str]:
     """What the last `ray start` on this machine has left; it may be gone since."""
+    from ray._common.utils import get_ray_address_file
+
     with suppress(OSError):
         return [Path(get_ray_address_file(None)).read_text().strip()]
     return []
@@ -140,6 +146,8 @@ def _problem(address: str) -> str | None:
 
 def _ray_folder() -> str:
     """For the files of a Ray of our own, shut to others. In a long one, as Slurm gives to jobs, Ray cannot start."""
+    from ray._common.utils import get_default_system_temp_dir
+
     folder = get_default_system_temp_dir()
     if len(os.fsencode(f"{folder}/raygap-12345678{SOCKETS}")) > SOCKET_NAME:
         logging.getLogger("raygap").warning(

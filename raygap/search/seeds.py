@@ -9,9 +9,9 @@ from raygap.schema import from_mapping, to_mapping
 from raygap.search.placement import Placement
 from raygap.search.training import Training
 from raygap.search.trainings import run_trainings
-from raygap.search.trial import tested_before
+from raygap.search.trial import tested_before, tested_by
 from raygap.storage import Copies
-from raygap.tracking.run_folder import FAILED, TEST, write_csv
+from raygap.tracking.run_folder import FAILED, TEST, with_facts, write_csv
 from raygap.tracking.seed_results import TEST_METRICS, Reporter, SeedResults
 from raygap.training.trunk import SharedWarmups
 
@@ -28,8 +28,8 @@ def train_seeds(
 ) -> SeedResults:
     """Train a configuration on each seed, as many at a time as `placement` allows, and read the test split.
 
-    A seed's folder that holds a checkpoint is gone on with; test.csv in `folder` gets a row a seed. Ray must be
-    running. A seed that fails is named in the result and in failed.csv, and does not end the others. Raises
+    A seed's folder that holds a checkpoint is gone on with; test.csv in `folder` gets a row a seed, with what made it.
+    Ray must be running. A seed that fails is named in the result and in failed.csv, and does not end the others. Raises
     KeyboardInterrupt after Ctrl-C. Warm-ups are shared in `trunk` with other configurations that had these seeds.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,6 +49,7 @@ def train_seeds(
     tested = {seed: rows[seed] for seed in seeds if seed in rows}
     columns = ("best_epoch", "best_val_accuracy", *TEST_METRICS)
     table = [[seed, *(row[name] for name in columns), config.protocol] for seed, row in tested.items()]
-    write_csv(folder / TEST, ["seed", *columns, "protocol"], table)
+    made = [tested_by(folder / str(seed)) for seed in tested]
+    write_csv(folder / TEST, *with_facts(["seed", *columns, "protocol"], table, made))
     write_csv(folder / FAILED, ["seed", "reason"], [list(item) for item in failed.items()])
     return SeedResults(tested, failed, config.protocol)

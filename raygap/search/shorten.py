@@ -55,7 +55,7 @@ def _lengths(path: str, space: SearchSpace, given: dict[str, Any]) -> list[Any]:
     if path in given:
         return [given[path]]
     if path in space.space:
-        return ends(space.domains()[path])
+        return ends(path, space.space[path])
     return [space.fixed.get(path, getattr(TrialConfig(), path.split(".")[0]).epochs)]
 
 

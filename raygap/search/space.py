@@ -11,23 +11,25 @@ space:
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
-
-from ray import tune
-from ray.tune.search.sample import Categorical, Domain, Float
+from typing import TYPE_CHECKING, Any
 
 from raygap.config import TrialConfig, flatten, load_yaml
 from raygap.errors import UserError
 from raygap.methods import METHODS, find_method
 from raygap.plugins import is_plugin
-from raygap.schema import can_act, check_path, field_paths, from_mapping, why_inert
+from raygap.schema import can_act, check_known, field_paths, from_mapping, why_inert
+from raygap.training.check import check_trial
+
+if TYPE_CHECKING:  # a space is checked without Ray, whose import takes seconds
+    from ray.tune.search.sample import Domain
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # In the package where it was installed, beside it in a checkout.
-FOLDER = next(f for f in (_PACKAGE / "search_spaces", _PACKAGE.parent / "search_spaces") if f.is_dir())
+_INSTALLED = _PACKAGE / "search_spaces"
+FOLDER = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "search_spaces"
 DEFAULT_TRIALS = 50
 PRESETS = ("dus_heuristic", "dus_ppo")
 """Names for a method with some of its fields fixed, by a file in FOLDER: searched and compared as methods are."""
@@ -44,9 +46,15 @@ class SearchSpace:
     space: dict[str, dict[str, list]]
     trials: int = DEFAULT_TRIALS
 
-    def domains(self) -> dict[str, Domain]:
+    def domains(self) -> dict[str, "Domain"]:
         """Ray Tune's objects, by dotted path."""
-        return {path: _domain(path, entry, "space") for path, entry in self.space.items()}
+        from ray import tune
+
+        domains = {}
+        for path, entry in self.space.items():
+            name, arguments = distribution(path, entry, "space")
+            domains[path] = tune.choice(arguments) if name == "choice" else getattr(tune, name)(*arguments)
+        return domains
 
 
 def check_method(name: str) -> None:
@@ -62,12 +70,17 @@ def load_space(dataset: str, method: str | None, file: Path | None) -> SearchSpa
     also under a file of one's own lie the data set's prepare.* fields, and the stages that the method cannot have.
     `method` None takes the method that the file or the data set's fixes. Raises UserError.
     """
-    by_dataset = FOLDER / f"{dataset}.yaml"
+    if not FOLDER.is_dir():
+        raise UserError(f"{FOLDER}: raygap's search spaces are missing; install raygap as a whole")
+    by_dataset = FOLDER / f"{'manifest' if is_plugin(dataset) else dataset}.yaml"  # both are clips of one's own
     base = read_space(by_dataset) if by_dataset.exists() else SearchSpace({}, {})
     top = read_space(file, method) if file else base
     method = method or top.fixed.get("method", TrialConfig().method)
     by_method = FOLDER / f"{method}.yaml"
     own = read_space(by_method) if by_method.exists() else None
+    # What is fixed for the data set is so for methods that have it; what is searched, drop_inert looks through.
+    known = field_paths(own.fixed.get("method", method) if own else method)  # a preset's file names its method
+    base = replace(base, fixed={path: value for path, value in base.fixed.items() if path in known})
     if file:
         beneath = {path: value for path, value in base.fixed.items() if path.startswith("prepare.")}
         stages = {path: value for path, value in (own.fixed if own else {}).items() if path.endswith(".epochs")}
@@ -96,14 +109,13 @@ def parse_space(content: Mapping[str, Any], source: str, trials: int, method: st
         if not isinstance(content.get(key) or {}, Mapping):
             raise UserError(f"{source}: {key}: expected a mapping of fields")
     fixed = flatten(content.get("fixed") or {})
-    method = str(fixed.get("method", method or ""))
-    own = method if is_plugin(method) else None  # of raygap's methods one file may hold fields for several
+    methods = (str(fixed.get("method", method or "")),)
     for path in fixed:
-        check_path(path, f"{source}: fixed", own)
+        check_known(path, f"{source}: fixed", methods)
     space = {str(path): entry for path, entry in (content.get("space") or {}).items()}
     for path, entry in space.items():
-        check_path(path, f"{source}: space", own)
-        _domain(path, entry, f"{source}: space")
+        check_known(path, f"{source}: space", methods)
+        distribution(path, entry, f"{source}: space")
     return SearchSpace(fixed, space, trials)
 
 
@@ -111,12 +123,12 @@ def drop_inert(space: SearchSpace) -> tuple[SearchSpace, str]:
     """The space without the fields that can act in no trial of it, and a line that names them; empty if all can."""
     known, dropped = field_paths(space.fixed["method"]), {}
     while True:
-        domains = SearchSpace(space.fixed, {p: e for p, e in space.space.items() if p not in dropped}).domains()
+        searched = {path: entry for path, entry in space.space.items() if path not in dropped}
 
-        def values(path: str, domains: dict[str, Domain] = domains) -> list[Any]:
-            return ends(domains[path]) if path in domains else [space.fixed.get(path, known[path].default)]
+        def values(path: str, searched: dict[str, Any] = searched) -> list[Any]:
+            return ends(path, searched[path]) if path in searched else [space.fixed.get(path, known[path].default)]
 
-        inert = {path: why_inert(path, values) for path in domains if not can_act(path, values)}
+        inert = {path: why_inert(path, values) for path in searched if not can_act(path, values)}
         if not inert:
             break
         dropped |= inert  # without them others may have lost what they need
@@ -147,13 +159,12 @@ def check_space(space: SearchSpace, source: str) -> TrialConfig:
     """
     if not space.space:
         raise UserError(f"{source}: nothing to search; name at least one field under space")
-    domains = space.domains()
-    for path in domains:
+    for path in space.space:
         for name, reason in NOT_SEARCHED.items():
             if path == name or path.startswith(f"{name}."):
                 raise UserError(f"{source}: {path} cannot be searched: {reason}")
-    values_of = {path: ends(domain) for path, domain in domains.items()}
-    choices = {path: values_of[path] for path, domain in domains.items() if isinstance(domain, Categorical)}
+    values_of = {path: ends(path, entry) for path, entry in space.space.items()}
+    choices = {path: values_of[path] for path, entry in space.space.items() if "choice" in entry}
     stages = {path: values for path, values in values_of.items() if path.endswith(".epochs")}
     # Under what is checked lies a point of the space: a default may be none, and fit to nothing in it.
     point = space.fixed | {path: values[0] for path, values in (choices | stages).items()}
@@ -169,14 +180,14 @@ def check_space(space: SearchSpace, source: str) -> TrialConfig:
 def _check(fields: dict[str, Any], source: str) -> TrialConfig:
     config = from_mapping(fields, source)
     try:
-        find_method(config.method).check(config)
+        check_trial(config)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     return config
 
 
-def _domain(path: str, entry: Any, source: str) -> Domain:
-    """{ray name: arguments} as a Ray Tune object."""
+def distribution(path: str, entry: Any, source: str) -> tuple[str, list[Any]]:
+    """The name and the arguments of {ray name: arguments}. Raises UserError for what Ray Tune would not take."""
     if not isinstance(entry, Mapping) or len(entry) != 1:
         raise UserError(f"{source}: {path}: expected one distribution, for example {{uniform: [0, 1]}}")
     [(name, arguments)] = entry.items()
@@ -185,7 +196,7 @@ def _domain(path: str, entry: Any, source: str) -> Domain:
     if not isinstance(arguments, list) or not arguments:
         raise UserError(f"{source}: {path}: {name} needs a non-empty list, for example {{{name}: [1, 2]}}")
     if name == "choice":
-        return tune.choice(arguments)
+        return name, arguments
     try:
         low, high, *step = (float(a) for a in arguments)
     except (TypeError, ValueError):
@@ -205,18 +216,24 @@ def _domain(path: str, entry: Any, source: str) -> Domain:
     if step and step[0] <= 0:
         raise UserError(f"{source}: {path}: the step of {name} must exceed 0, not {arguments[2]}")
     values = [int(v) if whole else v for v in (low, high, *step)]
-    try:
-        return getattr(tune, name)(*values)
-    except ValueError as error:
-        raise UserError(f"{source}: {path}: {name} {arguments}: {str(error).splitlines()[0]}") from None
+    if not whole and step and not all(_divisible(end, step[0]) for end in (low, high)):
+        raise UserError(f"{source}: {path}: {name} {arguments}: both ends must be multiples of the step")
+    return name, values
 
 
-def ends(domain: Domain) -> list[Any]:
+def _divisible(value: float, step: float) -> bool:
+    """As Ray Tune asks of the ends of a range of numbers in steps."""
+    steps = value / step
+    return math.isfinite(steps) and math.isclose(steps, round(steps))
+
+
+def ends(path: str, entry: dict[str, list]) -> list[Any]:
     """All values of a choice; the smallest and the largest value of a range, and one between where it is continuous."""
-    if isinstance(domain, Categorical):
-        return list(domain.categories)
-    if isinstance(domain, Float) and not hasattr(domain.get_sampler(), "q"):
-        # 16.0 would pass for a whole number where 19.3 would not.
-        return [domain.lower, domain.lower + 0.381966 * (domain.upper - domain.lower), domain.upper]
-    exclusive = isinstance(domain.lower, int) and not hasattr(domain.get_sampler(), "q")
-    return [domain.lower, domain.upper - 1 if exclusive else domain.upper]
+    name, arguments = distribution(path, entry, "space")
+    if name == "choice":
+        return arguments
+    low, high, *step = arguments
+    if step:
+        return [low, high]
+    # 16.0 would pass for a whole number where 19.3 would not.
+    return [low, high - 1] if name.endswith("int") else [low, low + 0.381966 * (high - low), high]

@@ -58,12 +58,13 @@ def run_trials(
     concurrency: int | None = None,
     time_budget: float | None = None,
     log: SweepLog | None = None,
+    quiet: bool = False,
 ) -> optuna.Study:
     """Run what is left of the planned trials and return the study; starts Ray if it is not running.
 
-    `time_budget` is in seconds; `log` is told of every epoch. Whatever ends this early (a kill, Ctrl-C, the budget)
-    leaves a folder from which another call goes on: trials that were running keep their number and start from their
-    last epoch.
+    `time_budget` is in seconds; `log` is told of every epoch; `quiet` shows no progress. Whatever ends this early (a
+    kill, Ctrl-C, the budget) leaves a folder from which another call goes on: trials that were running keep their
+    number and start from their last epoch.
     """
     config = plan.check()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -118,6 +119,7 @@ def run_trials(
                         config.epochs,
                         copies and copies.folder,
                         number_of=itemgetter(TRIAL_NUMBER),
+                        quiet=quiet,
                     ),
                     *([GiveBack()] if several else []),
                     *([WandbCallback(log, search.study, partial(_describe, plan.fixed))] if log else []),

@@ -19,6 +19,7 @@ from raygap.data.local_store import local_store
 from raygap.data.store import Store
 from raygap.errors import TrainingDiverged, TrialFailed, UserError
 from raygap.patience import patiently
+from raygap.provenance import made_by
 from raygap.schema import to_mapping
 from raygap.search.lent_keys import borrow_keys
 from raygap.search.study import METRIC, TRIAL_NUMBER, suggested_config
@@ -35,7 +36,7 @@ OWN_FAULT = (TrainingDiverged, UserError, torch.cuda.OutOfMemoryError)
 """What a trial does to itself, and would do again. Anything else may be the machine's fault: it is started again."""
 
 TESTED = "test.json"
-"""The metrics of a training that was tested, in its folder, and what it was."""
+"""The metrics of a training that was tested, in its folder, what it was, and what made it."""
 
 
 def reason_of(error: Exception) -> str:
@@ -77,7 +78,7 @@ def train_seed(
             dist.destroy_process_group()
         if workers.first:
             metrics |= test(folder, store)
-            tested = {"of": _identity(config, store), "metrics": metrics}
+            tested = {"of": _identity(config, store), "metrics": metrics, "made_by": made_by()}
             write_text(folder / TESTED, json.dumps(tested, indent=1))
             (folder / "checkpoint.pt").unlink()
             if storage:
@@ -92,6 +93,13 @@ def tested_before(config: TrialConfig, store: Store, folder: Path) -> Metrics | 
         return None
     earlier = json.loads((folder / TESTED).read_text(encoding="utf-8"))
     return earlier["metrics"] if earlier["of"] == _identity(config, store) else None
+
+
+def tested_by(folder: Path) -> dict[str, str]:
+    """What made the metrics of the training that was tested in this folder; empty if it does not say."""
+    with suppress(OSError, ValueError):
+        return json.loads((folder / TESTED).read_text(encoding="utf-8")).get("made_by", {})
+    return {}
 
 
 def _identity(config: TrialConfig, store: Store) -> dict[str, Any]:

@@ -5,14 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-from optuna.trial import TrialState
-
 from raygap.config import SCHEMA_VERSION, TrialConfig, flatten, load_yaml
 from raygap.errors import UserError
 from raygap.private import without_passwords
 from raygap.schema import from_mapping
-from raygap.tracking.report.run import Absent, Run
 from raygap.tracking.run_folder import BEST, COMPARISON, JOURNAL, PLAN, trial_folder
 from raygap.tracking.wandb.entries import Entry, lower_is_better, of_runs
 from raygap.tracking.wandb.files import read_runs, run_files
@@ -77,6 +73,8 @@ def _at_server(source: str, top: int, metric: str, called: str) -> list[Entry]:
 
 def _in_comparison(folders: list[Path], metric: str) -> list[Entry]:
     """Of all methods together; but what was chosen on test has no place beside them."""
+    from raygap.tracking.report.run import Run
+
     entries = []
     for folder in folders:
         try:
@@ -89,6 +87,10 @@ def _in_comparison(folders: list[Path], metric: str) -> list[Entry]:
 
 
 def _in_run_folder(folder: Path, metric: str) -> list[Entry]:
+    from optuna.trial import TrialState  # takes half a second, which an error need not wait for
+
+    from raygap.tracking.report.run import Absent, Run
+
     run = Run(folder)
     try:
         complete = run.of_state(TrialState.COMPLETE)
@@ -106,6 +108,8 @@ def _in_run_folder(folder: Path, metric: str) -> list[Entry]:
 
 def _selected(file: Path, metric: str) -> float | None:
     """A metric of the selected epoch."""
+    import pyarrow.parquet as pq
+
     if not file.exists():
         return None
     table = pq.read_table(file)

@@ -34,10 +34,11 @@ class ProgressLine(Callback):
         storage: Storage | None = None,
         *,
         number_of: Callable[[dict[str, Any]], int],
+        quiet: bool = False,
     ) -> None:
-        """`number_of` gives a trial's number, from the configuration that Tune has."""
+        """`number_of` gives a trial's number, from the configuration that Tune has; `quiet` shows nothing."""
         self.study, self.folder, self.planned, self.epochs, self.storage = study, folder, planned, epochs, storage
-        self.number_of = number_of
+        self.number_of, self.quiet = number_of, quiet
         self.running = Whereabouts()
         # Kept, not counted anew at every epoch: a study may have thousands of trials.
         self.ended: Counter[TrialState] = Counter()
@@ -48,10 +49,10 @@ class ProgressLine(Callback):
 
     def setup(self, **info: Any) -> None:
         """Tune calls this once, before the first trial, and after it has pickled the callback: locks may come now."""
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, quiet=self.quiet)
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn(), TextColumn("left"))
         self.progress = Progress(
-            *columns, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal
+            *columns, TimeRemainingColumn(), console=self.console, disable=self.quiet or not self.console.is_terminal
         )
         self.task = self.progress.add_task("starting Ray Tune", total=self.planned)
         self.nearest = self.progress.add_task("", visible=False)

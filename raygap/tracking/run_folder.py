@@ -11,13 +11,17 @@ tune/                       Ray Tune's own files (TensorBoard opens them)
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import optuna
 import yaml
-from optuna.trial import FrozenTrial, TrialState
 
+from raygap.errors import UserError
+from raygap.provenance import FACTS, in_words, made_by
 from raygap.storage import Storage
+
+if TYPE_CHECKING:  # commands read the names below before they need Optuna
+    import optuna
+    from optuna.trial import FrozenTrial
 
 PLAN, JOURNAL, TRIALS, BEST = "sweep.yaml", "study.journal", "trials.csv", "best.yaml"
 TRIALS_FOLDER = "trials"
@@ -26,19 +30,27 @@ COMPARISON = "comparison.yaml"
 TEST, FAILED, REPORT = "test.csv", "failed.csv", "report.html"
 
 
+def check_sweep(folder: Path) -> None:
+    """Raise UserError unless a folder holds a sweep, or a part of one."""
+    if not (folder / PLAN).exists() and not (folder / JOURNAL).exists():
+        raise UserError(f"{folder}: holds no sweep (neither {PLAN} nor {JOURNAL} is there)")
+
+
 def trial_folder(folder: Path, number: int) -> Path:
     """Where a trial keeps its files."""
     return folder / TRIALS_FOLDER / f"{number:04d}"
 
 
-def best_trial(study: optuna.Study) -> FrozenTrial | None:
+def best_trial(study: "optuna.Study") -> "FrozenTrial | None":
     """The complete trial with the highest value, the earliest of several; None if none is complete."""
+    from optuna.trial import TrialState
+
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
-def write_trials(study: optuna.Study, folder: Path) -> None:
-    """trials.csv: state, value, epochs, seconds, error and parameters of each trial, by number.
+def trial_rows(study: "optuna.Study") -> tuple[list[str], list[list[Any]]]:
+    """Header and rows: state, value, epochs, seconds, error and parameters of each trial, by number.
 
     epochs_reused of the epochs were not trained, but taken from a warm-up trained before.
     """
@@ -50,17 +62,24 @@ def write_trials(study: optuna.Study, folder: Path) -> None:
         + [trial.params.get(name) for name in names]
         for trial in trials
     ]
-    write_csv(
-        folder / TRIALS,
-        ["trial", "state", "best_val_accuracy", "epochs", "epochs_reused", "seconds", "error", *names],
-        rows,
-    )
+    return ["trial", "state", "best_val_accuracy", "epochs", "epochs_reused", "seconds", "error", *names], rows
+
+
+def write_trials(study: "optuna.Study", folder: Path) -> None:
+    """trials.csv, of the same rows."""
+    write_csv(folder / TRIALS, *trial_rows(study))
 
 
 def write_best(folder: Path, config: dict[str, Any], about: str, name: str = BEST) -> None:
-    """A configuration, headed by comment lines that say where it comes from."""
-    header = "".join(f"# {line}\n" for line in about.splitlines())
+    """A configuration, headed by comment lines that say where it comes from and what made it."""
+    header = "".join(f"# {line}\n" for line in (*about.splitlines(), f"Made by {in_words(made_by())}."))
     write_text(folder / name, header + yaml.safe_dump(config, sort_keys=False))
+
+
+def with_facts(header: list[str], rows: list[list[Any]], made: list[dict[str, str]]) -> tuple[list[str], list[Any]]:
+    """Header and rows of a table, with what made each row in columns of their own behind the others."""
+    rows = [[*row, *(facts.get(name) for name in FACTS)] for row, facts in zip(rows, made, strict=True)]
+    return [*header, *FACTS], rows
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:

@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ray.experimental import internal_kv
 from rich.progress import Progress, TaskID
 
 from raygap.pace import TELL_EVERY, Told
@@ -28,6 +27,7 @@ MOST_NAMED = 3
 
 def teller(folder: Path) -> Callable[[Told], None]:
     """What a training in this folder tells; nothing outside Ray, or while Ray's head is away."""
+    from ray.experimental import internal_kv  # what shows results needs no Ray
 
     def tell(told: Told) -> None:
         with suppress(Exception):  # no word is worth a training
@@ -39,6 +39,8 @@ def teller(folder: Path) -> Callable[[Told], None]:
 
 def look_up(folder: Path) -> Told | None:
     """What the training in this folder told last; None if it has not told anything."""
+    from ray.experimental import internal_kv
+
     with suppress(Exception):
         if found := internal_kv._internal_kv_get(str(folder), namespace=NAMESPACE):
             return Told(**json.loads(found))
@@ -47,6 +49,8 @@ def look_up(folder: Path) -> Told | None:
 
 def forget(folder: Path) -> None:
     """Drop what a training told that has ended."""
+    from ray.experimental import internal_kv
+
     with suppress(Exception):
         internal_kv._internal_kv_del(str(folder), namespace=NAMESPACE)
 

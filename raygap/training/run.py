@@ -2,7 +2,8 @@
 
 checkpoint.pt   everything the next epoch needs, and the metrics of every epoch so far (removed with `finish`)
 best.pt         weights of the selected epoch, and what using them takes: configuration, class names, statistics;
-                none before the adaptive stage, in a run that has one: the warm-up's epochs are never selected there
+                and what made them (made_by); none before the adaptive stage, in a run that has one: the warm-up's
+                epochs are never selected there
 metrics.parquet one row an epoch
 ledger.parquet  one row a training clip: scores and gap, after the warm-up and now; posteriors as the loss sees them
 """
@@ -23,6 +24,7 @@ from raygap.methods.base import Method
 from raygap.models.network import Network
 from raygap.pace import Told
 from raygap.patience import patiently
+from raygap.provenance import made_by
 from raygap.schema import from_mapping, to_mapping
 from raygap.storage import Storage
 from raygap.training import checkpoint
@@ -57,6 +59,7 @@ def train(
             f"compute.workers = {config.compute.workers}, but {workers.size} train; use --workers-per-trial"
         )
     identity = {"config": to_mapping(config), "store": store.header["key"]}
+    made = made_by() if workers.first else {}
     history: list[Metrics] = []
     saved = None
     if workers.first:
@@ -78,19 +81,20 @@ def train(
             metrics.setdefault("epochs_reused", history[-1]["epochs_reused"] if history else 0)
             history.append(metrics)
         if workers.first:
-            written = patiently(lambda: _keep(folder, trainer, history, identity))
+            written = patiently(lambda: _keep(folder, trainer, history, identity, made))
             if storage:
                 patiently(lambda names=written: storage.push(folder, names))
         yield from rows
 
 
-def _keep(folder: Path, trainer: Trainer, history: list[Metrics], identity: Metrics) -> list[str]:
+def _keep(folder: Path, trainer: Trainer, history: list[Metrics], identity: Metrics, made: dict[str, str]) -> list[str]:
     """Returns the names of the files. The checkpoint comes last: what it tells of lies beside it."""
     warming = trainer.epoch <= trainer.config.warmup.epochs < trainer.config.epochs
     best = trainer.best_epoch == trainer.epoch and not warming
     if best:
         usage = {"class_names": list(trainer.store.class_names), "statistics": trainer.store.header["statistics"]}
-        checkpoint.save({**identity, **usage, "network": trainer.network.state_dict()}, folder / "best.pt")
+        weights = {"network": trainer.network.state_dict(), "made_by": made}
+        checkpoint.save({**identity, **usage, **weights}, folder / "best.pt")
     write_table(folder / "metrics.parquet", _columns(history))
     write_table(folder / "ledger.parquet", _ledger_columns(trainer))
     state = {"identity": identity, "trainer": trainer.state_dict(), "history": history}

@@ -4,7 +4,8 @@ Nothing here knows of Ray. Every random draw follows from (seed, epoch, clip, pu
 resumed equals one that was not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,8 @@ class Trainer:
             group["lr"] = metrics["learning_rate"]
         if stage == "adaptive":
             self.method.begin_epoch(self.epoch, self.network, self._look)
-        metrics |= self._train_pass(stage)
+        with self._own_draws():
+            metrics |= self._train_pass(stage)
         metrics |= self._gap_metrics()
         metrics |= self._validate()
         if stage == "adaptive":
@@ -83,6 +85,14 @@ class Trainer:
         self._note_best(metrics)
         self.pace.end()
         return metrics
+
+    @contextmanager
+    def _own_draws(self) -> Iterator[None]:
+        """What modules of one's own draw by themselves, as dropout does, follows from the epoch and the worker too."""
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            draw = generator(self.config.seed, "modules", self.epoch, self.workers.rank)
+            torch.manual_seed(int(draw.integers(2**62)))
+            yield
 
     def _validate(self) -> Metrics:
         split = "test" if self.config.protocol == "paper" else "val"

@@ -4,7 +4,7 @@ A folder a warm-up, named by its key; in it a file an epoch, with all that the n
 longest prefix that it can use and adds what it has to train beyond. Trials that need the same epoch at once take turns;
 those on machines that share no folder do not know of each other, and may both train it.
 
-Why trials share no more than that, as in a tree of stages: see README.md.
+Why trials share no more than that, as in a tree of stages: see docs/sweep.md.
 """
 
 import fcntl
@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import os
-import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,6 +26,7 @@ import torch
 from raygap.config import TrialConfig, flatten
 from raygap.locks import lock
 from raygap.methods.base import Method
+from raygap.plugins import is_plugin, own_code
 from raygap.schema import field_paths, shapes_warmup
 from raygap.storage import Storage
 from raygap.training.checkpoint import dumps, loads, write_whole
@@ -69,7 +69,7 @@ def warmup_key(config: TrialConfig, store_key: str, method: type[Method]) -> str
     seen = [(hook.__module__, hook.__qualname__) for hook in (method.plain_terms, method.extend, method.predict)]
     loss = [*seen, method.probe_heads]
     # A hook's name says nothing of what it does today, nor of what it calls.
-    code = [_sources(), *sorted(_digest(file) for file in _own_files(method))]
+    code = [_sources(), *sorted(_digest(file) for file in _own_files(method, config.model.encoder))]
     machine = [pick_device().type, torch.__version__]
     content = json.dumps([code, machine, store_key, loss, rates, fields], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:24]
@@ -83,11 +83,11 @@ def _sources() -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _own_files(method: type[Method]) -> list[Path]:
-    """Where a method from outside raygap is written; classes that were typed into a session have no file."""
-    modules = {kind.__module__ for kind in method.__mro__ if not kind.__module__.startswith("raygap.")}
-    files = {getattr(sys.modules.get(name), "__file__", None) for name in modules}
-    return [Path(file) for file in files if file and Path(file).exists()]
+def _own_files(method: type[Method], encoder: str) -> set[Path]:
+    """The code from outside raygap that a warm-up may depend on: that of the method and of the encoder."""
+    modules = {kind.__module__ for kind in method.__mro__} - {"builtins"}
+    modules |= {encoder.partition(":")[0]} if is_plugin(encoder) else set()
+    return {file for name in modules if not name.startswith("raygap.") for file in own_code(name).values()}
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from media import write_mp4, write_wav
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from baseline_sweep import FileBatches, write_files
 from many_trials import Epochs, by_hundreds
+from pages import write_page
 from sweep_cost import Meter, draw_points, paired, table
 
 from raygap.config import Augment, Prepare
@@ -108,3 +110,11 @@ def test_arms_share_their_configurations() -> None:
     space = load_space("demo", None, None)
     assert draw_points(space, 3) == draw_points(space, 5)[:3]
     assert set(draw_points(space, 1)[0]) == set(space.space)
+
+
+def test_a_page_of_results_says_what_made_it(tmp_path: Path) -> None:
+    write_page(tmp_path / "results" / "page.md", "A title", ["a line"])
+    text = (tmp_path / "results" / "page.md").read_text()
+    assert text.startswith("# A title\n\nMade by raygap")
+    assert f"torch {version('torch')}" in text
+    assert text.endswith("\n\na line\n")

@@ -5,6 +5,7 @@ import gzip
 import http.server
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +18,18 @@ import pytest
 from called import call, refusal
 from ray.job_submission import JobStatus
 
+from raygap import plugins
 from raygap.cluster import submission
-from raygap.cluster.submission import SENT, missing_package, pack, shell_line, unpack
+from raygap.cluster.submission import (
+    OWN_CODE,
+    RUN,
+    SENT,
+    load_own_code,
+    missing_package,
+    pack,
+    shell_line,
+    unpack,
+)
 from raygap.errors import UserError
 
 
@@ -152,6 +163,44 @@ def test_only_the_code_is_packed_and_the_same_code_is_the_same_package(tmp_path:
         assert {name.partition("/")[0] for name in archive.namelist()} <= {*SENT, "space.yaml"}
         assert len(archive.namelist()) == 6
         assert all(b"not to be sent" not in archive.read(name) for name in archive.namelist())
+
+
+def test_code_of_ones_own_goes_along_and_is_found_by_the_same_name(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    plugins.LOADED.clear()  # of other tests
+    (here / "sent_pkg").mkdir()
+    (here / "sent_pkg" / "file.py").write_text(
+        "import sent_beside\nfrom raygap.methods.joint import Joint\nclass Mine(Joint): pass\n"
+    )
+    (here / "sent_beside.py").write_text("")
+    (here / "not_sent.py").write_text("")
+    name = "sent_pkg.file:Mine"
+    result = call("submit", "--address", "http://h", "--", "--dataset", "demo", "--method", name, "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert f"--method {name} " in result.stdout
+    assert "--out ~/raygap/runs/demo-" in result.stdout
+    pack(make_repository(here / "repository"), here / "1.zip")
+    with ZipFile(here / "1.zip") as archive:
+        assert {"sent_pkg/file.py", "sent_beside.py", "launch/submit.py"} <= set(archive.namelist())
+        assert "not_sent.py" not in archive.namelist()
+        job = here / "job"
+        archive.extractall(job)
+    code = f"from raygap.methods import find_method; print(find_method('{name}').__name__)"
+    there = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=job,
+        env=os.environ | {"PYTHONPATH": str(Path(plugins.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert there.stdout.strip() == "Mine", there.stderr
+
+    # A sweep that is resumed names nothing: what its first job had goes along again.
+    plugins.LOADED.clear()
+    jobs = [SimpleNamespace(metadata=None), SimpleNamespace(metadata={RUN: "r", OWN_CODE: name})]
+    load_own_code(SimpleNamespace(list_jobs=lambda: jobs), "r")
+    assert set(plugins.LOADED) == {name}
+    plugins.LOADED.clear()
 
 
 def test_too_much_code_is_named_before_it_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

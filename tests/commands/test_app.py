@@ -15,7 +15,7 @@ def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 def test_every_command_is_there_under_both_names() -> None:
     modules = {file.stem for file in Path(app.__file__).parent.glob("*.py")}
-    assert modules - {"__init__", "app", "options"} == app.COMMANDS.keys()
+    assert app.COMMANDS.keys() <= modules
     assert {file.stem for file in LAUNCH.glob("*.py")} == app.COMMANDS.keys()
 
 

@@ -50,7 +50,7 @@ def test_printed_commands_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFi
     folder = tmp_path / "Anna's $runs (1)"
     plan = Plan(dataset="my lab.readers", root=None, trials=3, fixed={}, space={}, cache=str(tmp_path))
     study = optuna.create_study()
-    sweep._print_outcome(Console(), plan, folder, Outcome(study, True, None, None, None))
+    sweep._print_outcome(Console(), plan, folder, tmp_path, Outcome(study, True, None, None, None))
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("go on with: ")]
     expected = ["python", "launch/sweep.py", "--dataset", "my lab.readers", "--out", str(folder), "--resume"]
     assert shlex.split(line.removeprefix("go on with: ")) == expected

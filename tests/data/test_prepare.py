@@ -25,7 +25,8 @@ from raygap.config import Prepare
 from raygap.data import decoding
 from raygap.data import prepare as prepare_module
 from raygap.data.decoding import decode_here
-from raygap.data.prepare import JOURNAL, default_cache, prepare
+from raygap.data.prepare import JOURNAL, prepare
+from raygap.data.prepared import default_cache
 from raygap.data.readers.manifest import read_manifest
 from raygap.data.store import Store
 from raygap.errors import UserError

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from stores import SMALL
 
 from raygap.config import flatten
@@ -15,6 +13,7 @@ from raygap.methods.base import Method
 from raygap.schema import acting, field_paths, from_mapping
 from raygap.search.plan import make_plan
 from raygap.search.space import load_space
+from raygap.testing import check_method
 from raygap.training.checkpoint import dumps, loads
 from raygap.training.trainer import Trainer
 from raygap.training.trunk import warmup_key
@@ -28,37 +27,14 @@ OWN: dict[str, dict[str, Any]] = {
 
 
 def fields(method: str) -> dict[str, Any]:
-    """Of a training of 4 epochs on small_store, with what the method's own space holds fixed."""
+    """Of a training of 4 epochs, with what the method's own space holds fixed."""
     fixed = {path: value for path, value in load_space("none", method, None).fixed.items() if path != "method"}
-    return SMALL | {"epochs": 4, "warmup.epochs": 1} | fixed | {"method": method} | OWN.get(method, {})
+    return fixed | OWN.get(method, {})
 
 
 @pytest.mark.parametrize("method", list(METHODS))
-def test_a_resumed_training_equals_an_uninterrupted_one(method: str, small_store: Store) -> None:
-    config = from_mapping(fields(method))
-    whole = Trainer(config, small_store)
-    rows = [whole.train_epoch() for _ in range(config.epochs)]
-    assert all(np.isfinite(row["train_loss"]) for row in rows)
-    stopped, resumed = [], Trainer(config, small_store)
-    while not resumed.finished:
-        stopped.append(resumed.train_epoch())
-        if resumed.epoch in (2, 3):
-            state = loads(dumps(resumed.state_dict()))
-            resumed = Trainer(config, small_store)
-            resumed.load_state_dict(state)
-    assert stopped == rows
-    one, other = whole.network.state_dict(), resumed.network.state_dict()
-    assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-@pytest.mark.parametrize("method", list(METHODS))
-def test_bf16_changes_little(method: str, small_store: Store) -> None:
-    losses = {}
-    for precision in ("fp32", "bf16"):
-        trainer = Trainer(from_mapping(fields(method) | {"compute.precision": precision}), small_store)
-        rows = [trainer.train_epoch() for _ in range(2)]
-        losses[precision] = [row["train_loss"] for row in rows]
-    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.2)
+def test_every_method_does_what_is_asked_of_all(method: str, small_store: Store) -> None:
+    check_method(method, fields(method), small_store)
 
 
 def test_methods_that_share_a_warmup_train_the_same_warmup(small_store: Store) -> None:

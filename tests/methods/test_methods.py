@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from raygap.errors import UserError
 from raygap.imbalance.ledger import Ledger
-from raygap.methods import find_method
+from raygap.methods import METHODS, find_method
 from raygap.methods.base import Method
 from raygap.models.network import Outputs
 from raygap.schema import from_mapping
@@ -197,3 +197,15 @@ def test_joint_trains_separate_heads_as_probes_only() -> None:
 def test_unknown_method_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match="did you mean gmm_scores"):
         find_method("gmm_score")
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_what_a_method_says_of_itself_is_so(name: str) -> None:
+    kind = METHODS[name]
+    one = kind(from_mapping({"method": name}), LABELS, CPU)
+    assert kind.guided == (kind.separate is not Method.separate)
+    one.refit(ledger())
+    assert kind.own_separator == (one.mixture is None)
+    outputs, labels, _ = batch()
+    heavier = kind(from_mapping({"method": name, "warmup.unimodal_weight": 3.0}), LABELS, CPU)
+    assert kind.plain_unimodal == (one.plain_terms(outputs, labels) != heavier.plain_terms(outputs, labels))

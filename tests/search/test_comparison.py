@@ -1,7 +1,9 @@
 """How methods are compared; tests/commands/test_compare.py has a whole comparison."""
 
+import csv
 from pathlib import Path
 
+import optuna
 import pytest
 from stores import SMALL
 
@@ -9,8 +11,9 @@ from raygap.config import load_yaml
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.schema import from_mapping
-from raygap.search.comparison import Comparison, compare, read_comparison, write_comparison
+from raygap.search.comparison import Comparison, compare, read_comparison, write_comparison, write_tables
 from raygap.search.space import PRESETS
+from raygap.tracking.comparison_table import SHOWN, MethodResult
 from raygap.training.run import train
 
 
@@ -54,6 +57,16 @@ def test_a_budget_of_seconds_ends_every_search_and_is_not_spent_twice_and_the_pa
     assert not list(tmp_path.rglob(".trunk"))  # no method has for nothing what another has trained
     assert again[0].cost == cost
     assert sorted(again[0].seeds) == [1]
+
+
+def test_the_tables_say_what_made_them(tmp_path: Path) -> None:
+    seeds = {seed: dict.fromkeys(SHOWN, 0.5) for seed in (1, 2)}
+    write_tables(comparison(), [MethodResult("joint", 0.5, seeds), MethodResult("umt", 0.5, seeds)], tmp_path)
+    for name, rows in {"comparison.csv": 2, "seeds.csv": 4}.items():
+        table = list(csv.DictReader((tmp_path / name).open(newline="")))
+        assert [row["optuna"] for row in table] == [optuna.__version__] * rows
+    for name in ("comparison.md", "comparison.tex"):
+        assert f"optuna {optuna.__version__}" in (tmp_path / name).read_text()
 
 
 def test_early_stopping_judges_all_methods_from_the_same_epoch_on_also_those_that_come_later() -> None:

@@ -1,4 +1,5 @@
 import contextlib
+import csv
 import json
 import os
 import random
@@ -20,12 +21,14 @@ from stores import SMALL, write_store
 from raygap.config import load_yaml
 from raygap.data.store import Store
 from raygap.errors import UserError
+from raygap.provenance import FACTS
 from raygap.schema import from_mapping
 from raygap.search.job import Outcome
 from raygap.search.placement import in_words, place, trial_resources
 from raygap.search.plan import Plan, make_folder, read_plan, write_plan
 from raygap.search.study import TRIAL_NUMBER, finished_trials
 from raygap.search.sweep import run_trials
+from raygap.training import checkpoint
 from raygap.training.run import train
 
 SPACE = {"loss.focus": {"uniform": [0, 5]}, "warmup.epochs": {"randint": [1, 3]}}
@@ -106,6 +109,33 @@ def test_a_failed_trial_is_told_as_failed_and_its_actor_lives_on(
     results = [json.loads(line) for file in folder.glob("tune/*/result.json") for line in file.read_text().splitlines()]
     assert {result["config"][TRIAL_NUMBER] for result in results} == set(range(8))
     assert len({result["pid"] for result in results}) == 1
+
+
+def test_a_sweeps_files_say_what_made_them(finished_sweep: tuple[Path, Outcome]) -> None:
+    folder, outcome = finished_sweep
+    begun = load_yaml(folder / "sweep.yaml")["made_by"]
+    assert begun["host"]
+    assert f"# Made by raygap {begun['raygap']}," in (folder / "best.yaml").read_text()
+    weights = checkpoint.load(folder / "trials" / f"{outcome.best.number:04d}" / "best.pt")
+    rows = list(csv.DictReader(next(folder.glob("seeds/*/test.csv")).open(newline="")))
+    assert len(rows) == 2
+    for made in (weights["made_by"], *rows):
+        named = {name: made.get(name) for name in FACTS if name != "date"}
+        assert named == {name: begun.get(name, None if made is weights["made_by"] else "") for name in named}
+        assert made["date"] >= begun["date"]
+
+
+def test_a_plan_written_again_keeps_what_began_the_sweep_and_says_nothing_of_an_older_one(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    write_plan(plan(3), tmp_path)
+    begun = load_yaml(file) | {"made_by": {"raygap": "0.0.1"}}
+    file.write_text(yaml.safe_dump(begun))
+    write_plan(replace(read_plan(tmp_path), trials=4), tmp_path)
+    assert load_yaml(file) == begun | {"trials": 4}
+    begun.pop("made_by")
+    file.write_text(yaml.safe_dump(begun))
+    write_plan(read_plan(tmp_path), tmp_path)
+    assert load_yaml(file) == begun
 
 
 def test_a_renamed_folder_goes_on_and_other_data_are_refused(

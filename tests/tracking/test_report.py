@@ -1,5 +1,6 @@
 """The page as text: what it says of whole, partial and damaged runs. test_report_browser.py looks at it."""
 
+import csv
 import json
 import re
 import shutil
@@ -16,9 +17,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from raygap.config import load_yaml
 from raygap.errors import UserError
 from raygap.tracking.comparison_table import SHOWN, MethodResult
-from raygap.tracking.report import sections, write_report
+from raygap.tracking.report import sections
+from raygap.tracking.report.page import write_report
 from raygap.tracking.report.run import Run
 
 BROKEN = "This part could not be made"
@@ -143,6 +146,21 @@ def test_damage_costs_its_own_part(damage: Callable[[Path], None], said: str, ke
     assert said in text
     assert kept in text
     assert "Do it again" in text
+
+
+def test_the_page_says_what_made_the_sweep_and_older_folders_are_read(run: Path) -> None:
+    plan, tested = load_yaml(run / "sweep.yaml"), next(run.glob("seeds/*/test.csv"))
+    begun = plan.pop("made_by")
+    text = text_of(run / "report.html")
+    assert f"begun by raygap {begun['raygap']}" in text
+    assert f"torch {begun['torch']}" in text
+    before = Run(run).test
+    rows = list(csv.reader(tested.open(newline="")))
+    with tested.open("w", newline="") as file:
+        csv.writer(file).writerows(row[: rows[0].index("raygap")] for row in rows)
+    (run / "sweep.yaml").write_text(yaml.safe_dump(plan))
+    assert Run(run).test == before
+    assert "begun by" not in text_of(write_report(run))
 
 
 def test_a_store_that_moved_costs_the_pictures_alone(run: Path) -> None:

@@ -15,7 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
-from raygap.tracking.report import write_report
+from raygap.tracking.report.page import write_report
 from raygap.tracking.report.run import Run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

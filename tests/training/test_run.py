@@ -19,8 +19,8 @@ from raygap.methods.unimodal_losses import UnimodalLosses
 from raygap.schema import from_mapping
 from raygap.tracking.figures import gap_values
 from raygap.training import checkpoint
+from raygap.training.run import load_network, train
 from raygap.training.run import test as read_test
-from raygap.training.run import train
 
 
 def run(store: Store, folder: Path, **fields: Any) -> list[dict[str, Any]]:
@@ -207,6 +207,14 @@ def test_a_damaged_checkpoint_is_named(small_store: Store, tmp_path: Path) -> No
 def test_bf16_trains_to_about_the_same(small_store: Store, tmp_path: Path) -> None:
     rows = run(small_store, tmp_path, epochs=12, compute__precision="bf16")
     assert rows[-1]["best_val_accuracy"] > 0.7
+
+
+def test_weights_from_before_they_said_what_made_them_are_read(small_store: Store, tmp_path: Path) -> None:
+    run(small_store, tmp_path, epochs=4, method="joint")
+    saved = checkpoint.load(tmp_path / "best.pt")
+    assert saved.pop("made_by")["torch"]
+    checkpoint.save(saved, tmp_path / "best.pt")
+    assert load_network(tmp_path / "best.pt", 3)[0].method == "joint"
 
 
 def test_a_file_system_that_refuses_says_nothing_of_a_checkpoint(

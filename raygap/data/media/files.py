@@ -1,6 +1,7 @@
 """Media files as FFmpeg opens them, and what pictures and sound share: their clock, seeking, what makes a clip bad."""
 
 import functools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 # Seconds: what lies further ahead than this is sought; up to it, reading on costs less.
@@ -79,7 +80,7 @@ def clock_zero(container: InputContainer) -> float:
     """
     try:
         return shown(container).begin
-    except BadClip:
+    except (BadClip, IndexError):  # the latter is PyAV's, at a packet of a stream that a damaged file did not announce
         return (container.start_time or 0) / av.time_base
 
 
@@ -96,27 +97,42 @@ class Shown:
 
 @functools.lru_cache(maxsize=1)  # the sound of a clip asks, then its picture
 def shown(container: InputContainer) -> Shown:
-    """Raises BadClip: unreadable, no video stream, no frames, or none with a time."""
-    # In a container of its own: after a rewind, some formats begin elsewhere in the sound than at first.
-    with open_media(Path(container.name)) as other:
-        stream = picture_stream(other)
-        stream.codec_context.thread_count = 1
-        tick = float(stream.time_base)
-        begin = _first_shown(other, stream) * tick
-        starts = (other.start_time or 0) / av.time_base
-        ends = starts + (other.duration or 0) / av.time_base
-        end = whole_end = begin
-        if ends - begin > SEEK_BEYOND:
-            other.seek(int((ends - 1) / stream.time_base), stream=stream)
-            end, whole_end = _last_shown(other, stream, begin)
-        if end == begin:  # a short file, one that does not say how long it is, or one that says nothing of its picture
-            rewind(other, stream)
-            end, whole_end = _last_shown(other, stream, begin)
-        if stream.duration:
-            lacks = ((stream.start_time or 0) + stream.duration) * tick - end
-        else:  # of all streams; some count it from zero, others from the beginning
-            lacks = min(ends, ends - starts) - whole_end
-        return Shown(begin, end, max(lacks, 0.0))
+    """Read it from the packets, without decoding. Raises BadClip: no video stream, no frames, or none with a time."""
+    stream = picture_stream(container)
+    if not container.format.name.startswith("mov,"):
+        # In a container of its own: these formats may begin elsewhere in the sound after a rewind than at first.
+        with open_media(Path(container.name)) as other:
+            stream = picture_stream(other)
+            stream.codec_context.thread_count = 1
+            return _read_shown(other, stream)
+    try:
+        return _read_shown(container, stream)
+    except av.FFmpegError as error:
+        raise BadClip(f"unreadable: {error.strerror}") from None
+    finally:
+        rewind(container, (*container.streams.audio, stream)[0])
+
+
+def _read_shown(container: InputContainer, stream: VideoStream) -> Shown:
+    tick = float(stream.time_base)
+    begin = _first_shown(container, stream) * tick
+    starts = (container.start_time or 0) / av.time_base
+    ends = starts + (container.duration or 0) / av.time_base
+    # What a stream says of itself is compared with that stream, what the file says with all of them.
+    compared = (stream,) if stream.duration else tuple(container.streams)
+    lasts = {}
+    if ends - begin > SEEK_BEYOND:
+        container.seek(int((ends - 1) / stream.time_base), stream=stream)
+        lasts = _last_shown(container, stream, compared)
+    if stream.index not in lasts:  # a short file, one that does not say how long it is, or not of its picture
+        rewind(container, stream)
+        lasts = _last_shown(container, stream, compared)
+    end = lasts.get(stream.index, begin)
+    if stream.duration:
+        lacks = ((stream.start_time or 0) + stream.duration) * tick - end
+    else:  # some count from zero, others from the beginning
+        lacks = min(ends, ends - starts) - max(lasts.values(), default=end)
+    return Shown(begin, end, max(lacks, 0.0))
 
 
 def _first_shown(container: InputContainer, stream: VideoStream) -> int:
@@ -142,18 +158,20 @@ def _first_shown(container: InputContainer, stream: VideoStream) -> int:
     return first
 
 
-def _last_shown(container: InputContainer, stream: VideoStream, begin: float) -> tuple[float, float]:
-    """When the picture ends, and when the last of all streams does, from here on; `begin` if there is nothing."""
-    lasts = 1 / float(stream.guessed_rate or 25)  # of frames that do not say how long
-    end = whole_end = begin
-    for packet in container.demux():
-        if not packet.size or packet.is_discard or (packet.pts is None and packet.dts is None):
+def _last_shown(container: InputContainer, stream: VideoStream, compared: tuple[Stream, ...]) -> dict[int, float]:
+    """When the picture and the other streams end, in seconds, by the streams' indices, read from here on."""
+    lasts: dict[int, int] = {}
+    # Of frames that do not say how long they are shown.
+    usual = round(1 / float(stream.guessed_rate or 25) / float(stream.time_base))
+    picture = stream.index
+    for packet in container.demux(*compared):
+        time, index = packet.dts if packet.pts is None else packet.pts, packet.stream_index
+        if time is None or packet.is_discard:
             continue
-        ends = float((packet_time(packet) + (packet.duration or 0)) * packet.time_base)
-        whole_end = max(whole_end, ends)
-        if packet.stream_index == stream.index:
-            end = max(end, ends if packet.duration else ends + lasts)
-    return end, whole_end
+        end = time + (packet.duration or (usual if index == picture else 0))
+        if end > lasts.get(index, -math.inf):
+            lasts[index] = end
+    return {index: end * float(container.streams[index].time_base) for index, end in lasts.items()}
 
 
 def packet_time(packet: av.Packet) -> int:

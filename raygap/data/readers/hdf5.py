@@ -2,15 +2,17 @@
 
 import struct
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from raygap.errors import UserError
+
+if TYPE_CHECKING:  # the names of the readers are told without numpy
+    import numpy as np
 
 _DATA_SPACE, _DATA_TYPE, _DATA_LAYOUT = 1, 3, 8
 
 
-def read_integers(path: Path) -> np.ndarray:
+def read_integers(path: Path) -> "np.ndarray":
     """The only data set of an HDF5 file as h5py writes it by default: int64 (n,), uncompressed.
 
     Raises UserError if the file cannot be read or holds anything else.
@@ -24,7 +26,9 @@ def read_integers(path: Path) -> np.ndarray:
         raise UserError(f"{path}: not one column of 64-bit integers in HDF5; get the file again") from None
 
 
-def _read(content: bytes) -> np.ndarray:
+def _read(content: bytes) -> "np.ndarray":
+    import numpy as np
+
     def unpack(layout: str, offset: int) -> tuple:
         return struct.unpack_from("<" + layout, content, offset)
 

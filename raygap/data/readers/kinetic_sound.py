@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from raygap.data.clips import SPLITS, Clip, ClipList, LeftOut, ReaderOptions, Split
-from raygap.data.media.files import file_seconds
 from raygap.data.notes import FileNotes
-from raygap.data.prepare import default_cache
+from raygap.data.prepared import default_cache
 from raygap.data.readers.folders import media_files, media_files_below, note_passed_over
 from raygap.data.readers.lists import (
     VAL_SHARE,
@@ -90,6 +89,8 @@ def read_kinetic_sound(root: Path, options: ReaderOptions) -> ClipList:
     Faulty lines are left out too. Raises UserError if neither lists nor folders are found, for a list of nothing but
     faulty lines, and for a class without any video.
     """
+    from raygap.data.media.files import file_seconds  # imports PyAV
+
     notes: list[str] = []
     left_out: list[LeftOut] = []
     seconds = FileNotes(default_cache() / "kinetic_sound-seconds.json", lambda path: file_seconds(path) or 0.0)

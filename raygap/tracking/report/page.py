@@ -14,12 +14,11 @@ from typing import Any
 import plotly.offline
 from jinja2 import Environment, PackageLoader
 
-from raygap.errors import UserError
 from raygap.tracking.figures import GapCheck
 from raygap.tracking.report import sections
 from raygap.tracking.report.blocks import Blocks, sorry
 from raygap.tracking.report.run import Run
-from raygap.tracking.run_folder import JOURNAL, PLAN, REPORT, write_text
+from raygap.tracking.run_folder import REPORT, check_sweep, write_text
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,7 @@ def write_report(folder: Path, checks: dict[str, GapCheck] | None = None) -> Pat
     the best trial's gaps, if they are known already: they take about two seconds. Raises UserError if the folder holds
     no sweep, OSError if the page cannot be written.
     """
-    if not (folder / PLAN).exists() and not (folder / JOURNAL).exists():
-        raise UserError(f"{folder}: holds no sweep (neither {PLAN} nor {JOURNAL} is there)")
+    check_sweep(folder)
     run = Run(folder)
     parts: list[tuple[str, str, str, Callable[[Run], Blocks]]] = [
         ("outcome", "Outcome", "Outcome", sections.outcome),

@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from raygap.config import TrialConfig, flatten, load_yaml
 from raygap.data.store import Store, store_folder
 from raygap.errors import UserError
+from raygap.provenance import FACTS
 from raygap.schema import acting, from_mapping
 from raygap.tracking.comparison_table import MethodResult, table
 from raygap.tracking.run_folder import FAILED, JOURNAL, PLAN, TEST, best_trial, trial_folder
@@ -30,8 +31,6 @@ class Absent(Exception):
 
 def best_checkpoint(run: Path) -> Path:
     """best.pt of the best trial in a run folder. Raises UserError if there is none."""
-    if not (run / PLAN).exists():
-        raise UserError(f"{run}: holds no sweep ({PLAN} is missing); give its folder, or a best.pt")
     try:
         return Run(run).files / "best.pt"
     except Absent as absent:
@@ -160,7 +159,8 @@ class Run:
         if not rows and not failed:
             raise Absent("The test split has not been read: that comes last, when the search is over.")
         protocol = {row.pop("protocol", "validation") for row in rows}
-        numbers = {int(row.pop("seed")): {name: float(value) for name, value in row.items()} for row in rows}
+        metrics = [name for name in (rows[0] if rows else ()) if name not in ("seed", *FACTS)]
+        numbers = {int(row["seed"]): {name: float(row[name]) for name in metrics} for row in rows}
         return SeedResults(numbers, failed, "paper" if "paper" in protocol else "validation")
 
     @property

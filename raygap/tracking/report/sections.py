@@ -13,6 +13,7 @@ from raygap.data.clips import ReaderOptions
 from raygap.data.inspection import thumbnails
 from raygap.imbalance.gap import GapScore, score_range
 from raygap.imbalance.mixture import GapMixture
+from raygap.provenance import in_words
 from raygap.tracking.figures import GapCheck, GapHistogram, check_gaps, gap_values
 from raygap.tracking.report import plots
 from raygap.tracking.report.blocks import (
@@ -360,7 +361,7 @@ _STATES = {
 
 
 def again(run: Run) -> Blocks:
-    """Commands that train the configuration again, or go on from here."""
+    """Commands that train the configuration again, or go on from here; and by what all this was made."""
     plan, folder = run.plan, run.folder
     given = ({"--root": plan["root"]} if plan["root"] else {}) | ReaderOptions(**plan["reader"]).given()
     source = shlex.join(word for item in given.items() for word in item if word)
@@ -379,7 +380,11 @@ def again(run: Run) -> Blocks:
         commands = {"train and test the best configuration again, on five seeds": train} | commands
     except Absent:
         pass
-    return [Listing("\n\n".join(f"# {what}\n{command}" for what, command in commands.items()))]
+    made = plan.get("made_by")
+    return [
+        Listing("\n\n".join(f"# {what}\n{command}" for what, command in commands.items())),
+        *([Note(f"The sweep was begun by {in_words(made)}.")] if isinstance(made, dict) else []),
+    ]
 
 
 def _judged_on(run: Run) -> str:

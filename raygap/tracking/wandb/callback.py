@@ -20,6 +20,7 @@ from raygap.config import TrialConfig
 from raygap.errors import UserError, first_line
 from raygap.imbalance.gap import score_range
 from raygap.private import without_passwords
+from raygap.provenance import made_by
 from raygap.schema import to_mapping
 from raygap.tracking.comparison_table import MethodResult, table
 from raygap.tracking.seed_results import TEST_METRICS, Interval, SeedResults
@@ -127,7 +128,7 @@ class SweepLog:
     def __init__(
         self, folder: Path, dataset: str, mode: layout.Mode | None, project: str | None, entity: str | None
     ) -> None:
-        self.folder, self.dataset = folder, dataset
+        self.folder, self.dataset, self.made_by = folder, dataset, made_by()
         project = project or os.environ.get("WANDB_PROJECT")
         self.note = layout.read_note(folder) or layout.new_note(folder, project or layout.PROJECT)
         self.note.project = project or self.note.project
@@ -140,7 +141,7 @@ class SweepLog:
     def start(self, number: int, config: TrialConfig, job: str = layout.TRIAL) -> None:
         """A trial starts, or starts again, or its configuration is tested."""
         tags = [self.dataset, config.method, *(["paper-protocol"] if config.protocol == "paper" else [])]
-        facts = {"sweep": self.note.group, "dataset": self.dataset, "trial": number}
+        facts = {"sweep": self.note.group, "dataset": self.dataset, "trial": number, "made_by": self.made_by}
         name = self.note.run_id(number, job).replace(self.note.id, self.folder.resolve().name)
         self.writer.start(self.note.run_id(number, job), name, job, tags, to_mapping(config) | {layout.FACTS: facts})
 
@@ -192,7 +193,8 @@ class SweepLog:
         """The table of a comparison, and each method's numbers in the summary; told again when more are known."""
         run = self.note.run_id(0, layout.COMPARISON)
         methods = [result.method for result in results]
-        config = {"methods": methods, "budget": budget, layout.FACTS: {"comparison": self.note.group}}
+        facts = {"comparison": self.note.group, "made_by": self.made_by}
+        config = {"methods": methods, "budget": budget, layout.FACTS: facts}
         self.writer.start(run, self.folder.resolve().name, layout.COMPARISON, [self.dataset, *methods], config)
         known = sum(1 + len(result.seeds) for result in results)
         self.writer.log(run, known, {"methods": len(methods)}, tables={"comparison": table(results)})

@@ -7,7 +7,7 @@ from splits import OFFICIAL, needs_official
 
 from raygap.data import notes
 from raygap.data.clips import LeftOut, ReaderOptions
-from raygap.data.readers import kinetic_sound, read_clips
+from raygap.data.readers import read_clips
 from raygap.data.readers.kinetic_sound import CLASSES
 from raygap.errors import UserError
 
@@ -263,7 +263,7 @@ def test_a_whole_video_is_cut_to_the_listed_time_and_a_clip_is_not(tmp_path):
 def test_videos_are_opened_once_to_learn_their_lengths(tmp_path, monkeypatch):
     monkeypatch.setenv("RAYGAP_CACHE", str(tmp_path / "cache"))
     opened = []
-    monkeypatch.setattr(kinetic_sound, "file_seconds", lambda path: opened.append(path) or 20.0)
+    monkeypatch.setattr("raygap.data.media.files.file_seconds", lambda path: opened.append(path) or 20.0)
     monkeypatch.setattr(notes, "SETTLED_NS", 0)
     root = tmp_path / "videos"
     touch(root, [name[:11] for name in TRAIN | TEST])

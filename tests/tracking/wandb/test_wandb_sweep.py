@@ -90,6 +90,9 @@ def test_every_epoch_of_every_trial_is_at_the_server(sweep: tuple[Path, Outcome]
         selected = table[table[-1]["best_epoch"] - 1]
         assert run.summary["best/val_accuracy"] == selected["val_accuracy"]
         assert run.summary["best_epoch"] == table[-1]["best_epoch"]
+        made = run.config["raygap"]["value"]["made_by"]
+        assert made["torch"] == load_yaml(folder / "sweep.yaml")["made_by"]["torch"]
+        assert "host" not in made
         config = {name: entry["value"] for name, entry in run.config.items() if name not in ("_wandb", "raygap")}
         assert from_mapping(config) == from_mapping(load_yaml(files / "config.yaml"))
 

@@ -1,0 +1,12 @@
+from raygap.api.compare import compare as compare
+from raygap.api.diagnose import Diagnosed as Diagnosed
+from raygap.api.diagnose import diagnose as diagnose
+from raygap.api.predict import predict as predict
+from raygap.api.results import MethodsCompared as MethodsCompared
+from raygap.api.results import SweepRun as SweepRun
+from raygap.api.results import TestResults as TestResults
+from raygap.api.results import Training as Training
+from raygap.api.results import load_run as load_run
+from raygap.api.sweep import sweep as sweep
+from raygap.api.train import train as train
+from raygap.errors import UserError as UserError

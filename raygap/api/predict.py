@@ -1,0 +1,48 @@
+"""raygap.predict: class probabilities of media files by a trained network."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from joblib import cpu_count
+
+from raygap.api.arguments import Count, Progress, checked
+from raygap.data.tables import table_writer
+from raygap.errors import UserError
+from raygap.tracking.report.run import best_checkpoint
+from raygap.training.inference import Classifier, answer_columns, answer_row, answers, read_correction, read_media
+
+
+@checked
+def predict(
+    media: Sequence[Path] | Path,
+    checkpoint: Path,
+    *,
+    correction: Path | None = None,
+    out: Path | None = None,
+    workers: Count | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Class probabilities of clips, fused and by modality, a row a clip; labels are not needed.
+
+    The arguments are those of `raygap predict`: `media` are video and sound files and .csv files that list clips,
+    `checkpoint` is a best.pt or a sweep's run folder. `out`, a .csv or .parquet file, gets the table too. A clip that
+    cannot be used has its reason in its row.
+    """
+    if out and out.suffix not in (".csv", ".parquet"):
+        raise UserError(f"out {out}: unknown kind of file; end it in .csv or .parquet")
+    classifier = Classifier.load(best_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint)
+    shown = Progress(progress)
+    corrected, known = read_correction(correction, classifier) if correction else (None, True)
+    if not known:
+        shown.note([f"{correction}: fitted to a file of predictions; make sure that they were this network's"])
+    clips = read_media([media] if isinstance(media, Path) else media)
+    with shown.preparing() as bar:
+        found = answers(classifier, clips, workers=workers or cpu_count(), correction=corrected, progress=bar)
+        rows = [answer_row(answer, classifier.class_names) for answer in found]
+    columns = answer_columns(classifier.class_names)
+    if out:
+        with table_writer(out, columns) as write:
+            for row in rows:
+                write(row)
+    return pd.DataFrame(rows, columns=list(columns))
