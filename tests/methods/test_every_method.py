@@ -90,7 +90,7 @@ def other_value(path: str, value: Any, method: str) -> Any:
 @pytest.mark.parametrize("purify", [0, 1])
 @pytest.mark.parametrize("method", list(METHODS))
 def test_fields_that_cannot_act_change_nothing(method: str, purify: int, small_store: Store) -> None:
-    given = fields(method) | {"epochs": 3}
+    given = SMALL | {"warmup.epochs": 1} | fields(method) | {"method": method, "epochs": 3}
     if "loss.align_weight" in field_paths(method):
         given["loss.align_weight"] = 0.0
     if purify and given["purify.epochs"]:

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import ray
@@ -29,7 +30,8 @@ def _nothing_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nobody has called `ray start` on this machine, nor named a cluster."""
     monkeypatch.setenv("RAY_ADDRESS", "")
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
+    nobody = mock.Mock(return_value=set())
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", nobody)
     monkeypatch.setattr(ray_start, "ANSWERS_WITHIN", 0.3)
 
 
@@ -39,12 +41,6 @@ def leave_address(tmp_path: Path, address: str) -> Path:
     file.parent.mkdir()
     file.write_text(address)
     return file
-
-
-@pytest.fixture(autouse=True)
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a command's own process, whatever other tests have started in this one."""
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +101,7 @@ def test_what_ray_start_has_left_is_joined_only_if_asked_for(tmp_path: Path, ray
 
 
 def test_an_affinity_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
     assert nodes()[0]["CPU"] == 1
 
