@@ -28,6 +28,11 @@ class _Whole(TrialConfig):
     def __reduce__(self) -> tuple[Callable[[Mapping[str, Any]], TrialConfig], tuple[dict[str, Any]]]:
         return from_mapping, (to_mapping(self),)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TrialConfig) and self.model_dump() == other.model_dump()
+
+    __hash__ = TrialConfig.__hash__
+
 
 @cache
 def trial_schema(method: str) -> type[TrialConfig]:

@@ -164,6 +164,7 @@ def test_from_a_sweep_to_answers(
     here: Path, ray_cluster: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A training by a mapping, on real media, quietly; then predict, diagnose, and a comparison, gone on with."""
+    (here / "clips").mkdir()
     clips = write_data_set(here / "clips")
     tiny = {"model.encoder": "small_cnn", "model.width": 4, "optimizer.batch_size": 8}
     tiny |= {"prepare": {"frames": 1, "frame_size": 8, "seconds": 0.5, "n_mels": 16}}

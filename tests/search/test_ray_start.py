@@ -61,6 +61,7 @@ def test_an_address_without_a_cluster_is_named_with_where_it_was_given(
     with pytest.raises(UserError, match=f"^--address {address}: .*{message}"):
         find_cluster(address)
     monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # whatever other tests have started
     with pytest.raises(UserError, match=f"^RAY_ADDRESS={address}: .*{message}") as error:
         nodes()
     assert "\n" not in str(error.value)
