@@ -10,6 +10,7 @@ from pathlib import Path
 
 from raygap.data.clips import Clip, ClipList
 from raygap.data.notes import FileNotes
+from raygap.plugins import file_name
 
 WHOLE = 16 * 2**20
 """Bytes of the largest file that is read whole; of a larger one so many are, in even steps from its first to its last.
@@ -31,7 +32,7 @@ def media_checksums(clip_list: ClipList, cache: Path | None = None, *, anew: boo
     time, unless it is to be found out `anew`.
     """
     paths = list(dict.fromkeys(path for clip in clip_list.clips for path in (clip.video, clip.audio) if path))
-    notes = FileNotes(cache and cache / f"checksums-{clip_list.name}.json", checksum, anew=anew)
+    notes = FileNotes(cache and cache / f"checksums-{file_name(clip_list.name)}.json", checksum, anew=anew)
 
     def one(path: Path) -> str | None:
         try:
