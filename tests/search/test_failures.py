@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,10 @@ def read_study(folder: Path) -> optuna.Study:
 
 def epochs(folder: Path, number: int) -> list[int]:
     table = trial_folder(folder, number) / "metrics.parquet"
-    return pq.read_table(table)["epoch"].to_pylist() if table.exists() else []
+    while table.exists():
+        with suppress(OSError):  # it is being written
+            return pq.read_table(table)["epoch"].to_pylist()
+    return []
 
 
 def epochs_beyond(folder: Path, before: list[int]) -> list[int]:
