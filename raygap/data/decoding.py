@@ -2,8 +2,10 @@
 
 import functools
 import multiprocessing
+import os
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -220,6 +222,9 @@ def in_processes(
     """
     # Not fork: the caller may run threads (progress bars, torch, Ray) whose locks a forked child would inherit, held.
     # Not spawn: each worker would spend seconds on importing torch. A fork server imports it once, without threads.
+    # Sockets of processes lie there, and their names are bounded: Slurm's folder for a job may be too long a name.
+    if len(os.fsencode(tempfile.gettempdir())) > 60:
+        tempfile.tempdir = "/tmp"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "torchaudio", "torchaudio.compliance.kaldi", "scipy.signal"])
     waiting = deque(rows)
