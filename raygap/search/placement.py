@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 import torch
 from joblib import cpu_count
+from ray import cloudpickle
 from ray._private.state import state as cluster_state
 from ray._raylet import ActorID, PlacementGroupID
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
@@ -196,9 +197,9 @@ class CountTriesAnew(Callback):
 
 def why_given_up(trial: "Trial") -> str:
     """What ended the last try of a trial of Tune's, in a line, and where all of it stands."""
-    error = trial.get_pickled_error()
-    # Of Tune's own part of the trial: in the run folder it comes late.
-    text = trial.error_file and Path(trial.error_file)
+    # Both of Tune's own part of the trial: in the run folder, where get_pickled_error looks, they come late.
+    text, pickled = (Path(file) if file else None for file in (trial.error_file, trial.pickled_error_file))
+    error = cloudpickle.loads(pickled.read_bytes()) if pickled and pickled.exists() else None
     cause = getattr(error, "cause", None)
     causes = list(getattr(cause, "worker_failures", {0: cause}).values())
     # Tune pickles no such error.

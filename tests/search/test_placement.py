@@ -113,7 +113,7 @@ def test_synchronised_batch_normalisation_needs_gpus(monkeypatch: pytest.MonkeyP
 
 def test_a_trial_that_was_killed_for_want_of_memory_says_so(tmp_path: Path) -> None:
     text = tmp_path / "error.txt"
-    trial = SimpleNamespace(error_file=str(text), get_pickled_error=lambda: None, path="run/tune/1")
+    trial = SimpleNamespace(error_file=str(text), pickled_error_file=None, path="run/tune/1")
     memory = "1 worker(s) were killed due to the node running low on memory. Memory on the node was\n2.03GB"
     for number, why in enumerate([memory, "the node died", memory], 1):
         with text.open("a") as file:
