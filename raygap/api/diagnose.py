@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raygap.api.arguments import Progress, Share, Val, checked, find_source, reader_options
 from raygap.data.clips import ReaderOptions, Split
@@ -11,15 +12,15 @@ from raygap.data.prepared import default_cache
 from raygap.data.readers import read_clips
 from raygap.data.store import Store
 from raygap.errors import UserError
+from raygap.extras import need
 from raygap.imbalance.gap import GapScore
 from raygap.search.plan import read_plan
-from raygap.tracking.diagnosis import Diagnosis, write_diagnosis
-from raygap.tracking.diagnosis import diagnose as find
-from raygap.tracking.diagnosis.page import BALANCED, PAGE
-from raygap.tracking.diagnosis.verdict import advice, verdict
 from raygap.tracking.report.run import best_checkpoint
 from raygap.tracking.run_folder import PLAN
 from raygap.training.inference import fingerprint, store_predictions, trained_config, write_correction
+
+if TYPE_CHECKING:  # its page draws with an extra
+    from raygap.tracking.diagnosis import Diagnosis
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,7 @@ class Diagnosed:
     """In sentences, most important first."""
     advice: tuple[str, ...]
     """What to try, most promising first."""
-    numbers: Diagnosis
+    numbers: "Diagnosis"
     """Everything else."""
     page: Path
     """diagnosis.html."""
@@ -65,6 +66,12 @@ def diagnose(
     The arguments are the options of `raygap diagnose`: `source` is a sweep's run folder, a best.pt, or a .npz, .parquet
     or .csv of what any network says of clips (docs/diagnose.md has the columns). Raises UserError for bad input.
     """
+    need("report", "diagnose")
+    from raygap.tracking.diagnosis import diagnose as find
+    from raygap.tracking.diagnosis import write_diagnosis
+    from raygap.tracking.diagnosis.page import BALANCED, PAGE
+    from raygap.tracking.diagnosis.verdict import advice, verdict
+
     store, method, metrics, seed, network = None, "", None, 0, None
     if source.is_dir() or source.suffix == ".pt":
         best = best_checkpoint(source) if source.is_dir() else source

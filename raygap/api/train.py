@@ -27,13 +27,14 @@ from raygap.data.prepared import default_cache
 from raygap.data.readers import read_clips
 from raygap.data.store import Store
 from raygap.errors import UserError
+from raygap.extras import lacking
 from raygap.methods import find_method
 from raygap.schema import from_mapping, to_mapping
 from raygap.search.placement import place
 from raygap.search.plan import make_folder, trial_fields
 from raygap.search.ray_start import start_ray, use_cluster, which_ray
 from raygap.search.seeds import train_seeds
-from raygap.tracking.figures import draw_curves, draw_gap, gap_values
+from raygap.tracking.figures import draw_figures
 
 
 @checked
@@ -90,8 +91,10 @@ def train(
     if not results.rows:
         raise UserError(f"{folder}: no seed ended: {next(iter(results.failed.values()))}")
     first = folder / str(next(iter(results.rows)))
-    draw_gap(gap_values(first, trial.gap.score), trial.gap.score, trial.seed, folder / "figures" / "gap.png")
-    draw_curves(first, folder / "figures" / "curves.png")
+    if lack := lacking("report", "a figure"):
+        notes.append(lack)
+    else:
+        draw_figures(first, trial.gap.score, trial.seed, folder / "figures")
     notes += on_chance("test accuracy", results.interval("test_accuracy").mean, opened, "test")
     return Training(folder, trial, TestResults.of(results), tuple(notes))
 

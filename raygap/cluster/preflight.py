@@ -14,12 +14,12 @@ from typing import Any
 import ray
 import requests
 import torch
-import wandb
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray.util.state import list_nodes
 
 import raygap
 from raygap.errors import UserError, first_line
+from raygap.extras import lacking
 from raygap.private import without_passwords
 from raygap.search.kept import check_storage
 from raygap.search.lent_keys import borrow_keys, lend_keys
@@ -228,8 +228,12 @@ def weights_and_biases() -> Check:
         mode = asked_mode(None)
     except UserError as error:
         return Check(False, f"W&B: {error}")
+    if mode != "disabled" and (lack := lacking("wandb", "its log")):
+        return Check(mode is None, f"W&B: {lack}; without it, nothing is logged")
     if mode in ("offline", "disabled"):
         return Check(True, f"W&B: {mode}, as WANDB_MODE or WANDB_DISABLED says; nothing is sent")
+    import wandb
+
     server = os.environ.get("WANDB_BASE_URL", wandb.Settings().base_url).rstrip("/")
     called = without_passwords(server)
     try:

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
 Environment = Literal["cluster", "uv"]
 
-SENT = ("raygap", "launch", "search_spaces", "pyproject.toml", "uv.lock", "README.md", "LICENSE")
-"""What of the repository travels. Named, so that no data, run or key lying beside it travels by accident."""
+SENT = ("raygap", "search_spaces", "pyproject.toml", "uv.lock", "README.md", "LICENSE")
+"""What of a checkout travels; of an installed raygap, its package alone. Named, so that no data, run or key lying beside
+it travels by accident."""
 SPACE = "space.yaml"
 """Name in the package of a search space of one's own."""
 LIMIT = 100 * 2**20
@@ -48,7 +49,7 @@ OWN_CODE = "raygap_own_code"
 FETCHED = (BEST, REPORT, TRIALS, "shared.yaml", "shared.csv")
 """What comes back, of each data set and of all together."""
 
-_UV = 'uv run --locked --no-dev --python "$(command -v python3)" python'
+_UV = 'uv run --locked --no-dev --all-extras --python "$(command -v python3)" python'
 _VARIABLES = {
     # To stop a job is to press Ctrl-C: the sweep writes what it has, and can be resumed.
     "RAY_JOB_STOP_SIGNAL": "SIGINT",
@@ -111,6 +112,10 @@ def _ray_version(client: JobSubmissionClient) -> str:
 
 def check_uv(client: JobSubmissionClient, lock: Path) -> None:
     """Raise UserError if no environment made from this uv.lock can work on the cluster: its jobs would never start."""
+    if not lock.is_file():
+        raise UserError(
+            f"--environment uv: {lock.parent} has no uv.lock, as only checkouts do; use --environment cluster"
+        )
     from ray.job_submission import JobStatus
 
     locked = next(
@@ -138,9 +143,9 @@ def _about_token(message: str) -> str:
     )
 
 
-def pack(repository: Path, package: Path, space: Path | None = None) -> None:
-    """Write the zip file that a job runs from: the code, a search space of one's own as SPACE, and what of one's own
-    this process has loaded (method, encoder, reader), unless it is installed.
+def pack(code: Path, package: Path, space: Path | None = None) -> None:
+    """Write the zip file that a job runs from: raygap's code, from a checkout or where it is installed, a search space of
+    one's own as SPACE, and what of one's own this process has loaded (method, encoder, reader), unless it is installed.
 
     Raises UserError, naming the largest files, if it is too large to send.
     """
@@ -148,9 +153,9 @@ def pack(repository: Path, package: Path, space: Path | None = None) -> None:
     for module in set(LOADED.values()):
         if not is_installed(module):  # the job's working directory is where it is looked for by this name
             files |= own_code(module)
-    for name in SENT:
-        for file in sorted((repository / name).rglob("*")) if (repository / name).is_dir() else [repository / name]:
-            inside = file.relative_to(repository)
+    for name in SENT if (code / "pyproject.toml").exists() else SENT[:1]:
+        for file in sorted((code / name).rglob("*")) if (code / name).is_dir() else [code / name]:
+            inside = file.relative_to(code)
             if file.is_file() and not any(part.startswith((".", "__pycache__")) for part in inside.parts):
                 files[inside.as_posix()] = file
     with ZipFile(package, "w") as archive:
@@ -162,7 +167,7 @@ def pack(repository: Path, package: Path, space: Path | None = None) -> None:
     if size > LIMIT:
         largest = sorted(sizes, key=sizes.get, reverse=True)[:3]
         raise UserError(
-            f"{repository}: the code to send has {size / 2**20:.0f} MiB, a cluster takes {LIMIT / 2**20:.0f}; move out "
+            f"{code}: the code to send has {size / 2**20:.0f} MiB, a cluster takes {LIMIT / 2**20:.0f}; move out "
             + ", ".join(f"{name} ({sizes[name] / 2**20:.0f} MiB)" for name in largest)
         )
 

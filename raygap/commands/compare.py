@@ -18,6 +18,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from raygap.called import command
 from raygap.commands.options import (
     DATA,
     MACHINE,
@@ -214,7 +215,7 @@ def main(
     try:
         complete = _compare_all(console, comparisons, folder, shared)
     except KeyboardInterrupt:
-        print(f"stopped; go on with: python launch/compare.py --resume {shlex.quote(str(folder))}")
+        print(f"stopped; go on with: {command('compare', '--resume', str(folder))}")
         raise
     if not complete:
         sys.exit(1)

@@ -41,6 +41,7 @@ from raygap.data.prepared import default_cache
 from raygap.data.readers import READERS, check_source, read_clips
 from raygap.ending import user_errors
 from raygap.errors import UserError
+from raygap.extras import need
 from raygap.imbalance import GapScore
 from raygap.search.plan import read_plan
 from raygap.tracking.run_folder import PLAN
@@ -104,6 +105,7 @@ def main(
 ) -> None:
     """Look into a trained model: gap, contributions, decision layer, calibration, and what to try."""
     console = Console()
+    need("report", "diagnose")
     trained = source.is_dir() or source.suffix == ".pt"
     if not trained and not source.is_file():
         raise UserError(f"{source}: no such file")

@@ -1,4 +1,4 @@
-"""What the commands in launch/ share.
+"""What the commands share.
 
 A command imports at its top what its options and their checks need, and what takes seconds to import (Ray, torch,
 Optuna) where it is used, behind the checks: neither its help nor an error about the command line waits for it.
@@ -28,7 +28,7 @@ Root = Annotated[
     Path | None,
     typer.Option(
         help="Folder of the data set, or a manifest CSV.",
-        show_default="as launch/prepare.py read it last",
+        show_default="as prepare read it last",
         rich_help_panel=DATA,
     ),
 ]
@@ -107,7 +107,7 @@ def reader_options(splits: Path | None, val: str | None, keep_overlap: bool) -> 
 def find_source(
     dataset: str, root: Path | str | None, options: ReaderOptions, cache: Path | None
 ) -> tuple[Path | None, ReaderOptions]:
-    """Where a data set is read from and how: as given, or, without a root, as launch/prepare.py noted it in the cache.
+    """Where a data set is read from and how: as given, or, without a root, as `prepare` noted it in the cache.
 
     A given root wins over the whole note, a given option over the noted one. Nothing is opened: what was noted may be
     gone, and read_clips says so. Raises UserError for an unknown data set.

@@ -28,9 +28,7 @@ def main(
     ],
     correction: Annotated[
         Path | None,
-        typer.Option(
-            help="A correction of the decision layer, by launch/diagnose.py --correct.", rich_help_panel="Prediction"
-        ),
+        typer.Option(help="A correction of the decision layer, by diagnose --correct.", rich_help_panel="Prediction"),
     ] = None,
     out: Annotated[
         Path | None,

@@ -30,6 +30,7 @@ from raygap.data.prepared import default_cache, note_source
 from raygap.data.readers import READERS, read_clips
 from raygap.ending import user_errors
 from raygap.errors import UserError
+from raygap.extras import need
 from raygap.schema import from_mapping, parse_assignments
 from raygap.search.ray_start import start_ray, use_cluster, which_ray
 from raygap.search.space import load_space
@@ -86,6 +87,8 @@ def main(
     ] = None,
 ) -> None:
     """Decode a data set once into a packed store, and print where it lies."""
+    if inspect:
+        need("report", "--inspect")
     fields = parse_assignments(assignments or [])
     for field in fields:
         if not field.startswith("prepare."):

@@ -12,7 +12,8 @@ import typer
 from raygap.commands.options import WANDB
 from raygap.ending import user_errors
 from raygap.errors import UserError
-from raygap.tracking.run_folder import PLAN, check_sweep
+from raygap.extras import need
+from raygap.tracking.run_folder import PLAN, REPORT, check_sweep
 
 TABLE = "comparison.md"
 
@@ -35,6 +36,9 @@ def main(
     inside = [] if (run / PLAN).exists() else sorted(file.parent for file in run.rglob(f"*/{PLAN}"))
     if not inside:
         check_sweep(run)
+    need("report", REPORT)
+    if publish:
+        need("wandb", "--publish")
     from raygap.tracking.report.page import write_report
 
     for folder in inside or [run]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import requests
 import typer
 
+from raygap import called
 from raygap.cluster.submission import (
     OWN_CODE,
     RUN,
@@ -48,7 +49,10 @@ from raygap.tracking.run_folder import PLAN
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-REPOSITORY = Path(__file__).parents[2]
+CODE = Path(__file__).parents[2]
+"""A checkout, or the folder that raygap is installed in."""
+IN_CLUSTER = ("python3", "-m", "raygap")
+"""How the job calls raygap: it runs in the folder that the code was sent to."""
 RUNS = Path("runs")
 HOME = "~/raygap"
 """Folder on the cluster's head."""
@@ -58,7 +62,7 @@ RESUME = "raygap_resume"
 
 @user_errors()
 def main(
-    sweep: Annotated[list[str] | None, typer.Argument(help="After --: the options of launch/sweep.py.")] = None,
+    sweep: Annotated[list[str] | None, typer.Argument(help="After --: the options of sweep.")] = None,
     address: Annotated[
         str | None,
         typer.Option(
@@ -106,7 +110,7 @@ def main(
     if len(asked) > 1 or (asked and sweep and not preflight):
         raise UserError("--preflight, --follow, --status, --stop and a sweep after --: give one of them")
     if not asked and not sweep:
-        raise UserError("nothing to send: give the options of launch/sweep.py after --, for example -- --dataset demo")
+        raise UserError("nothing to send: give the options of sweep after --, for example -- --dataset demo")
     split_storage(storage)  # a job's command can be read by all: no secret may stand in it
     if not address:
         raise UserError("--address: give the address of the cluster's dashboard, for example http://HEAD:8265")
@@ -137,14 +141,14 @@ def _variables(names: list[str] | None) -> dict[str, str]:
 
 
 def _options(sweep: list[str]) -> dict[str, Any]:
-    """The options after -- as launch/sweep.py understands them. Refused here: what it would refuse in the cluster."""
+    """The options after -- as `sweep` understands them. Refused here: what it would refuse in the cluster."""
     from raygap.commands.sweep import main as sweep_main
 
     app = typer.Typer()
     app.command()(sweep_main)
     command = typer.main.get_command(app)
     try:
-        context = command.make_context("launch/sweep.py", list(sweep))
+        context = command.make_context("sweep", list(sweep))
     except typer.Exit:  # --help
         raise SystemExit(0) from None
     except Exception as error:  # click's, or typer's own copy of it
@@ -177,7 +181,7 @@ def _send(
     run = str(options["out"] or f"{HOME if kept_at else storage}/runs/{name}")
     if (RUNS / Path(run).name / PLAN).exists():
         raise UserError(f"{RUNS / Path(run).name}: holds a sweep of this machine; choose another --name")
-    command = ["python3", "launch/sweep.py", *sweep, "--out", run, "--cache", _cache(options, storage)]
+    command = [*IN_CLUSTER, "sweep", *sweep, "--out", run, "--cache", _cache(options, storage)]
     command += ["--space", SPACE] if options["space"] else []
     command += ["--storage", storage] if kept_at else []
     if options["dry_run"]:
@@ -206,10 +210,10 @@ def _submit(
     space: Path | None = None,
 ) -> str:
     if environment == "uv":
-        check_uv(client, REPOSITORY / "uv.lock")
+        check_uv(client, CODE / "uv.lock")
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "code.zip"
-        pack(REPOSITORY, package, space)
+        pack(CODE, package, space)
         return submit(client, command, package, environment, variables, metadata)
 
 
@@ -220,8 +224,7 @@ def _cache(options: dict[str, Any], storage: str) -> str:
 def _print_what_next(client: "JobSubmissionClient", job: str) -> None:
     address = without_passwords(client.get_address())
     for option in ("follow", "status", "stop"):
-        command = ["python", "launch/submit.py", "--address", address, f"--{option}", job]
-        print(f"{option + ':':8} {shlex.join(command)}")
+        print(f"{option + ':':8} {called.command('submit', '--address', address, f'--{option}', job)}")
 
 
 def _follow(client: "JobSubmissionClient", job: str) -> None:
@@ -255,8 +258,8 @@ def _fetch(client: "JobSubmissionClient", info: "JobDetails", run: str) -> None:
     print("\n".join(f"fetched: {file}" for file in files) or "nothing to fetch: no trial is complete")
     print(f"everything else lies in the cluster: {run}")
     if info.status != JobStatus.SUCCEEDED:
-        address = shlex.quote(without_passwords(client.get_address()))
-        print(f"go on with: python launch/submit.py --address {address} {info.metadata[RESUME]}")
+        again = called.command("submit", "--address", without_passwords(client.get_address()))
+        print(f"go on with: {again} {info.metadata[RESUME]}")
 
 
 def _preflight(
@@ -264,7 +267,7 @@ def _preflight(
 ) -> None:
     from ray.job_submission import JobStatus
 
-    command = ["python3", "launch/preflight.py", "--storage", storage, "--cache", _cache(options, storage)]
+    command = [*IN_CLUSTER, "preflight", "--storage", storage, "--cache", _cache(options, storage)]
     for root in options.get("root", []):
         command += ["--root", root[root.index("/") :]]
     client = connect(address)

@@ -7,7 +7,6 @@ python launch/sweep.py --dataset cremad,ave --root cremad=/data/CREMA-D --root a
 """
 
 import math
-import shlex
 import sys
 from dataclasses import replace
 from datetime import datetime
@@ -18,6 +17,7 @@ import typer
 import yaml
 from rich.console import Console
 
+from raygap.called import command
 from raygap.commands.options import (
     DATA,
     MACHINE,
@@ -394,7 +394,7 @@ def _print_plan(plan: Plan, folder: Path) -> None:
 
 
 def _again(plan: Plan, folder: Path) -> str:
-    return shlex.join(["python", "launch/sweep.py", "--dataset", plan.dataset, "--out", str(folder), "--resume"])
+    return command("sweep", "--dataset", plan.dataset, "--out", str(folder), "--resume")
 
 
 def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outcome: "Outcome") -> None:

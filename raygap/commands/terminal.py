@@ -22,9 +22,8 @@ def speak_anywhere() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="raygap")
     program = Path(sys.argv[0]).resolve()
-    called = (
-        program.parent.name == "launch" or program.name == "raygap"
-    )  # else this is another's process, such as a test's
+    # Else this is another's process, such as a test's. `python -m raygap` runs a file in the package.
+    called = program.parent.name in ("launch", "raygap") or program.name == "raygap"
     if called and sys.getfilesystemencoding() != "utf-8":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, sys.orig_argv)

@@ -35,6 +35,7 @@ from raygap.config import flatten, load_yaml
 from raygap.data.prepared import default_cache
 from raygap.data.readers import READERS, check_source, read_clips
 from raygap.ending import user_errors
+from raygap.extras import lacking
 from raygap.plugins import file_name
 from raygap.schema import from_mapping, parse_assignments
 from raygap.search.plan import make_folder, trial_fields
@@ -97,7 +98,7 @@ def main(
     from raygap.data.store import Store
     from raygap.search.placement import place
     from raygap.search.seeds import train_seeds
-    from raygap.tracking.figures import draw_curves, draw_gap, gap_values
+    from raygap.tracking.figures import draw_figures
     from raygap.tracking.seed_results import seeds_bar, seeds_table
 
     print_remarks(notes)
@@ -126,11 +127,11 @@ def main(
     if not results.rows:
         sys.exit(1)
     first = folder / str(next(iter(results.rows)))
-    moments = gap_values(first, trial.gap.score)
-    draw_gap(moments, trial.gap.score, trial.seed, folder / "figures" / "gap.png")
-    draw_curves(first, folder / "figures" / "curves.png")
+    lack = lacking("report", "a figure")
+    if not lack:
+        draw_figures(first, trial.gap.score, trial.seed, folder / "figures")
     console.print(f"{results.title}:")
     console.print(seeds_table(results))
     print_remarks(on_chance("test accuracy", results.interval("test_accuracy").mean, opened, "test"))
-    print(f"results: {folder / TEST}\nfigures: {folder / 'figures'}")
+    print(f"results: {folder / TEST}\nfigures: {lack or folder / 'figures'}")
     sys.exit(1 if results.failed else 0)

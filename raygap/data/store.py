@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 
+from raygap.called import command
 from raygap.config import Prepare
 from raygap.data.checksums import Checksums, media_checksums
 from raygap.data.clips import SPLITS, Clip, ClipList, Split
@@ -70,12 +71,12 @@ class Store:
     @classmethod
     def open(cls, path: Path) -> "Store":
         """Open the store in this folder. Raises UserError if it is missing, of another version, or damaged."""
-        mend = "delete the folder and run launch/prepare.py again"
+        mend = f"delete the folder and call {command('prepare')} again"
         try:
             header = json.loads((path / HEADER).read_text(encoding="utf-8"))
             version = header["version"]
         except FileNotFoundError:
-            raise UserError(f"{path}: no store here; make one with launch/prepare.py") from None
+            raise UserError(f"{path}: no store here; make one with {command('prepare')}") from None
         except (OSError, ValueError, TypeError, KeyError):
             raise UserError(f"{path / HEADER}: cannot be read; {mend}") from None
         if version != STORE_VERSION:

@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field
 from raygap.config import flatten, load_yaml
 from raygap.data.clips import ReaderOptions
 from raygap.errors import UserError
+from raygap.extras import lacking
 from raygap.plugins import file_name
 from raygap.provenance import in_words, made_by
 from raygap.schema import check_known, field_paths
@@ -165,7 +166,6 @@ def compare(
     `quiet` shows no progress of the trials. Raises KeyboardInterrupt when a search was interrupted.
     """
     from raygap.search.job import run_sweep
-    from raygap.tracking.report.page import write_report
     from raygap.tracking.wandb.callback import sweep_log
     from raygap.training.trunk import FOLDER as WARMUPS
 
@@ -187,11 +187,14 @@ def compare(
         else:
             results[method].paper = outcome.best.value if outcome.best else None
         write_tables(comparison, list(results.values()), folder)
-    for name in comparison.plans():  # their pages show the table, which is whole only now
-        try:
-            write_report(folder / name)
-        except OSError as error:
-            say(f"{folder / name}: the report could not be written ({error.strerror})")
+    if not lacking("report", ""):
+        from raygap.tracking.report.page import write_report
+
+        for name in comparison.plans():  # their pages show the table, which is whole only now
+            try:
+                write_report(folder / name)
+            except OSError as error:
+                say(f"{folder / name}: the report could not be written ({error.strerror})")
     with sweep_log(folder, comparison.dataset, comparison.wandb, None, None) as log:
         if log:
             log.comparison(list(results.values()), comparison.budget_in_words())

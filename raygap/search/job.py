@@ -8,7 +8,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from raygap.called import command
 from raygap.config import TrialConfig, load_yaml
+from raygap.extras import lacking
 from raygap.patience import patiently
 from raygap.schema import acting, from_mapping, to_mapping
 from raygap.search.kept import keep_run
@@ -16,8 +18,7 @@ from raygap.search.plan import Plan
 from raygap.search.seeds import train_seeds
 from raygap.search.study import finished_trials, seconds_spent
 from raygap.search.sweep import plan_placement, run_trials, shared_warmups
-from raygap.tracking.figures import GapCheck, check_gaps, draw_curves, draw_gap, gap_values
-from raygap.tracking.report.page import write_report
+from raygap.tracking.figures import check_gaps, draw_figures, gap_values
 from raygap.tracking.run_folder import best_trial, trial_folder, write_best
 from raygap.tracking.seed_results import Reporter, SeedResults
 from raygap.tracking.wandb.callback import SweepLog, sweep_log
@@ -141,22 +142,23 @@ def _about(plan: Plan, study: optuna.Study, best: FrozenTrial) -> list[str]:
 def _write_pictures(folder: Path, outcome: Outcome) -> None:
     """Figures and report. No picture is worth the outcome of hours: what goes wrong is said beside it."""
     checks = None
+    lack = lacking("report", "a report with figures")
     try:
-        if outcome.best:
-            checks = _draw_figures(folder, outcome)
+        if outcome.best and outcome.config:
+            files = trial_folder(folder, outcome.best.number)
+            score, seed = outcome.config.gap.score, outcome.config.seed
+            checks = check_gaps(gap_values(files, score), score, seed)
+            outcome.about_gaps.extend(f"Gaps {moment}: {check.sentence}" for moment, check in checks.items())
+            if not lack:
+                draw_figures(files, score, seed, folder / "figures")
     except Exception as error:
         outcome.about_gaps.append(f"The figures could not be drawn: {type(error).__name__}: {error}")
+    if lack:
+        outcome.about_gaps.append(f"Not written: {lack}; then: {command('report', str(folder))}")
+        return
     try:
+        from raygap.tracking.report.page import write_report
+
         write_report(folder, checks)
     except Exception as error:
         outcome.about_gaps.append(f"The report could not be written: {type(error).__name__}: {error}")
-
-
-def _draw_figures(folder: Path, outcome: Outcome) -> dict[str, GapCheck]:
-    files, config = trial_folder(folder, outcome.best.number), outcome.config
-    moments = gap_values(files, config.gap.score)
-    draw_gap(moments, config.gap.score, config.seed, folder / "figures" / "gap.png")
-    draw_curves(files, folder / "figures" / "curves.png")
-    checks = check_gaps(moments, config.gap.score, config.seed)
-    outcome.about_gaps.extend(f"Gaps {moment}: {check.sentence}" for moment, check in checks.items())
-    return checks

@@ -12,6 +12,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from raygap.called import command
 from raygap.errors import UserError, first_line
 from raygap.private import private_folder
 
@@ -97,7 +98,7 @@ def find_cluster(given: str | None = None) -> str | None:
     if "://" in address:
         raise UserError(
             f"{said}: not the address of a cluster's head, HOST:PORT; with its dashboard's http address, "
-            "`python launch/submit.py --address http://HOST:8265` sends a sweep to it"
+            f"`{command('submit', '--address', 'http://HOST:8265')}` sends a sweep to it"
         )
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:

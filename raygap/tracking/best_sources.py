@@ -7,6 +7,7 @@ from typing import Any
 
 from raygap.config import SCHEMA_VERSION, TrialConfig, flatten, load_yaml
 from raygap.errors import UserError
+from raygap.extras import need
 from raygap.private import without_passwords
 from raygap.schema import from_mapping
 from raygap.tracking.run_folder import BEST, COMPARISON, JOURNAL, PLAN, trial_folder
@@ -66,6 +67,7 @@ def find_best(source: str, top: int = 1, metric: str = VALUE) -> list[Found]:
 
 
 def _at_server(source: str, top: int, metric: str, called: str) -> list[Entry]:
+    need("wandb", called)
     from raygap.tracking.wandb.queries import query  # imports W&B's client
 
     return query(source, top, metric, called)
@@ -121,6 +123,7 @@ def _selected(file: Path, metric: str) -> float | None:
 
 
 def _in_wandb_files(folder: Path, metric: str) -> list[Entry]:
+    need("wandb", f"{folder}, files of W&B,")
     runs = [run for run in read_runs(folder).values() if run.job in (TRIAL, "")]
     if not any(trial_fields(run.config)[1] for run in runs):
         raise UserError(f"{folder}: {len(runs)} runs of W&B, none with a configuration of raygap's")

@@ -2,19 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 import pyarrow.parquet as pq
 import scipy
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from raygap.extras import need
 from raygap.imbalance.gap import mixture_values
 from raygap.imbalance.mixture import DegenerateMixture, GapMixture, fit_gap_mixture
 from raygap.imbalance.null_check import check_two_groups
 
-matplotlib.use("Agg")
+if TYPE_CHECKING:  # not installed everywhere: an extra
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BALANCED, IMBALANCED, FUSED = "#2a78d6", "#d95f2b", "#444444"
 SCORE_NAMES = {"absolute": "|audio score − visual score|", "signed": "audio score − visual score"}
@@ -84,8 +85,17 @@ def check_gaps(moments: dict[str, np.ndarray], score: str, seed: int) -> dict[st
     return checks
 
 
+def draw_figures(run: Path, score: str, seed: int, folder: Path) -> None:
+    """gap.png and curves.png of a training run, into a folder. Raises UserError where what draws is not installed."""
+    need("report", "a figure")
+    draw_gap(gap_values(run, score), score, seed, folder / "gap.png")
+    draw_curves(run, folder / "curves.png")
+
+
 def draw_gap(moments: dict[str, np.ndarray], score: str, seed: int, file: Path) -> None:
     """Histogram of the training clips' gaps at each moment (see gap_values), with the fitted components over it."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5 * len(moments), 3.4), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(moments), sharex=True))
     for panel, (moment, values) in zip(panels, moments.items(), strict=True):
@@ -94,7 +104,7 @@ def draw_gap(moments: dict[str, np.ndarray], score: str, seed: int, file: Path) 
     _save(figure, file)
 
 
-def _draw_histogram(panel: Axes, histogram: GapHistogram) -> None:
+def _draw_histogram(panel: "Axes", histogram: GapHistogram) -> None:
     panel.stairs(histogram.counts, histogram.edges, fill=True, color="#cfcfcf")
     if histogram.mixture is None:
         panel.text(0.5, 0.9, f"no mixture: {histogram.reason}", transform=panel.transAxes, ha="center", wrap=True)
@@ -108,6 +118,8 @@ def _draw_histogram(panel: Axes, histogram: GapHistogram) -> None:
 
 def draw_curves(run: Path, file: Path) -> None:
     """Validation accuracy by epoch, fused and by modality, with the stages marked; below it the mean gap."""
+    from matplotlib.figure import Figure
+
     metrics = pq.read_table(run / "metrics.parquet").to_pydict()
     figure = Figure(figsize=(6, 4.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
@@ -126,6 +138,6 @@ def draw_curves(run: Path, file: Path) -> None:
     _save(figure, file)
 
 
-def _save(figure: Figure, file: Path) -> None:
+def _save(figure: "Figure", file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)

@@ -2,7 +2,7 @@
 
 sweep.yaml, study.journal   the plan and the Optuna study: from these two a sweep is resumed
 trials.csv                  one row a trial
-best.yaml                   the best configuration, as launch/train.py takes it
+best.yaml                   the best configuration, as `raygap train --config` takes it
 figures/, report.html       what to look at
 trials/0007/                config.yaml, metrics.parquet, ledger.parquet; best.pt if it is the best trial
 seeds/trial-0007/           the test of the best configuration: test.csv, failed.csv (seeds), and a folder a seed

@@ -15,6 +15,7 @@ import torch
 from scipy.special import log_softmax, softmax
 from torch import Tensor
 
+from raygap.called import command
 from raygap.config import Prepare, TrialConfig
 from raygap.data.clips import Split
 from raygap.data.decoding import Media, Parts, decode_parts, in_processes
@@ -64,7 +65,7 @@ class Classifier:
         if "class_names" not in saved:
             raise UserError(
                 f"{path}: written by an older raygap, without class names and statistics; train again with "
-                "launch/train.py and the config.yaml beside it"
+                f"{command('train')} and the config.yaml beside it"
             )
         config, network = load_network(path, len(saved["class_names"]))
         device = pick_device()
@@ -284,12 +285,12 @@ def read_correction(path: Path, classifier: Classifier) -> tuple[Correction, boo
         network = content.pop("network", "")
         correction = correction_from_mapping(content)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; launch/diagnose.py --correct writes corrections") from None
+        raise UserError(f"{path}: no such file; {command('diagnose', '--correct')} writes corrections") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a correction written by launch/diagnose.py --correct ({error!r})") from None
+        raise UserError(f"{path}: not a correction written by {command('diagnose', '--correct')} ({error!r})") from None
     if fitted_for != list(classifier.class_names):
-        raise UserError(f"{path}: fitted for other classes than the checkpoint's; fit one with launch/diagnose.py")
-    mend = "fit one to this checkpoint with launch/diagnose.py --correct"
+        raise UserError(f"{path}: fitted for other classes than the checkpoint's; fit one with {command('diagnose')}")
+    mend = f"fit one to this checkpoint with {command('diagnose', '--correct')}"
     if network == "":
         raise UserError(f"{path}: written by an older raygap, without the network it was fitted to; {mend}")
     if network not in (None, classifier.fingerprint):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from raygap.called import command
 from raygap.data.predictions import MODALITIES
 from raygap.tracking.diagnosis.findings import Diagnosis, Estimate, Gaps, judged
 
@@ -42,8 +43,8 @@ def advice(diagnosis: Diagnosis) -> list[str]:
     weaker = _weaker(diagnosis)
     if _knows_nothing(diagnosis, weaker):
         found.append(
-            f"See whether {weaker} holds anything at all: launch/prepare.py --inspect shows what the network sees, "
-            f"--method {weaker}_only what it reaches alone."
+            f"See whether {weaker} holds anything at all: {command('prepare', '--inspect')} shows what the network "
+            f"sees, --method {weaker}_only what it reaches alone."
         )
     elif leader:
         found.append(
@@ -65,8 +66,8 @@ def advice(diagnosis: Diagnosis) -> list[str]:
     advised = diagnosis.advised_correction
     if advised:
         found.append(
-            f"Use the correction {advised.correction.name}, which needs no training: launch/predict.py --correction. "
-            f"On validation, cross-fitted, it adds {_points(advised.validation_gain, signed=True)} of accuracy."
+            f"Use the correction {advised.correction.name}, which needs no training: "
+            f"{command('predict', '--correction')}. On validation, cross-fitted, it adds {_points(advised.validation_gain, signed=True)} of accuracy."
         )
     elif not diagnosis.corrections and doubts:
         found.append("See what correcting the decision layer is worth, without training: --correct.")

@@ -9,6 +9,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from raygap.called import command
 from raygap.data.clips import ReaderOptions
 from raygap.data.inspection import thumbnails
 from raygap.imbalance.gap import GapScore, score_range
@@ -369,14 +370,14 @@ def again(run: Run) -> Blocks:
     data = f"{dataset} {source}".strip()
     quoted = {name: shlex.quote(str(folder / name)) for name in (BEST, JOURNAL, "tune", "")}
     commands = {
-        "go on with the search": f"python launch/sweep.py {dataset} --out {quoted['']} --resume "
+        "go on with the search": f"{command('sweep')} {dataset} --out {quoted['']} --resume "
         f"--trials {2 * plan['trials']}",
         "look closer": f"optuna-dashboard {quoted[JOURNAL]}\ntensorboard --logdir {quoted['tune']}",
-        "write this page again, also while the sweep is at work": f"python launch/report.py {quoted['']}",
+        "write this page again, also while the sweep is at work": command("report", str(folder)),
     }
     try:
         seed = run.config["seed"] + 1
-        train = f"python launch/train.py {data} --config {quoted[BEST]} --seeds 5 --set seed={seed}"
+        train = f"{command('train')} {data} --config {quoted[BEST]} --seeds 5 --set seed={seed}"
         commands = {"train and test the best configuration again, on five seeds": train} | commands
     except Absent:
         pass

@@ -18,6 +18,7 @@ from ray.tune.result import AUTO_RESULT_KEYS, DEBUG_METRICS
 
 from raygap.config import TrialConfig
 from raygap.errors import UserError, first_line
+from raygap.extras import lacking
 from raygap.imbalance.gap import score_range
 from raygap.private import without_passwords
 from raygap.provenance import made_by
@@ -59,6 +60,11 @@ def check_login(mode: layout.Mode | None, project: str | None = None, entity: st
     """
     mode = asked_mode(mode)
     if mode == "disabled":
+        return
+    if lack := lacking("wandb", "W&B's log"):
+        if mode:
+            raise UserError(f"--wandb {mode}: {lack}; or --wandb disabled")
+        _say(f"not logged: {lack}")
         return
     given = {name: value for name, value in os.environ.items() if name.startswith("WANDB_") and name not in NOT_OURS}
     _check_names(
@@ -112,7 +118,7 @@ def sweep_log(
     WANDB_PROJECT and WANDB_ENTITY say.
     """
     mode = asked_mode(mode)
-    if mode == "disabled":
+    if mode == "disabled" or lacking("wandb", ""):
         yield None
         return
     log = SweepLog(folder, dataset, mode, project, entity)

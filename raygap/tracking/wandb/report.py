@@ -85,7 +85,7 @@ def _blocks(run: Run, note: Note) -> list[Any]:
     return [
         wr.MarkdownBlock(_outcome(run)),
         wr.H2("Best configuration"),
-        wr.P(f"Trial {best.number}. launch/best.py reads it back, given the address of this report."),
+        wr.P(f"Trial {best.number}. `raygap best` reads it back, given the address of this report."),
         wr.CodeBlock(yaml.safe_dump(config, sort_keys=False), language="yaml"),
         wr.H2("Test split, chosen configuration, fresh seeds"),
         wr.MarkdownBlock(_test(run)),
