@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from raygap.errors import UserError
 from raygap.plugins import is_plugin
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION: Literal[2] = 2
 LATER: dict[str, Any] = {"shapes_warmup": False}
 """Marks a field that changes nothing before the warm-up ends; every field without the mark is taken to shape it."""
 

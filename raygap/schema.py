@@ -37,8 +37,9 @@ class _Whole(TrialConfig):
 @cache
 def trial_schema(method: str) -> type[TrialConfig]:
     """The class of a method's configurations. Raises UserError for an unknown method."""
-    sections = {name: (kind, kind()) for name, kind in find_method(method).all_sections().items()}
-    return create_model("TrialConfig", __base__=_Whole, __doc__=TrialConfig.__doc__, **sections)
+    sections: dict[str, Any] = {name: (kind, kind()) for name, kind in find_method(method).all_sections().items()}
+    made: type[TrialConfig] = create_model("TrialConfig", __base__=_Whole, __doc__=TrialConfig.__doc__, **sections)
+    return made
 
 
 def field_paths(method: str | None = None) -> dict[str, Any]:
@@ -67,15 +68,17 @@ def _leaves(section: type[Section], prefix: str = "") -> dict[str, Any]:
 
 def shapes_warmup(path: str, method: str | None = None) -> bool:
     """Whether a field can change a trial before its warm-up ends."""
-    return (field_paths(method)[path].json_schema_extra or {}).get("shapes_warmup", True)
+    return bool((field_paths(method)[path].json_schema_extra or {}).get("shapes_warmup", True))
 
 
 @cache
 def _cases(path: str, method: str) -> list[tuple[dict[str, Any], ...]]:
     """The cases in which a field's sections, and it itself, act; of each group one must hold."""
-    node, groups = trial_schema(method), []
+    node: type[Section] = trial_schema(method)
+    groups: list[Any] = []
     for name in path.split("."):
         info = node.model_fields[name]
+        extra: Any
         if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
             node = info.annotation
             extra = node.model_config.get("json_schema_extra")
@@ -129,12 +132,12 @@ def why_inert(path: str, values: Values) -> str:
 
 def _meets(value: Any, condition: Any) -> bool:
     if isinstance(condition, tuple):
-        return value in condition
+        return bool(value in condition)
     if isinstance(condition, str) and condition.startswith(">"):
         return isinstance(value, int | float) and value > float(condition[1:])
     if isinstance(condition, str) and condition.startswith("!="):
-        return value != condition[2:]
-    return value == condition
+        return bool(value != condition[2:])
+    return bool(value == condition)
 
 
 def _in_words(condition: Any) -> str:

@@ -58,8 +58,9 @@ def write_store(
     Two thirds train, the rest val and test. `test_seed` changes the content of the test clips alone.
     """
     names = tuple(f"class{i}" for i in range(classes))
-    splits = ["train"] * (2 * clips // 3) + ["val"] * (clips // 6)
-    splits += ["test"] * (clips - len(splits))
+    train, val = 2 * clips // 3, clips // 6
+    counts = zip(SPLITS, (train, val, clips - train - val), strict=True)
+    splits = [split for split, count in counts for _ in range(count)]
     listed = [Clip(f"clip{i}", Path(f"{i}.mp4"), None, names[i % classes], split) for i, split in enumerate(splits)]
     clip_list = ClipList("small", tuple(listed), names, Path())
     folder.mkdir(parents=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "raygap"
-GROUND = {"bytecode", "config", "ending", "errors", "lazy", "locks", "pace", "patience", "plugins", "private"}
-GROUND |= {"provenance", "rng", "storage", "workers"}
+GROUND = {"bytecode", "called", "config", "ending", "errors", "extras", "lazy", "locks", "pace", "patience", "plugins"}
+GROUND |= {"private", "provenance", "rng", "storage", "workers"}
 """Single files that every room may stand on."""
 BELOW = {
     "imbalance": set(),
@@ -23,6 +23,7 @@ BELOW = {
     "cluster": {"search", "tracking"},
     "testing": {"data", "methods", "schema", "training"},
     "commands": {"cluster", "data", "imbalance", "methods", "schema", "search", "tracking", "training"},
+    "__main__": {"commands"},
     "api": {"commands", "data", "imbalance", "methods", "schema", "search", "tracking", "training"},
 }
 """The rooms that each room may import, ground apart; a new room gets a line here."""

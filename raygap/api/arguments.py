@@ -56,7 +56,7 @@ def checked(function: Callable[Given, Result]) -> Callable[Given, Result]:
     return wrapper
 
 
-def _in_words(function: Callable, error: ValidationError) -> str:
+def _in_words(function: Callable[..., Any], error: ValidationError) -> str:
     first, known = error.errors()[0], list(inspect.signature(function).parameters)
     where = str(known[first["loc"][0]] if isinstance(first["loc"][0], int) else first["loc"][0])
     kind, call = first["type"], f"{function.__name__}()"
@@ -84,7 +84,7 @@ def present(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def reader_options(splits: Path | None, val: str | None, keep_overlap: bool) -> ReaderOptions:
+def reader_options(splits: Path | None, val: Val | None, keep_overlap: bool) -> ReaderOptions:
     """As read_clips takes them."""
     return ReaderOptions(str(splits.resolve()) if splits else None, val, keep_overlap)
 

@@ -107,7 +107,7 @@ def compare(
         path, reader = find_source(dataset, root, options, cache)
         comparison = Comparison(
             dataset=dataset,
-            root=path and str(path),
+            root=str(path) if path else None,
             methods=chosen,
             trials=10_000 if budget else trials or 20,
             budget=budget,

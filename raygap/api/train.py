@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import InstanceOf
 
@@ -99,7 +100,7 @@ def train(
     return Training(folder, trial, TestResults.of(results), tuple(notes))
 
 
-def _fields(config: TrialConfig | Fields | Path | None) -> dict:
+def _fields(config: TrialConfig | Fields | Path | None) -> dict[str, Any]:
     if isinstance(config, TrialConfig):
         config = to_mapping(config)
     return flatten(load_yaml(config) if isinstance(config, Path) else config or {})

@@ -35,7 +35,7 @@ def leave(client: "JobSubmissionClient", variables: dict[str, str]) -> str:
 
 def take(name: str) -> dict[str, str]:
     """Take the variables out of the cluster's store; only the first call gets them. Runs in the cluster."""
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 
     store, key = GcsClient(address=os.environ["RAY_ADDRESS"]), f"gcs://{name}".encode()
     content = store.internal_kv_get(key, None)

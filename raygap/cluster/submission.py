@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 Environment = Literal["cluster", "uv"]
 
 SENT = ("raygap", "search_spaces", "pyproject.toml", "uv.lock", "README.md", "LICENSE")
-"""What of a checkout travels; of an installed raygap, its package alone. Named, so that no data, run or key lying beside
-it travels by accident."""
+"""What of a checkout travels; of an installed raygap, its package alone. Named, so that no data, run or key lying
+beside it travels by accident."""
 SPACE = "space.yaml"
 """Name in the package of a search space of one's own."""
 LIMIT = 100 * 2**20
@@ -144,8 +144,8 @@ def _about_token(message: str) -> str:
 
 
 def pack(code: Path, package: Path, space: Path | None = None) -> None:
-    """Write the zip file that a job runs from: raygap's code, from a checkout or where it is installed, a search space of
-    one's own as SPACE, and what of one's own this process has loaded (method, encoder, reader), unless it is installed.
+    """Write the zip file that a job runs from: raygap's code, from a checkout or where it is installed, a search space
+    of one's own as SPACE, and what of one's own this process has loaded (method, encoder, reader), unless installed.
 
     Raises UserError, naming the largest files, if it is too large to send.
     """
@@ -159,9 +159,9 @@ def pack(code: Path, package: Path, space: Path | None = None) -> None:
             if file.is_file() and not any(part.startswith((".", "__pycache__")) for part in inside.parts):
                 files[inside.as_posix()] = file
     with ZipFile(package, "w") as archive:
-        for inside, file in files.items():
+        for name, file in files.items():
             # Without times: the same code is the same package, which the cluster may have already.
-            archive.writestr(ZipInfo(inside), file.read_bytes(), ZIP_DEFLATED)
+            archive.writestr(ZipInfo(name), file.read_bytes(), ZIP_DEFLATED)
         sizes = {info.filename: info.compress_size for info in archive.infolist()}
     size = package.stat().st_size
     if size > LIMIT:
@@ -328,7 +328,7 @@ def _run_aside(
 def missing_package(log: str) -> str | None:
     """Name of a package that the cluster's Python lacks, if the job has failed for that."""
     found = re.search(r"^ModuleNotFoundError: No module named '([\w.]+)'", log, re.MULTILINE)
-    return found and found.group(1)
+    return found.group(1) if found else None
 
 
 def unpack(content: dict[str, str], folder: Path) -> list[Path]:

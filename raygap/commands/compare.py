@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE
@@ -154,10 +154,15 @@ def main(
         check_method(method)
     from raygap.search.comparison import Comparison, read_comparison
 
-    settings = {"wandb": wandb, "max_quarantine": max_quarantine, "trunk_gb": trunk_gb, "concurrency": concurrency}
+    settings: dict[str, Any] = {
+        "wandb": wandb,
+        "max_quarantine": max_quarantine,
+        "trunk_gb": trunk_gb,
+        "concurrency": concurrency,
+    }
     settings = {name: value for name, value in settings.items() if value is not None}
     if resume:
-        kept = {"--dataset": dataset, "--budget": budget, "--epochs": epochs, "--set": assignments}
+        kept: dict[str, Any] = {"--dataset": dataset, "--budget": budget, "--epochs": epochs, "--set": assignments}
         kept |= {"--val": val, "--keep-overlap": keep_overlap or None}
         kept |= {"--out": out, "--cache": cache, "--protocol": protocol if protocol == "paper" else None}
         for option, value in kept.items():
@@ -172,8 +177,8 @@ def main(
         for place, earlier in noted.items():
             if trials and earlier.budget:
                 raise UserError(f"--trials {trials}: {place} compares at {earlier.budget_in_words()}; leave it out")
-            changes = {"trials": trials, "seeds": seeds, "methods": (*earlier.methods, *chosen)}
-            changes["methods"] = tuple(dict.fromkeys(changes["methods"]))
+            changes: dict[str, Any] = {"trials": trials, "seeds": seeds}
+            changes["methods"] = tuple(dict.fromkeys((*earlier.methods, *chosen)))
             changes["root"] = roots[earlier.dataset]  # the same data may lie elsewhere by now
             changes["reader"] = replace(earlier.reader, splits=str(splits.resolve())) if splits else None
             changes = {name: value for name, value in changes.items() if value is not None}
@@ -197,7 +202,7 @@ def main(
         comparisons = {
             folder / file_name(name) if len(names) > 1 else folder: Comparison(
                 name,
-                path and str(path),
+                str(path) if path else None,
                 chosen,
                 10_000 if budget else trials or 20,
                 budget,

@@ -165,8 +165,8 @@ def main(
             raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
     _print(console, diagnosis)
     print(f"page: {folder / PAGE}\nbalanced subset: {folder / BALANCED}")
-    for name in saved:
-        print(f"correction: {name}")
+    for file in saved:
+        print(f"correction: {file}")
 
 
 def _data_set(

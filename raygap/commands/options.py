@@ -99,7 +99,9 @@ Address = Annotated[
 ]
 
 
-def reader_options(splits: Path | None, val: str | None, keep_overlap: bool) -> ReaderOptions:
+def reader_options(
+    splits: Path | None, val: Literal["stratified", "actors"] | None, keep_overlap: bool
+) -> ReaderOptions:
     """The three options above, as read_clips takes them."""
     return ReaderOptions(str(splits.resolve()) if splits else None, val, keep_overlap)
 

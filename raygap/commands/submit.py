@@ -152,7 +152,8 @@ def _options(sweep: list[str]) -> dict[str, Any]:
     except typer.Exit:  # --help
         raise SystemExit(0) from None
     except Exception as error:  # click's, or typer's own copy of it
-        raise UserError(f"after --: {error.format_message()}") from None
+        said = error.format_message()  # type: ignore[attr-defined]
+        raise UserError(f"after --: {said}") from None
     options = dict(context.params)
     split_storage(options["storage"])
     options["root"] = options["root"] or []

@@ -11,7 +11,7 @@ import sys
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -38,7 +38,7 @@ from raygap.commands.options import (
     reader_options,
     roots_by_dataset,
 )
-from raygap.data.clips import ClipList, ReaderOptions
+from raygap.data.clips import ClipList, ReaderOptions, Split
 from raygap.data.prepared import default_cache
 from raygap.data.readers import READERS, check_source, read_clips
 from raygap.ending import user_errors
@@ -185,7 +185,7 @@ def main(
     kept_in, kept_at = split_storage(storage)
     runs = kept_in / "runs" if kept_in else RUNS
     cache = cache or (kept_in / "stores" if kept_in else None)
-    settings = {
+    settings: dict[str, Any] = {
         "trials": trials,
         "test_seeds": test_seeds if seeds is None else seeds,
         "cache": str(cache.resolve()) if cache else None,
@@ -200,7 +200,13 @@ def main(
     }
     settings = {name: value for name, value in settings.items() if value is not None}
     if resume:
-        kept = {"--set": assignments, "--epochs": epochs, "--seed": seed, "--space": space, "--method": method}
+        kept: dict[str, Any] = {
+            "--set": assignments,
+            "--epochs": epochs,
+            "--seed": seed,
+            "--space": space,
+            "--method": method,
+        }
         kept |= {"--val": val, "--keep-overlap": keep_overlap or None, "--workers-per-trial": workers}
         for option, value in kept.items():
             if value is not None:
@@ -369,11 +375,12 @@ def _print_plan(plan: Plan, folder: Path) -> None:
     from raygap.search.sweep import plan_placement
 
     config = plan.check()
+    at_once: list[str] | str
     try:
         at_once = in_words(plan_placement(plan, plan.concurrency), config.compute.threads, plan.concurrency)
     except UserError as error:  # the plan may be meant for another cluster
         at_once = f"none here: {error}"
-    sections = {
+    sections: dict[str, dict[str, Any]] = {
         "configuration (searched stage lengths at their longest)": to_mapping(config),
         "search space": plan.space,
         "plan": {
@@ -440,5 +447,5 @@ def _on_chance(plan: Plan, store: Path, outcome: "Outcome") -> list[str]:
     opened = Store.open(store)
     if outcome.test and outcome.test.rows:
         return on_chance("test accuracy", outcome.test.interval("test_accuracy").mean, opened, "test")
-    split = "test" if plan.fixed.get("protocol") == "paper" else "val"
+    split: Split = "test" if plan.fixed.get("protocol") == "paper" else "val"
     return on_chance(judged_on(plan), outcome.best.value, opened, split)

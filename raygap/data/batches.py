@@ -82,8 +82,8 @@ def batches(
         read = _read_on_gpu(store, rows, boxes, mine, device)
     else:
         read = map(_CpuReader(store, rows, boxes), mine)
-    for whole, (part, clips), tensors in zip(parts, shares, read, strict=True):
-        yield Batch(*tensors, clips, len(whole), part)
+    for whole, (part, clips), (index, audio, visual, labels) in zip(parts, shares, read, strict=True):
+        yield Batch(index, audio, visual, labels, clips, len(whole), part)
 
 
 class _CpuReader:

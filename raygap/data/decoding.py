@@ -8,13 +8,13 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -184,7 +184,7 @@ def write_clip(row: int, result: _Pictures | str, writer: StoreWriter) -> Decode
 
 def decode_here(
     clips: tuple[Clip, ...], rows: Iterable[int], settings: Prepare, folder: Path, workers: int
-) -> Iterator[tuple[int, Decoded | str]]:
+) -> Generator[tuple[int, Decoded | str], None, None]:
     """Decode these rows into the arrays in `folder`; yields each as it comes, with the reason if the clip is bad."""
     return in_processes(functools.partial(_decode_and_write, folder, len(clips), settings), clips, rows, workers)
 
@@ -210,7 +210,7 @@ def _without_main() -> Iterator[None]:
 
 def in_processes(
     prepare: Callable[[], Callable[[int, Any], Any]], items: Sequence[Any], rows: Iterable[int], workers: int
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any], None, None]:
     """Work on `items[row]` for each of these rows in processes on this machine; yields row and result as they come.
 
     Each worker calls `prepare` once, for the function of row and item that it then applies; an OSError of that function
@@ -228,11 +228,11 @@ def in_processes(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "torchaudio", "torchaudio.compliance.kaldi", "scipy.signal"])
     waiting = deque(rows)
-    busy: dict[Connection, tuple[multiprocessing.Process, int, float]] = {}
+    busy: dict[Connection, tuple[multiprocessing.process.BaseProcess, int, float]] = {}
     crashed: set[int] = set()
     hung: set[int] = set()
 
-    def send(connection: Connection, process: multiprocessing.Process) -> None:
+    def send(connection: Connection, process: multiprocessing.process.BaseProcess) -> None:
         if not waiting:
             connection.close()  # which tells the worker to leave
             return
@@ -253,7 +253,7 @@ def in_processes(
         for _ in range(min(workers, len(waiting))):
             start()
         while busy:
-            ready = wait(list(busy), timeout=HANGS_AFTER / 10)
+            ready = cast(list[Connection], wait(list(busy), timeout=HANGS_AFTER / 10))
             for connection in busy.keys() - set(ready):  # not those that only wait for us to read their result
                 process, row, since = busy[connection]
                 if time.monotonic() - since > HANGS_AFTER:
@@ -309,7 +309,7 @@ def _work(connection: Connection, prepare: Callable[[], Callable[[int, Any], Any
 
 def decode_on_ray(
     clips: tuple[Clip, ...], rows: Iterable[int], settings: Prepare, writer: StoreWriter, workers: int | None = None
-) -> Iterator[tuple[int, Decoded | str]]:
+) -> Generator[tuple[int, Decoded | str], None, None]:
     """The same on the Ray cluster that this process is connected to, one task a clip, one CPU a task.
 
     `workers` is the number of tasks at a time (None: what keeps all CPUs busy). The media must lie under the same path

@@ -67,7 +67,7 @@ class Predictions:
 
     def of(self, rows: np.ndarray) -> "Predictions":
         """Those of some rows, (n,) indices or (N,) of bool."""
-        parts = {
+        parts: dict[str, Any] = {
             name: {key: values[rows] for key, values in getattr(self, name).items()}
             for name in ("logits", "features", "parts", "alone")
         }

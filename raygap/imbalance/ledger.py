@@ -69,9 +69,9 @@ class Ledger:
         # column. The first step is 1 and must not read the NaN that stands there.
         step = (1 - self.beta) / (1 - self.beta ** self.records[index].astype(np.float64))
         first = self.records[index] == 1
-        for average, score in ((self.audio_average, audio), (self.visual_average, visual)):
-            before = np.where(first, 0.0, average[index].astype(np.float64))
-            average[index] = (1 - step) * before + step * np.asarray(score, dtype=np.float64)
+        for averages, score in ((self.audio_average, audio), (self.visual_average, visual)):
+            before = np.where(first, 0.0, averages[index].astype(np.float64))
+            averages[index] = (1 - step) * before + step * np.asarray(score, dtype=np.float64)
 
     def columns(self) -> dict[str, np.ndarray]:
         """Copies of all columns by name, each (N,), and `gap` and `records`: a table of the clips, in order."""

@@ -1,6 +1,7 @@
 """The mixture of balanced and imbalanced clips over the gaps."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,8 @@ class GapMixture:
     @classmethod
     def from_state_dict(cls, state: dict[str, np.ndarray]) -> "GapMixture":
         """The same mixture, to the last bit."""
-        return cls(**{name: tuple(float(number) for number in numbers) for name, numbers in state.items()})
+        read: dict[str, Any] = {name: tuple(float(number) for number in numbers) for name, numbers in state.items()}
+        return cls(**read)
 
     def _gaussians(self) -> Gaussians:
         return Gaussians(np.array(self.weights), np.array(self.means)[:, None], np.array(self.variances)[:, None, None])

@@ -1,7 +1,7 @@
 """Which modality of a clip can be trusted: the separators of gmm_scores, over the averaged scores."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def fit_reliability(
         return Reliability(balanced, balanced, balanced), mixture.state_dict()
 
     logits = _standardised_logits(pair)
-    fit = {"reg_covar": reg_covar, "tolerance": TOLERANCE, "n_init": n_init, "seed": seed}
+    fit: dict[str, Any] = {"reg_covar": reg_covar, "tolerance": TOLERANCE, "n_init": n_init, "seed": seed}
     if separator == "scores1d":
         one_modality = {"audio": logits[:, :1], "visual": logits[:, 1:]}
         mixtures = {

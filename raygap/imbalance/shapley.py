@@ -10,6 +10,7 @@ What a coalition without a modality means is the caller's choice, and has to be 
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -26,8 +27,11 @@ class Shapley:
     """Accuracy of none, audio, visual and both."""
 
 
-def two_players(none: float, audio: float, visual: float, both: float) -> tuple[float, float]:
-    """Shapley values of audio and visual from the worth of the four coalitions; works on arrays too."""
+Worth = TypeVar("Worth", float, np.ndarray)
+
+
+def two_players(none: Worth, audio: Worth, visual: Worth, both: Worth) -> tuple[Worth, Worth]:
+    """Shapley values of audio and visual from the worth of the four coalitions, numbers or arrays."""
     return (audio - none + both - visual) / 2, (visual - none + both - audio) / 2
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from raygap.models.network import Network
     from raygap.models.outputs import Outputs
 
-Autocast = Callable[[], AbstractContextManager]
+Autocast = Callable[[], AbstractContextManager[Any]]
 Terms = dict[str, "Tensor"]
 """Loss terms of a batch by name, each a weighted scalar; the loss is their sum."""
 
@@ -130,7 +130,8 @@ class Method:
     @classmethod
     def predict(cls, network: Network, audio: Tensor, visual: Tensor) -> Outputs:
         """Outputs whose `fused` is the method's answer, for validation, test and use."""
-        return network(audio, visual)
+        outputs: Outputs = network(audio, visual)
+        return outputs
 
     def begin_epoch(self, epoch: int, network: Network, look: Look) -> None:
         """Before each adaptive epoch (`epoch` counts from 0); may change the network's weights."""
@@ -154,7 +155,8 @@ class Method:
 
     def outputs(self, network: Network, step: Step) -> Outputs:
         """Outputs of a training step; runs under autocast."""
-        return network(step.audio, step.visual, probe=self.probe_heads)
+        outputs: Outputs = network(step.audio, step.visual, probe=self.probe_heads)
+        return outputs
 
     def plain_terms(self, outputs: Outputs, labels: Tensor) -> Terms:
         """Loss of warm-up and purification, the same for every clip."""
@@ -209,7 +211,7 @@ class Method:
         optimizer.step()
         return outputs, terms
 
-    def refit(self, ledger: Ledger) -> dict[str, float]:
+    def refit(self, ledger: Ledger) -> dict[str, Any]:
         """Separate the clips anew and write P(balanced) into the ledger; returns metrics.
 
         A degenerate fit leaves the last good one in force (weight 1 everywhere if there is none) and is reported as

@@ -48,5 +48,6 @@ class Cml(UnimodalLosses):
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
         """Adds the term `calibration`."""
         both = confidence(outputs.fused)
-        surer = sum((confidence(alone) - both).relu() for alone in (outputs.audio, outputs.visual))
-        return super().adaptive_terms(outputs, labels, index) | {"calibration": self.config.cml.weight * surer.mean()}
+        audio, visual = ((confidence(alone) - both).relu() for alone in (outputs.audio, outputs.visual))
+        terms = super().adaptive_terms(outputs, labels, index)
+        return terms | {"calibration": self.config.cml.weight * (audio + visual).mean()}

@@ -63,7 +63,7 @@ class Ogm(Joint):
         self.note("ogm_kept_audio", kept[0])
         self.note("ogm_kept_visual", kept[1])
 
-    def _modulate(self, weight: torch.nn.Parameter, factor: torch.Tensor, draw: torch.Generator) -> None:
+    def _modulate(self, weight: torch.Tensor, factor: torch.Tensor, draw: torch.Generator) -> None:
         deviation = weight.grad.std() + 1e-8
         weight.grad *= factor
         if self.noise:

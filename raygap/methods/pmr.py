@@ -106,7 +106,9 @@ class Pmr(Joint):
         self.note("pmr_behind_visual", behind[1])
         return PrototypeOutputs(**vars(outputs), near_audio=near[0], near_visual=near[1], behind=behind)
 
-    def adaptive_terms(self, outputs: PrototypeOutputs, labels: Tensor, index: Tensor) -> Terms:
+    def adaptive_terms(  # type: ignore[override]  # `outputs` makes them
+        self, outputs: PrototypeOutputs, labels: Tensor, index: Tensor
+    ) -> Terms:
         """The losses of the batch."""
         settings = self.config.pmr
         behind_audio, behind_visual = outputs.behind

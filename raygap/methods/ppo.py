@@ -23,7 +23,8 @@ PASSES, LEARNING_RATE, CLIP, DISCOUNT, TRACE = 4, 3e-3, 0.2, 0.95, 0.9
 def advantages(rewards: Tensor, values: Tensor) -> Tensor:
     """Generalised advantage estimates (T,) from rewards (T,) and values (T + 1,) (Schulman et al., 2016, eq. 16)."""
     errors = rewards + DISCOUNT * values[1:] - values[:-1]
-    found, running = torch.zeros_like(rewards), 0.0
+    found = torch.zeros_like(rewards)
+    running: Tensor | float = 0.0
     for t in reversed(range(len(rewards))):
         running = errors[t] + DISCOUNT * TRACE * running
         found[t] = running

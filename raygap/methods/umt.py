@@ -87,7 +87,8 @@ class Umt(Method):
         network.load_state_dict(fresh.state_dict())
 
     def _teach(self, encoders: list[torch.nn.Module]) -> None:
-        teachers = torch.nn.ModuleList(encoders).to(self.device, memory_format=torch.channels_last)
+        modules: Any = torch.nn.ModuleList(encoders)  # torch's stub of `to` knows either argument alone
+        teachers = modules.to(self.device, memory_format=torch.channels_last)
         self.teachers = teachers.eval().requires_grad_(False)
 
     def outputs(self, network: Network, step: Step) -> TaughtOutputs:
@@ -99,7 +100,9 @@ class Umt(Method):
         taught = {"audio_taught": audio(step.audio), "visual_taught": encode_frames(visual, step.visual)}
         return TaughtOutputs(**vars(outputs), **taught)
 
-    def adaptive_terms(self, outputs: TaughtOutputs, labels: Tensor, index: Tensor) -> Terms:
+    def adaptive_terms(  # type: ignore[override]  # `outputs` makes them
+        self, outputs: TaughtOutputs, labels: Tensor, index: Tensor
+    ) -> Terms:
         """The losses of the batch, and the probes' own where there are separate heads."""
         weight = self.config.umt.weight
         terms = {

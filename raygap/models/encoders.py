@@ -1,6 +1,7 @@
 """Encoders: one modality's picture-like input to one feature vector."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,14 @@ def _normalisation(kind: str) -> Callable[[int], nn.Module]:
     )
 
 
-class SmallCNN(nn.Module):
+class Encoder(nn.Module):
+    """What an encoder has besides; one of a user's own need not be of this class."""
+
+    out_features: int
+    """Length of its feature vectors."""
+
+
+class SmallCNN(Encoder):
     """Four 3x3 convolutions, each followed by 2x2 pooling, normalisation and ReLU; then the mean over the map.
 
     Pooling first leaves a quarter of the map to normalise: a third of an epoch on a CPU.
@@ -44,7 +52,7 @@ class SmallCNN(nn.Module):
         return self.layers(x).mean((2, 3))
 
 
-class ResNet18(nn.Module):
+class ResNet18(Encoder):
     """torchvision's ResNet-18 from random weights, with a stem for `channels` and no classifier."""
 
     out_features = 512
@@ -64,10 +72,10 @@ class ResNet18(nn.Module):
         return self.net(x)
 
 
-ENCODERS: dict[str, Callable[[int, int, str], nn.Module]] = {"small_cnn": SmallCNN, "resnet18": ResNet18}
+ENCODERS: dict[str, Callable[[int, int, str], Encoder]] = {"small_cnn": SmallCNN, "resnet18": ResNet18}
 
 
-def make_encoder(model: Model, channels: int) -> nn.Module:
+def make_encoder(model: Model, channels: int) -> Encoder:
     """An encoder with attribute `out_features` for inputs of `channels` channels.
 
     One from elsewhere, `package.module:function`, is what the function makes of the same two arguments. Raises
@@ -86,10 +94,10 @@ def make_encoder(model: Model, channels: int) -> nn.Module:
     features = getattr(encoder, "out_features", None)
     if not isinstance(features, int) or features < 1:
         raise UserError(f"{what}: its module needs out_features, the length of its feature vectors, not {features!r}")
-    return encoder
+    return cast(Encoder, encoder)
 
 
-def check_shape(name: str, encoder: nn.Module, batch: Tensor) -> None:
+def check_shape(name: str, encoder: Encoder, batch: Tensor) -> None:
     """Raise UserError unless an encoder gives a feature vector a clip of such a batch."""
     with torch.no_grad():
         try:

@@ -1,6 +1,7 @@
 """The two-modality network: an encoder a modality, the fusion, the unimodal read-out."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,8 @@ class Network(nn.Module):
             other = self.visual_encoder.out_features
             raise UserError(f"model.encoder {model.encoder}: {features} features for sound, but {other} for pictures")
         self.classes = classes
-        self.fusion = FUSIONS[model.fusion](features, classes)
-        self.heads = None
+        self.fusion: Any = FUSIONS[model.fusion](features, classes)  # a module; methods put in kinds of their own
+        self.heads: nn.ModuleDict | None = None
         if model.readout == "heads":
             self.heads = nn.ModuleDict({m: nn.Linear(features, classes) for m in ("audio", "visual")})
         self.extra = nn.ModuleDict()

@@ -102,10 +102,11 @@ class Comparison:
             if self.paper:
                 plans[name + PAPER] = replace(plans[name], fixed=fixed | {"protocol": "paper"}, test_seeds=0)
         configs = {name: plan.check() for name, plan in plans.items()}
-        for what, values in {
+        must_agree: dict[str, dict[str, Any]] = {
             "epochs": {name: config.epochs for name, config in configs.items()},
             "prepare.*": {name: config.prepare for name, config in configs.items()},
-        }.items():
+        }
+        for what, values in must_agree.items():
             first = next(iter(values))
             for name, value in values.items():
                 if value != values[first]:

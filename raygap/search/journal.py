@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,6 @@ class _Journal(JournalFileBackend):
 
         patiently(append)
 
-    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         """As JournalFileBackend."""
         yield from patiently(lambda: list(super(_Journal, self).read_logs(log_number_from)))

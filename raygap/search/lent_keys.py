@@ -7,6 +7,7 @@ memory: an actor beside the sweep's process holds them as long as that lives, an
 import os
 from contextlib import suppress
 from functools import lru_cache
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -44,7 +45,8 @@ def lend_keys() -> None:
 @lru_cache(maxsize=1)  # an actor lives as long as its handle
 def _lender(job: str, node: str) -> ActorHandle:
     here = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(num_cpus=0)(_Lender).options(name=_NAME, scheduling_strategy=here).remote()
+    lender: Any = ray.remote(num_cpus=0)(_Lender)
+    return lender.options(name=_NAME, scheduling_strategy=here).remote()
 
 
 def borrow_keys() -> None:

@@ -15,7 +15,7 @@ from joblib import cpu_count
 from ray import cloudpickle
 from ray._private.state import state as cluster_state
 from ray._raylet import ActorID, PlacementGroupID
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]  # made on import
 from ray.tune import Callback, TuneError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
@@ -251,7 +251,7 @@ def fit(tuner: "Tuner", keys: bool = False) -> None:
 def _refusal(error: BaseException | None) -> OSError | None:
     while error and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
-    return error
+    return error if isinstance(error, OSError) else None
 
 
 def remove_orphans(of_living: bool = False) -> None:

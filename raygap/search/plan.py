@@ -98,7 +98,10 @@ def make_plan(
     space, dropped = drop_inert(SearchSpace(space.fixed | fixed, searched, space.trials))
     if dropped and not space.space:
         raise UserError(f"{space_file or dataset}: nothing to search; {dropped}")
-    settings = {"trials": space.trials, "notes": tuple(note for note in (shortened, dropped) if note)} | others
+    settings: dict[str, Any] = {
+        "trials": space.trials,
+        "notes": tuple(note for note in (shortened, dropped) if note),
+    } | others
     return Plan(dataset=dataset, fixed=space.fixed, space=space.space, **settings)
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from raygap.called import command
 from raygap.errors import UserError, first_line
@@ -43,7 +44,7 @@ def start_ray() -> None:
         return
     # Ray's coming default: tasks that ask for no GPU see what the machine has.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = find_cluster()
     handler = signal.getsignal(signal.SIGTERM)
     # Slurm sends it to all processes. Ray's take the mask over and stay, until the trials are stopped and noted.

@@ -121,7 +121,8 @@ def parse_space(content: Mapping[str, Any], source: str, trials: int, method: st
 
 def drop_inert(space: SearchSpace) -> tuple[SearchSpace, str]:
     """The space without the fields that can act in no trial of it, and a line that names them; empty if all can."""
-    known, dropped = field_paths(space.fixed["method"]), {}
+    known = field_paths(space.fixed["method"])
+    dropped: dict[str, str] = {}
     while True:
         searched = {path: entry for path, entry in space.space.items() if path not in dropped}
 

@@ -78,11 +78,11 @@ def check_resumed(folder: Path, source: str, config: TrialConfig, domains: dict[
         noted = trial_folder(folder, trial.number) / "config.yaml"
         if trial.state == TrialState.FAIL or not noted.exists():
             continue
-        before, now = flatten(load_yaml(noted)), flatten(to_mapping(config))
-        for path in now.keys() & before.keys() - domains.keys() - trial.params.keys():
-            if now[path] != before[path]:
+        had, now = flatten(load_yaml(noted)), flatten(to_mapping(config))
+        for path in now.keys() & had.keys() - domains.keys() - trial.params.keys():
+            if now[path] != had[path]:
                 raise UserError(
-                    f"{source}: fixed: {path} = {now[path]}, but trials of this sweep had {before[path]} and could not "
+                    f"{source}: fixed: {path} = {now[path]}, but trials of this sweep had {had[path]} and could not "
                     "be compared with others; set it back, or start another sweep"
                 )
         break  # what the first had, all had
@@ -105,4 +105,5 @@ def suggested_config(suggested: dict[str, Any], fixed: dict[str, Any]) -> TrialC
 def remember(scheduler: ASHAScheduler, trial_id: str, values: dict[int, float]) -> None:
     """Enter a trial's values by epoch into the rungs, which live in memory only, without a verdict."""
     for epoch, value in sorted(values.items()):
-        scheduler._brackets[0].on_result(SimpleNamespace(trial_id=trial_id), epoch, value)
+        trial: Any = SimpleNamespace(trial_id=trial_id)  # all that a rung asks of it
+        scheduler._brackets[0].on_result(trial, epoch, value)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +117,7 @@ class StudySearch(OptunaSearch):
         running = [spent.seconds for trial_id, spent in self._spent.items() if trial_id not in self._completed_trials]
         return self.trial_seconds is not None and seconds_spent(self.study, running) >= self.trial_seconds
 
-    def out_of_budget(self, trial_id: str, result: dict[str, Any]) -> bool:
+    def out_of_budget(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """Tune stops a trial for which this is true: all trials once the budget of seconds is spent.
 
         Long trials would else get as much again as many of them run at a time. One whole training is granted: the one

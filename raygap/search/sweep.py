@@ -41,7 +41,7 @@ def shared_warmups(plan: Plan, folder: Path, copies: Copies | None) -> SharedWar
         return None
     run = folder.resolve()
     place = run if plan.own_trunk else run.parent
-    return SharedWarmups(place / WARMUPS, plan.trunk_gb * 1e9, copies and copies.folder.at("..", WARMUPS))
+    return SharedWarmups(place / WARMUPS, plan.trunk_gb * 1e9, copies.folder.at("..", WARMUPS) if copies else None)
 
 
 def plan_placement(plan: Plan, concurrency: int | None) -> Placement:
@@ -117,7 +117,7 @@ def run_trials(
                         folder,
                         ended + left,
                         config.epochs,
-                        copies and copies.folder,
+                        copies.folder if copies else None,
                         number_of=itemgetter(TRIAL_NUMBER),
                         quiet=quiet,
                     ),
@@ -129,7 +129,7 @@ def run_trials(
         )
         fit(tuner, keys=bool(copies))
         if several:
-            _clean_again(search.study, folder, copies and copies.folder)
+            _clean_again(search.study, folder, copies.folder if copies else None)
     patiently(lambda: write_trials(search.study, folder))
     return search.study
 

@@ -83,7 +83,7 @@ def _train(training: Training, placement: Placement) -> None:
         run_config=RunConfig(
             name=f"{folder.parent.parent.name}-{folder.name}",
             storage_path=str(machine_folder() / "train"),  # gets nothing but a marker
-            callbacks=[TuneReportCallback()],
+            callbacks=[TuneReportCallback()],  # type: ignore[list-item]  # its hints leave out Train's own kind
             failure_config=FailureConfig(max_failures=0),
         ),
     )
@@ -110,7 +110,8 @@ class _Trainer(TorchTrainer):
         # groups learns of a group only when its workers run, and needs a State API that answers, which it does not
         # where two clusters share a machine: see remove_orphans. The other hands out Ray Datasets, which we have not.
         needless = (PlacementGroupCleanerCallback, DatasetsCallback)
-        return [c for c in super()._create_default_callbacks() if not isinstance(c, needless)]
+        given = super()._create_default_callbacks()  # type: ignore[misc]  # its module is not typed
+        return [c for c in given if not isinstance(c, needless)]
 
 
 class GiveBack(tune.Callback):

@@ -4,7 +4,7 @@ import fcntl
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def reason_of(error: Exception) -> str:
 
 def train_trial(
     config: TrialConfig, store: Store, folder: Path, trunk: SharedWarmups | None, storage: Storage | None = None
-) -> Iterator[Metrics]:
+) -> Generator[Metrics, None, None]:
     """Train a trial of a sweep, or go on with it: metrics of each epoch. Where several workers train, all run this."""
     tell = teller(folder)
     with _at_work(folder, storage) as folder:
@@ -169,7 +169,7 @@ class SweepTrial(tune.Trainable):
         """Once an actor: open the store. `fixed` lies under each trial's configuration."""
         if copies:
             borrow_keys()
-        self.store = Store.open(local_store(store, copies and copies.store))
+        self.store = Store.open(local_store(store, copies.store if copies else None))
         self.fixed, self.folder, self.trunk, self.copies = fixed, folder, trunk, copies
         self.reset_config(config)
 
@@ -177,7 +177,8 @@ class SweepTrial(tune.Trainable):
         """Once a trial: start, or go on with, its training."""
         config = suggested_config(new_config, self.fixed)
         folder = trial_folder(self.folder, new_config[TRIAL_NUMBER])
-        storage = self.copies and self.copies.at(trial_folder(Path(), new_config[TRIAL_NUMBER]).as_posix()).folder
+        place = trial_folder(Path(), new_config[TRIAL_NUMBER]).as_posix()
+        storage = self.copies.at(place).folder if self.copies else None
         self.last, self.total_epochs = {"epoch": 0, "epochs_reused": 0}, config.epochs
         self.results = train_trial(config, self.store, folder, self.trunk, storage)
         return True
@@ -204,7 +205,8 @@ def train_in_worker(training: Training, report: Callable[[Metrics], None]) -> No
     try:
         if copies := training.copies:
             borrow_keys()
-        store, storage = Store.open(local_store(training.store, copies and copies.store)), copies and copies.folder
+        store = Store.open(local_store(training.store, copies.store if copies else None))
+        storage = copies.folder if copies else None
         if training.test:
             results = train_seed(training.config, store, training.folder, storage, training.trunk)
         else:

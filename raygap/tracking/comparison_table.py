@@ -235,7 +235,11 @@ def long_rows(results: list[MethodResult]) -> tuple[list[str], list[list[Any]]]:
     header = ["method", "seed", *SHOWN, "val_accuracy", "paper_test_accuracy", "trials", "epochs", "seconds", "notes"]
     rows = []
     for result in results:
-        rest = [result.validation, result.paper, *(result.cost.get(name) for name in ("trials", "epochs", "seconds"))]
+        rest: list[Any] = [
+            result.validation,
+            result.paper,
+            *(result.cost.get(name) for name in ("trials", "epochs", "seconds")),
+        ]
         rest.append(" ".join(result.notes))
         for seed, metrics in (result.seeds or {None: {}}).items():
             rows.append([result.method, seed, *(metrics.get(name) for name in SHOWN), *rest])

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import scipy
 
 from raygap.extras import need
-from raygap.imbalance.gap import mixture_values
+from raygap.imbalance.gap import GapScore, mixture_values
 from raygap.imbalance.mixture import DegenerateMixture, GapMixture, fit_gap_mixture
 from raygap.imbalance.null_check import check_two_groups
 
@@ -22,7 +22,7 @@ SCORE_NAMES = {"absolute": "|audio score − visual score|", "signed": "audio sc
 SCORE_NAMES["min_score"] = "1 − smaller score"
 
 
-def gap_values(run: Path, score: str) -> dict[str, np.ndarray]:
+def gap_values(run: Path, score: GapScore) -> dict[str, np.ndarray]:
     """What the mixture is fitted to, of the clips that were seen, by moment: "after warm-up" (if any), "at the end"."""
     ledger = pq.read_table(run / "ledger.parquet")
     moments = {"after warm-up": ("audio_after_warmup", "visual_after_warmup"), "at the end": ("audio", "visual")}
@@ -73,7 +73,7 @@ class GapCheck:
     sentence: str
 
 
-def check_gaps(moments: dict[str, np.ndarray], score: str, seed: int) -> dict[str, GapCheck]:
+def check_gaps(moments: dict[str, np.ndarray], score: GapScore, seed: int) -> dict[str, GapCheck]:
     """By moment (see gap_values): do the gaps look like two groups, against the null of one group of bounded gaps?"""
     checks = {}
     for moment, values in moments.items():
@@ -85,7 +85,7 @@ def check_gaps(moments: dict[str, np.ndarray], score: str, seed: int) -> dict[st
     return checks
 
 
-def draw_figures(run: Path, score: str, seed: int, folder: Path) -> None:
+def draw_figures(run: Path, score: GapScore, seed: int, folder: Path) -> None:
     """gap.png and curves.png of a training run, into a folder. Raises UserError where what draws is not installed."""
     need("report", "a figure")
     draw_gap(gap_values(run, score), score, seed, folder / "gap.png")

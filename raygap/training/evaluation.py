@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from raygap.config import TrialConfig
 from raygap.data.batches import batches
+from raygap.data.clips import Split
 from raygap.data.store import Store
 from raygap.imbalance.gap import modality_gap, true_class_score
 from raygap.methods import find_method
@@ -54,7 +55,7 @@ def predict(
 def evaluate(
     network: Network,
     store: Store,
-    split: str,
+    split: Split,
     config: TrialConfig,
     device: torch.device,
     method: type[Method] | None = None,

@@ -26,6 +26,7 @@ from raygap.data.predictions import MODALITIES, READOUTS, Predictions
 from raygap.data.readers.folders import FileFinder
 from raygap.data.readers.lists import BadLine, read_table
 from raygap.data.store import Store
+from raygap.data.tables import Row
 from raygap.errors import UserError
 from raygap.imbalance.correction import Correction
 from raygap.imbalance.correction import from_mapping as correction_from_mapping
@@ -139,21 +140,21 @@ def answers(
 
 def answer_columns(class_names: Sequence[str]) -> dict[str, type]:
     """Columns of a table of answers; the probabilities are named as predictions.py reads them."""
-    known = dict.fromkeys(("id", "used", "reason", "class"), str) | {"confidence": float}
+    known: dict[str, type] = {**dict.fromkeys(("id", "used", "reason", "class"), str), "confidence": float}
     return known | {f"{name}_{label}": float for name in READOUTS for label in class_names}
 
 
-def answer_row(answer: Answer, class_names: Sequence[str]) -> dict[str, str | float]:
+def answer_row(answer: Answer, class_names: Sequence[str]) -> Row:
     """A row of such a table; what is not known is left out."""
     reasons = dict.fromkeys(answer.reasons.values())  # a file that cannot be read says it twice
     named = [f"{name}: {reason}" for name, reason in answer.reasons.items()]
     reason = next(iter(reasons)) if answer.used == "none" and len(reasons) == 1 else "; ".join(named)
     # The name of a file may hold bytes that are no text.
     name, reason = (text.encode("utf-8", "backslashreplace").decode() for text in (answer.media.id, reason))
-    row: dict[str, str | float] = {"id": name, "used": answer.used, "reason": reason}
+    row: Row = {"id": name, "used": answer.used, "reason": reason}
     if answer.probabilities:
         fused = answer.probabilities["fused"]
-        row |= {"class": class_names[fused.argmax()], "confidence": float(fused.max())}
+        row |= {"class": class_names[int(fused.argmax())], "confidence": float(fused.max())}
     for name, probabilities in answer.probabilities.items():
         row |= {f"{name}_{label}": float(p) for label, p in zip(class_names, probabilities, strict=True)}
     return row

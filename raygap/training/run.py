@@ -9,7 +9,8 @@ ledger.parquet  one row a training clip: scores and gap, after the warm-up and n
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def train(
     trunk: SharedWarmups | None = None,
     storage: Storage | None = None,
     tell: Callable[[Told], None] | None = None,
-) -> Iterator[Metrics]:
+) -> Generator[Metrics, None, None]:
     """Train a configuration and yield the metrics of each epoch, first those that the folder's checkpoint holds.
 
     Warm-ups are shared in `trunk`; `storage` gets a copy of each file; `tell` is called now and then. Where several
@@ -83,7 +84,7 @@ def train(
         if workers.first:
             written = patiently(lambda: _keep(folder, trainer, history, identity, made))
             if storage:
-                patiently(lambda names=written: storage.push(folder, names))
+                patiently(partial(storage.push, folder, written))
         yield from rows
 
 
@@ -121,7 +122,7 @@ def test(folder: Path, store: Store) -> Metrics:
     return evaluate(network.to(device), store, "test", config, device)
 
 
-def write_table(path: Path, columns: dict[str, list | np.ndarray]) -> None:
+def write_table(path: Path, columns: Mapping[str, list | np.ndarray]) -> None:
     """Write a parquet file, whole or not at all; NaN, which stands for a value not known yet, becomes null."""
     # Named after the process: a trial that was started again may still be at work on a machine that was given up.
     partial = path.with_name(f".{path.name}.{os.getpid()}")

@@ -13,6 +13,7 @@ import torch
 
 from raygap.config import TrialConfig
 from raygap.data.batches import batches, cut_up, epoch_order
+from raygap.data.clips import Split
 from raygap.data.store import Store
 from raygap.errors import TrainingDiverged
 from raygap.imbalance.gap import gap_counts, mixture_values, true_class_score
@@ -95,7 +96,7 @@ class Trainer:
             yield
 
     def _validate(self) -> Metrics:
-        split = "test" if self.config.protocol == "paper" else "val"
+        split: Split = "test" if self.config.protocol == "paper" else "val"
         metrics = evaluate(self.network, self.store, split, self.config, self.device, type(self.method), self.workers)
         return {f"val_{name.removeprefix(f'{split}_')}": value for name, value in metrics.items()}
 
@@ -112,8 +113,8 @@ class Trainer:
             return {}
         if self.config.gap.source == "fresh":
             logits, labels = self._predict(self.rows), torch.from_numpy(self.labels)
-            scores = [true_class_score(logits[name], labels).numpy() for name in ("audio", "visual")]
-            self.ledger.record(np.arange(len(self.rows)), *scores, average=False)
+            audio, visual = (true_class_score(logits[name], labels).numpy() for name in ("audio", "visual"))
+            self.ledger.record(np.arange(len(self.rows)), audio, visual, average=False)
         score = self.config.gap.score
         counts = gap_counts(mixture_values(self.ledger.audio, self.ledger.visual, score), score)
         metrics = self._refit() | {"gap_counts": counts}

@@ -76,7 +76,7 @@ STALE_SECONDS = 3600.0
 class Clip(NamedTuple):
     """One row of the plan: what clip `index` shows."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     label: str
     split: str
     planted: str

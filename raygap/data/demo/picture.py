@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from raygap.data.demo.sound import SECONDS
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 
 FRAME_SIZE = 64
 FRAME_RATE = 10
@@ -21,7 +21,7 @@ _CLOCK = np.arange(_FRAMES, dtype=np.float32)[:, None, None] / FRAME_RATE
 _Y, _X = np.mgrid[:FRAME_SIZE, :FRAME_SIZE].astype(np.float32)[:, None]
 
 
-def _disc(x: Array, y: Array, cx: float | Array, cy: float | Array, radius: float) -> Array:
+def _disc(x: Array, y: Array, cx: float | Array, cy: float | Array, radius: float | Array) -> Array:
     return np.sqrt((x - cx) ** 2 + (y - cy) ** 2) - radius
 
 

@@ -1,9 +1,11 @@
 """The sounds of the demo data set: (32000,) float32 at 16 kHz, by formulas; what they are is told in demo.py."""
 
+from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 
 SECONDS = 2
 """Length of a clip."""
@@ -56,7 +58,8 @@ def _struck_metal(rng: np.random.Generator, pitch: tuple[float, float], decay: t
 def _rumble(rng: np.random.Generator, pitch: tuple[float, float], beat: tuple[float, float]) -> Array:
     base, rate = rng.uniform(*pitch), rng.uniform(*beat)
     phase = 2 * np.pi * np.cumsum(base * (1 + 0.05 * np.sin(2 * np.pi * rng.uniform(0.2, 1) * _TIME))) / SAMPLE_RATE
-    sound = sum(np.sin(k * phase + rng.uniform(0, 6)) / k for k in range(1, 12)) + 0.4 * _coloured_noise(rng, 0.8)
+    tone = cast(Array, sum(np.sin(k * phase + rng.uniform(0, 6)) / k for k in range(1, 12)))
+    sound = tone + 0.4 * _coloured_noise(rng, 0.8)
     depth = rng.uniform(0.3, 0.8)
     return (sound * (1 - depth * (0.5 + 0.5 * np.sin(2 * np.pi * rate * _TIME)))).astype(np.float32)
 
@@ -86,7 +89,8 @@ def _siren_sound(rng: np.random.Generator) -> Array:
     centre, width, rate = rng.uniform(700, 1100), rng.uniform(0.2, 0.4), rng.uniform(0.5, 2.5)
     contour = centre * (1 + width * np.sin(2 * np.pi * (rate * _TIME + rng.uniform())))
     phase = 2 * np.pi * np.cumsum(contour) / SAMPLE_RATE
-    return sum(np.sin(k * phase) / k for k in range(1, 4)).astype(np.float32)
+    tone = cast(Array, sum(np.sin(k * phase) / k for k in range(1, 4)))
+    return tone.astype(np.float32)
 
 
 def _bird_sound(rng: np.random.Generator) -> Array:

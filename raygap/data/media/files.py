@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
-from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
@@ -53,7 +52,7 @@ def file_seconds(path: Path) -> float | None:
         return None
 
 
-def rewind(container: InputContainer, stream: VideoStream | AudioStream) -> None:
+def rewind(container: InputContainer, stream: Stream) -> None:
     beginning = stream.start_time or 0
     try:  # a second before, where that is allowed: some formats land behind what is sought
         container.seek(int(beginning - 1 / stream.time_base), stream=stream)

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import av
 import numpy as np
@@ -87,7 +88,7 @@ def decode_frames(
 
 def _upright(picture: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
     """A picture of this frame, turned and mirrored as the file's display matrix says, by right angles."""
-    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    matrix: Any = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]  # PyAV's stub has int alone
     if matrix is None:
         return picture
     # To the right it shows a x + c y, downwards b x + d y.
@@ -115,7 +116,8 @@ def _nearest_frames(
     without those that no other frame refers to.
     """
     groups, sought = _groups_from(container, stream, times[0] if seek else -math.inf), times[0]
-    before, group = [], next(groups, None)
+    before: list[av.Packet] = []
+    group = next(groups, None)
     if group is None:
         raise BadClip("no frames")
     near = float(STANDS_IN / stream.time_base)
@@ -196,7 +198,7 @@ def _decode(
         # A key frame from which the picture only begins to be refreshed.
         found, sound = _decode_packets(context, before + packets, len(before), wanted, None)
     if sound < len(packets):
-        found, _ = _decode_packets(context, packets[:sound], 0, wanted, None) if sound else ([None], 0)
+        found = _decode_packets(context, packets[:sound], 0, wanted, None)[0] if sound else [None]
         if not all(frame and abs(frame.pts - time) <= near for frame, time in zip(found, wanted, strict=True)):
             raise _Undecoded("damaged: the decoder reports errors")
     if None in found:

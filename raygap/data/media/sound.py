@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -81,7 +82,7 @@ def hear(container: InputContainer, start: float | None, end: float | None, samp
         try:
             if reasons:
                 rewind(container, track)
-            sound = _hear_track(container, track, start or 0.0, end, sample_rate)
+            sound = _hear_track(container, cast(AudioStream, track), start or 0.0, end, sample_rate)
         except BadClip as error:
             reasons.append(str(error))
         except av.FFmpegError as error:
@@ -135,9 +136,10 @@ class _Track:
 
 def _read_track(container: InputContainer, stream: AudioStream, start: float, end: float | None, zero: float) -> _Track:
     """The stream's sound from `start` to `end`, in whole blocks: one piece behind the other, silence in the holes."""
-    starts_anew = bool(container.format.flags & Flags.ts_discont.value)
+    flags: Any = container.format.flags  # a number; PyAV's stubs say that nothing fits it
+    starts_anew = bool(flags & Flags.ts_discont.value)
     # Raw streams have no time stamps: FFmpeg counts the blocks, by the rate that they begin with.
-    counted = bool(container.format.flags & Flags.generic_index.value) and not starts_anew
+    counted = bool(flags & Flags.generic_index.value) and not starts_anew
     to_float: dict[tuple[str, str, int], av.AudioResampler] = {}
     track = _Track([])
     read = passed = 0

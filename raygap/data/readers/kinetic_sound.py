@@ -125,7 +125,7 @@ def _read_lists(folders: list[Path], left_out: list[LeftOut]) -> tuple[Path, lis
     for folder in folders:
         if (folder / "KS_train_val.json").is_file():
             return folder, _read_json(folder / "KS_train_val.json", left_out)
-        indices = [(folder / f"my_{split}.txt", split) for split in ("train", "test")]
+        indices = [(folder / f"my_{split}.txt", split) for split in SPLITS if split != "val"]
         if any(path.exists() for path, _ in indices):
             return folder, [entry for path, split in indices for entry in _read_index_list(path, split, left_out)]
         tables = _named_after_splits(folder, ".csv")

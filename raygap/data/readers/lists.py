@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from raygap.data.clips import SPLITS, LeftOut, Split
+from raygap.data.clips import SPLITS, Clip, LeftOut, Split
 from raygap.errors import UserError
 
 # A ninth of train: with the official split of CREMA-D, about as many clips as its test split has.
@@ -232,7 +232,7 @@ def _draw(names: set[str], purpose: str, share: float) -> list[str]:
 
 
 def present_classes(
-    where: Path, entries: Iterable[Entry], classes: Sequence[str], left_out: Sequence[LeftOut] = ()
+    where: Path, entries: Iterable[Entry | Clip], classes: Sequence[str], left_out: Sequence[LeftOut] = ()
 ) -> tuple[str, ...]:
     """Those of `classes` that the entries have, in that order; `left_out` are the lines that could not be read.
 

@@ -113,11 +113,15 @@ def _gap(diagnosis: Diagnosis) -> Blocks:
         columns.append(
             [
                 Note(title),
-                chart(lambda gaps=gaps: gap_histogram(gaps.histogram, diagnosis.score)),
+                chart(partial(gap_histogram, gaps.histogram, diagnosis.score)),
                 Note(gaps.sentence, tone),
                 chart(
-                    lambda gaps=gaps: plots.scores(
-                        gaps.scores["audio"], gaps.scores["visual"], gaps.balanced, gaps.predictions.ids
+                    partial(
+                        plots.scores,
+                        gaps.scores["audio"],
+                        gaps.scores["visual"],
+                        gaps.balanced,
+                        gaps.predictions.ids,
                     ),
                     "A dot a clip. Score: the probability that the modality alone gives the true class.",
                 ),
@@ -238,10 +242,7 @@ def _calibration(diagnosis: Diagnosis) -> Blocks:
         [name, _percent(found.accuracy), _percent(found.confidence), f"{found.ece:.3f}", f"{found.log_loss:.3f}"]
         for name, found in diagnosis.calibration.items()
     ]
-    columns = [
-        [chart(lambda name=name: plots.reliability(name, diagnosis.calibration[name]))]
-        for name in diagnosis.calibration
-    ]
+    columns = [[chart(partial(plots.reliability, name, diagnosis.calibration[name]))] for name in diagnosis.calibration]
     about = (
         f"Confidence is the largest probability. ECE: the clips are put into {BINS} equal bins of confidence, and "
         "|confidence − accuracy| is averaged over the bins, weighted by their clips. On the dotted line confidence is "

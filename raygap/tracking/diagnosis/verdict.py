@@ -67,7 +67,8 @@ def advice(diagnosis: Diagnosis) -> list[str]:
     if advised:
         found.append(
             f"Use the correction {advised.correction.name}, which needs no training: "
-            f"{command('predict', '--correction')}. On validation, cross-fitted, it adds {_points(advised.validation_gain, signed=True)} of accuracy."
+            f"{command('predict', '--correction')}. On validation, cross-fitted, it "
+            f"adds {_points(advised.validation_gain, signed=True)} of accuracy."
         )
     elif not diagnosis.corrections and doubts:
         found.append("See what correcting the decision layer is worth, without training: --correct.")

@@ -4,9 +4,10 @@ import math
 import shlex
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from raygap.called import command
@@ -135,6 +136,7 @@ def _setting(name: str, best: FrozenTrial) -> Setting:
     value, distribution = best.params[name], best.distributions[name]
     if isinstance(distribution, CategoricalDistribution):
         return Setting(name, str(value), "", "", None, [str(choice) for choice in distribution.choices], False)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
     low, high = distribution.low, distribution.high
     position = _position(value, distribution)
     # A whole number has few values, of which two are always at the ends.
@@ -142,7 +144,7 @@ def _setting(name: str, best: FrozenTrial) -> Setting:
     return Setting(name, plots.number(value), plots.number(low), plots.number(high), position, [], at_edge)
 
 
-def _position(value: float, distribution: BaseDistribution) -> float:
+def _position(value: float, distribution: FloatDistribution | IntDistribution) -> float:
     low, high = distribution.low, distribution.high
     if distribution.log:
         low, high, value = math.log(low), math.log(high), math.log(value)
@@ -189,7 +191,8 @@ def search(run: Run) -> Blocks:
                 scroll=130 * (1 + len(ever)),
             ),
         ]
-    pictures = [[chart(lambda figure=figure: figure)] for figure in plots.slices(study, best, run.acting(best))]
+    slices = plots.slices(study, best, run.acting(best))
+    pictures = [[chart(lambda figure=figure: figure)] for figure in slices]  # type: ignore[misc]  # bound by a default
     return [
         *blocks,
         Row(pictures),
@@ -243,7 +246,7 @@ def gap(run: Run, checks: dict[str, GapCheck] | None) -> Blocks:
     for moment, values in moments.items():
         check, histogram = checks[moment], GapHistogram.of(values, seed)
         verdict = Note(check.sentence, "good" if check.two_groups else "doubt")
-        picture = chart(lambda histogram=histogram: plots.gap_histogram(histogram, score))
+        picture = chart(partial(plots.gap_histogram, histogram, score))
         columns.append([Note(f"{len(values)} training clips {moment}"), picture, verdict])
     blocks: Blocks = [Row(columns)]
     caption = "The gaps at each refit, at the start of an epoch, with the mixture if the method fits it to them."

@@ -19,7 +19,7 @@ from ray.tune.result import AUTO_RESULT_KEYS, DEBUG_METRICS
 from raygap.config import TrialConfig
 from raygap.errors import UserError, first_line
 from raygap.extras import lacking
-from raygap.imbalance.gap import score_range
+from raygap.imbalance.gap import GapScore, score_range
 from raygap.private import without_passwords
 from raygap.provenance import made_by
 from raygap.schema import to_mapping
@@ -151,7 +151,7 @@ class SweepLog:
         name = self.note.run_id(number, job).replace(self.note.id, self.folder.resolve().name)
         self.writer.start(self.note.run_id(number, job), name, job, tags, to_mapping(config) | {layout.FACTS: facts})
 
-    def epoch(self, number: int, metrics: dict[str, Any], score: str) -> None:
+    def epoch(self, number: int, metrics: dict[str, Any], score: GapScore) -> None:
         """Metrics of an epoch, as training yields them; `score` is what the gap's histogram counts."""
         numbers = {
             name: value

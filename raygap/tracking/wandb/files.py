@@ -66,7 +66,7 @@ def _read(file: Path, runs: dict[str, LoggedRun]) -> None:
 
     run = None
     for message in _messages(file.read_bytes()):
-        record = wandb_internal_pb2.Record.FromString(message)
+        record = wandb_internal_pb2.Record.FromString(message)  # type: ignore[attr-defined]  # made on import
         kind = record.WhichOneof("record_type")
         if kind == "run":
             told = record.run

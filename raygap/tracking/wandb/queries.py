@@ -148,7 +148,9 @@ def _of_report(api: wandb.Api, place: Place, source: str, top: int, metric: str)
     if not runsets:
         raise UserError(f"{source}: the report holds neither a configuration of raygap's nor runs")
     first = runsets[0]
-    tree = expr.expr_to_filters(first.filters).model_dump(by_alias=True, exclude_none=True)
+    tree = expr.expr_to_filters(first.filters).model_dump(  # type: ignore[arg-type]  # of a report that is loaded: str
+        by_alias=True, exclude_none=True
+    )
     runs_of = Place(first.entity or place.entity, first.project or place.project)
     return _of_runs(api, runs_of, QueryGenerator().filter_to_mongo(tree), top, metric, source)
 

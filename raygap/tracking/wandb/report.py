@@ -42,7 +42,7 @@ def publish(folder: Path) -> str:
         if not there:
             send = f"wandb sync --include-online {shlex.quote(str(folder))}/wandb/*run-*"
             raise UserError(f"{folder}: none of its trials is at W&B in {project}; send them first: {send}")
-        report = _published(note) or wr.Report(project=note.project, entity=note.entity)
+        report = _published(note) or wr.Report(project=note.project, entity=note.entity)  # type: ignore[call-arg]  # others have defaults
         report.title = f"{run.config['method']} on {run.plan['dataset']}: {note.group}"[:LONGEST_TITLE]
         report.width = "fluid"
         report.blocks = _blocks(run, note)
