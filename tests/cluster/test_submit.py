@@ -63,7 +63,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing to send: give the options of launch/sweep.py after --"),
+        ([], "nothing to send: give the options of sweep after --"),
         (["--", "--dataset", "demo"], "--address: give the address of the cluster's dashboard"),
         (["--address", "HEAD:8265", "--status", "x"], "expected the dashboard's address, for example http://HEAD:8265"),
         (["--address", "http://127.0.0.1:1", "--status", "x"], "nothing answers there"),
@@ -161,7 +161,7 @@ def test_only_the_code_is_packed_and_the_same_code_is_the_same_package(tmp_path:
     assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "2.zip").read_bytes()
     with ZipFile(tmp_path / "1.zip") as archive:
         assert {name.partition("/")[0] for name in archive.namelist()} <= {*SENT, "space.yaml"}
-        assert len(archive.namelist()) == 6
+        assert len(archive.namelist()) == 5  # not launch/
         assert all(b"not to be sent" not in archive.read(name) for name in archive.namelist())
 
 
@@ -181,7 +181,7 @@ def test_code_of_ones_own_goes_along_and_is_found_by_the_same_name(here: Path, m
     assert "--out ~/raygap/runs/demo-" in result.stdout
     pack(make_repository(here / "repository"), here / "1.zip")
     with ZipFile(here / "1.zip") as archive:
-        assert {"sent_pkg/file.py", "sent_beside.py", "launch/submit.py"} <= set(archive.namelist())
+        assert {"sent_pkg/file.py", "sent_beside.py", "raygap/a.py"} <= set(archive.namelist())
         assert "not_sent.py" not in archive.namelist()
         job = here / "job"
         archive.extractall(job)

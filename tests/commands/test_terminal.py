@@ -10,6 +10,7 @@ import optuna
 import pytest
 from rich.console import Console
 
+from raygap.called import command
 from raygap.commands import sweep
 from raygap.search.job import Outcome
 from raygap.search.plan import Plan
@@ -52,5 +53,16 @@ def test_printed_commands_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFi
     study = optuna.create_study()
     sweep._print_outcome(Console(), plan, folder, tmp_path, Outcome(study, True, None, None, None))
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("go on with: ")]
-    expected = ["python", "launch/sweep.py", "--dataset", "my lab.readers", "--out", str(folder), "--resume"]
-    assert shlex.split(line.removeprefix("go on with: ")) == expected
+    options = ["--dataset", "my lab.readers", "--out", str(folder), "--resume"]
+    assert shlex.split(line.removeprefix("go on with: ")) == ["raygap", "sweep", *options]
+
+
+def test_commands_are_named_as_they_were_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "launch").mkdir()
+    named = {
+        tmp_path / "launch" / "sweep.py": "python launch/report.py 'runs/a b'",
+        tmp_path / "bin" / "raygap": "raygap report 'runs/a b'",
+    }
+    for program, said in named.items():
+        monkeypatch.setattr(sys, "argv", [str(program)])
+        assert command("report", "runs/a b") == said

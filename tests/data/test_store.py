@@ -91,11 +91,11 @@ def test_a_store_is_not_opened_if_it_is_not_right(tmp_path, clip_list):
         with (folder / "frames.npy").open("r+b") as file:
             file.truncate(1000)
 
-    mend = f"this raygap reads {STORE_VERSION}; delete the folder and run launch/prepare.py"
+    mend = f"this raygap reads {STORE_VERSION}; delete the folder and call raygap prepare again"
     assert f"store version 99, {mend}" in spoil(set_version)
     assert "frames.npy has 1000 bytes instead of 4736; delete" in spoil(cut)
     assert "spectrograms.npy is missing; delete" in spoil(lambda folder: (folder / "spectrograms.npy").unlink())
-    assert "no store here; make one with launch/prepare.py" in spoil(lambda folder: (folder / "header.json").unlink())
+    assert "no store here; make one with raygap prepare" in spoil(lambda folder: (folder / "header.json").unlink())
     assert "header.json: cannot be read" in spoil(lambda folder: (folder / "header.json").write_text("{"))
 
 

@@ -47,7 +47,7 @@ def leave_address(tmp_path: Path, address: str) -> Path:
     ("address", "message"),
     [
         ("127.0.0.1:1", r"no Ray cluster answers \(Connection refused\); start one"),
-        ("http://127.0.0.1:8265", r"launch/submit\.py --address http://HOST:8265"),
+        ("http://127.0.0.1:8265", "`raygap submit --address http://HOST:8265`"),
         ("ray://127.0.0.1:10001", "not the address of a cluster's head"),
         ("127.0.0.1", "expected HOST:PORT"),
         ("127.0.0.1:gcs", "expected HOST:PORT"),
