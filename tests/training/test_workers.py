@@ -85,7 +85,7 @@ def close(rows: list[dict], others: list[dict]) -> None:
 OWN = {
     "mmpareto": {"model.readout": "heads"},
     "gradient_blending": {"warmup.epochs": 0, "gradient_blending.super_epoch": 1},
-    "relearning": {"warmup.epochs": 0, "relearning.every": 1},
+    "relearning": {"warmup.epochs": 0, "relearning.period": 0.33},
     "reconboost": {"model.fusion": "sum", "reconboost.boost_epochs": 1},
 }
 """Fields that a method needs."""
