@@ -8,9 +8,12 @@ ahead; tau_a is the same of the running means of s over all steps before. The gr
 kappa_m = exp(alpha * (tau_m - r_m)): less for a modality that is further ahead than it used to be.
 
 As in its code: cross-entropies count as -log 1e-8 at most, the running means start at 0, tau - r is capped at 10, and
-where an entry of the fusion's gradient exceeds `clip_norm` all gradients are clipped to that norm. The paper replaces
-an absent modality's input by zeros; we replace its features, which costs no pass through the encoders and makes phi
-the split read-out where the fusion is linear. It works with every fusion; separate heads are probes.
+where an entry of the fusion's gradient exceeds `clip_norm` all gradients are clipped to that norm; the weights with
+which a linear fusion reads modality m are multiplied by kappa_m too; responses are taken in evaluation mode, which
+costs another pass through the encoders. The paper replaces an absent modality's input by zeros; we replace its
+features, which costs no further pass and makes phi the split read-out where the fusion is linear. The code modulates in
+its first 20 epochs unless told otherwise (for CREMA-D its author says to modulate in all of them), ours in all. It
+works with every fusion; separate heads are probes.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ CAP = 10.0
 
 
 class Agm(Joint):
-    """CE(fused), with the encoders' gradients modulated."""
+    """CE(fused), with the gradients of the encoders and of what reads them modulated."""
 
     sections = {"agm": Settings}
     steps = 0
@@ -55,9 +58,13 @@ class Agm(Joint):
     """(2,): means of s over the steps so far."""
 
     def backward(self, network: Network, outputs: Outputs, terms: Terms, step: Step) -> None:
-        """Modulates the gradients of both encoders, and clips all."""
+        """Modulates the gradients of both modalities' weights, and clips all."""
         super().backward(network, outputs, terms, step)
-        responses = shapley(network, outputs.audio_features, outputs.visual_features)
+        network.eval()
+        with torch.no_grad():
+            calm = network(step.audio, step.visual)
+        network.train()
+        responses = shapley(network, calm.audio_features, calm.visual_features)
         costs = torch.stack([cross_entropy(response, step.labels).clamp_max(WORST) for response in responses])
         scores = self.batch_mean(costs, step)
         if self.running is None:
@@ -70,6 +77,7 @@ class Agm(Joint):
             self.note(f"agm_factor_{name}", factor)
             for parameter in network.get_submodule(f"{name}_encoder").parameters():
                 parameter.grad *= factor
+        modulate_linear(network.fusion, factors)
         self._clip(network)
 
     def _clip(self, network: Network) -> None:
@@ -91,6 +99,22 @@ class Agm(Joint):
         self.steps, self.running = state["steps"], state["running"]
         if self.running is not None:
             self.running = self.running.to(self.device)
+
+
+def modulate_linear(fusion: torch.nn.Module, factors: Tensor) -> None:
+    """Multiply the gradients of the weights with which a linear fusion reads audio and visual by the factors (2,).
+
+    Other fusions have no such weights.
+    """
+    from raygap.models.fusion import Concat, Sum
+
+    if isinstance(fusion, Concat):
+        for gradient, factor in zip(fusion.head.weight.grad.chunk(2, 1), factors, strict=True):
+            gradient *= factor
+    elif isinstance(fusion, Sum):
+        for head, factor in zip((fusion.audio, fusion.visual), factors, strict=True):
+            for parameter in head.parameters():
+                parameter.grad *= factor
 
 
 def shapley(network: Network, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,10 @@ max(0, confidence(S) - confidence(T)), added to the losses of the predictions. W
 read out through its unimodal logits, and T both. L = CE(fused) + loss.unimodal_weight * (CE(audio) + CE(visual))
 + cml.weight * mean over the clips of the sum of both penalties.
 
-The paper tunes the weight; 0.1 is ours. It leaves open whether the larger set's confidence may be pushed up: it may,
-the gradient reaches both sides.
+As in its code, a penalty counts only where T is right, and then moves both sides, or where both S and T are wrong, and
+then does not move T; where S alone is right nothing is penalised. The code sums over its batches, at weights from 0.1
+to 0.75; ours is a mean, so that the weight means the same for any batch size: of 64 clips it is 6.4 to 48. The code is
+of its experiments with features of six views, drops them in turn at random, and penalises each set against the last.
 """
 
 from __future__ import annotations
@@ -31,13 +33,8 @@ if TYPE_CHECKING:
 class Settings(Section):
     """What is set of cml."""
 
-    weight: float = Field(0.1, ge=0, le=100, json_schema_extra=LATER)
-    """Weight of the penalty on a modality that is surer than both together."""
-
-
-def confidence(logits: Tensor) -> Tensor:
-    """(B, C) -> (B,), in float32."""
-    return torch.softmax(logits, 1, dtype=torch.float32).amax(1)
+    weight: float = Field(6.4, ge=0, le=1000, json_schema_extra=LATER)
+    """Weight of the mean penalty on a modality that is surer than both together."""
 
 
 class Cml(UnimodalLosses):
@@ -47,7 +44,16 @@ class Cml(UnimodalLosses):
 
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
         """Adds the term `calibration`."""
-        both = confidence(outputs.fused)
-        audio, visual = ((confidence(alone) - both).relu() for alone in (outputs.audio, outputs.visual))
+        audio, visual = (penalty(alone, outputs.fused, labels) for alone in (outputs.audio, outputs.visual))
         terms = super().adaptive_terms(outputs, labels, index)
         return terms | {"calibration": self.config.cml.weight * (audio + visual).mean()}
+
+
+def penalty(alone: Tensor, fused: Tensor, labels: Tensor) -> Tensor:
+    """How much surer a modality is than both, where that counts: (B, C) twice and (B,) -> (B,), in float32."""
+    sure_alone, answer_alone = torch.softmax(alone, 1, dtype=torch.float32).max(1)
+    sure, answer = torch.softmax(fused, 1, dtype=torch.float32).max(1)
+    right = answer == labels
+    wrong = ~right & (answer_alone != labels)
+    bound = torch.where(right, sure, sure.detach())
+    return (right | wrong) * (sure_alone - bound).relu()

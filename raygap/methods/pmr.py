@@ -13,9 +13,9 @@ each epoch: (1 - momentum) * mean of the features of a share of the training cli
 
 alpha, momentum and the share are those of its code, whose rebalancing weights are 0 or 1, though: ours are the paper's.
 Where the paper is silent: prototypes come from a random share of each class's clips (one at least), without
-augmentation, before each epoch; weight and epochs of the entropy are BalanceBenchmark's, but H is a mean over the batch
-and not the sum, so that its weight means the same for any batch size. A class without training clips has no prototype.
-Any fusion will do; separate heads are probes.
+augmentation, before each epoch; epochs of the entropy are BalanceBenchmark's, and so is its weight, 0.01 of a sum over
+the batch: ours is a mean, so that the weight means the same for any batch size, and of 64 clips it is 0.64. A class
+without training clips has no prototype. Any fusion will do; separate heads are probes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Settings(Section):
     """Share of the last epoch's prototypes in the new ones."""
     share: float = Field(0.1, gt=0, le=1, json_schema_extra=LATER)
     """Share of each class's training clips, drawn anew each epoch, that its prototype is the mean of."""
-    entropy_weight: float = Field(0.01, ge=0, le=100, json_schema_extra=LATER | acts_when({"pmr.entropy_epochs": ">0"}))
+    entropy_weight: float = Field(0.64, ge=0, le=100, json_schema_extra=LATER | acts_when({"pmr.entropy_epochs": ">0"}))
     """Weight of the faster modality's entropy regularisation."""
     entropy_epochs: int = Field(10, ge=0, le=10_000, json_schema_extra=LATER | acts_when({"pmr.entropy_weight": ">0"}))
     """First adaptive epochs, which alone have that regularisation."""
@@ -106,9 +106,7 @@ class Pmr(Joint):
         self.note("pmr_behind_visual", behind[1])
         return PrototypeOutputs(**vars(outputs), near_audio=near[0], near_visual=near[1], behind=behind)
 
-    def adaptive_terms(  # type: ignore[override]  # `outputs` makes them
-        self, outputs: PrototypeOutputs, labels: Tensor, index: Tensor
-    ) -> Terms:
+    def adaptive_terms(self, outputs: PrototypeOutputs, labels: Tensor, index: Tensor) -> Terms:
         """The losses of the batch."""
         settings = self.config.pmr
         behind_audio, behind_visual = outputs.behind

@@ -2,14 +2,16 @@
 
 Wei, Li, Feng, Hu: Diagnosing and Re-learning for Balanced Multimodal Learning, ECCV 2024.
 
-Every `every` epochs, `times` times at most: for each modality, the features of training clips and of held-out clips are
-each clustered (k-means, as many clusters as classes), and the purity of the clusters (share of the clips that belong to
-their cluster's most frequent class) is compared. With w = tanh(strength * |purity training - purity held-out|), the
-encoder's weights become w * initial + (1 - w) * current. CE(fused) is trained throughout.
+Every `period` of the adaptive stage, `times` times at most: for each modality, the features of training clips and of
+held-out clips are each clustered (k-means, as many clusters as classes), and the purity of the clusters (share of the
+clips that belong to their cluster's most frequent class) is compared. With w = tanh(strength * |purity training -
+purity held-out|), the encoder's weights become w * initial + (1 - w) * current. CE(fused) is trained throughout.
 
-As in its code: features are scaled to [-1, 1] before k-means, all of the encoder's parameters move (the statistics of
-normalisation layers do not), and held-out clips are of the training split. Unlike it, the purities come from equally
-many clips without augmentation: purity rises by itself as clips get fewer. The optimiser keeps its momentum.
+The authors do so after 20, 40 and 60 of 90 epochs at a constant rate: encoders that are set back when the rate is
+nearly gone cannot learn again. As in its code: features are scaled to [-1, 1] before k-means, all of the encoder's
+parameters move (the statistics of normalisation layers do not), and held-out clips are of the training split. Unlike
+it, the purities come from equally many clips without augmentation: purity rises by itself as clips get fewer. The
+optimiser keeps its momentum.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ class Settings(Section):
 
     strength: float = Field(3.0, ge=0, le=100, json_schema_extra=LATER | acts_when({"relearning.times": ">0"}))
     """How far encoders go back to their initial weights: by tanh(strength * difference of the purities)."""
-    every: int = Field(20, ge=1, le=1000, json_schema_extra=LATER | acts_when({"relearning.times": ">0"}))
-    """Adaptive epochs between two re-initialisations."""
+    period: float = Field(0.22, gt=0, le=1, json_schema_extra=LATER | acts_when({"relearning.times": ">0"}))
+    """Adaptive epochs between two re-initialisations, as a share of all of them; one epoch at least."""
     times: int = Field(3, ge=0, le=1000, json_schema_extra=LATER)
     """Re-initialisations at most."""
     held_out: float = Field(0.1, gt=0, lt=1, json_schema_extra=LATER)
@@ -58,7 +60,8 @@ class Relearning(HoldsOut, Joint):
     def begin_epoch(self, epoch: int, network: Network, look: Look) -> None:
         """Diagnosis and setting back, when it is time."""
         settings = self.config.relearning
-        due = epoch > 0 and epoch % settings.every == 0 and self.done < settings.times
+        every = max(round(settings.period * self.config.epochs), 1)  # it has no other stage
+        due = epoch > 0 and epoch % every == 0 and self.done < settings.times
         if not due or not len(self.held):
             return
         self.done += 1

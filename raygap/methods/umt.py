@@ -9,7 +9,7 @@ The teachers are trained where other methods warm up: CE(audio) + CE(visual), wh
 unimodal trainings side by side, and all umt trials with the same warm-up share them. With the first adaptive epoch the
 two encoders become the teachers, frozen and in evaluation mode, and the network and its optimiser start anew from the
 initial weights. With the split read-out the two trainings share a bias, with heads nothing. Separate heads are probes
-afterwards. The paper tunes the weight a data set; ours of 1 is BalanceBenchmark's. There is no purification: it would
+afterwards. The paper tunes the weight a data set; 10 is BalanceBenchmark's. There is no purification: it would
 repeat the warm-up's loss.
 """
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 class Settings(Section):
     """What is set of umt."""
 
-    weight: float = Field(1.0, ge=0, le=1000, json_schema_extra=LATER)
+    weight: float = Field(10.0, ge=0, le=1000, json_schema_extra=LATER)
     """Weight of the distance to the teachers' features."""
 
 
@@ -47,9 +47,7 @@ class Settings(Section):
 class TaughtOutputs(Outputs):
     """A batch, and what the teachers make of it."""
 
-    audio_taught: Tensor
-    """(B, features)."""
-    visual_taught: Tensor
+    taught: Outputs
 
 
 class Umt(Method):
@@ -57,8 +55,8 @@ class Umt(Method):
 
     sections = {"umt": Settings}
     plain_unimodal = False
-    teachers: torch.nn.ModuleList | None = None
-    """Encoders of audio and visual."""
+    teachers: Network | None = None
+    """The network as the warm-up left it, frozen."""
 
     @classmethod
     def check(cls, config: TrialConfig) -> None:
@@ -80,35 +78,31 @@ class Umt(Method):
         """The first time, the encoders become teachers, and the network starts anew."""
         if epoch > self.config.warmup.epochs:
             return
+        self._teach(copy.deepcopy(network))
+        network.load_state_dict(self._fresh(network.classes).state_dict())
+
+    def _fresh(self, classes: int) -> Network:
         from raygap.models.network import make_network
 
-        self._teach(copy.deepcopy([network.audio_encoder, network.visual_encoder]))
-        fresh = make_network(self.config.model, network.classes, self.config.seed)
-        network.load_state_dict(fresh.state_dict())
+        return make_network(self.config.model, classes, self.config.seed, lambda new: self.extend(new, self.config))
 
-    def _teach(self, encoders: list[torch.nn.Module]) -> None:
-        modules: Any = torch.nn.ModuleList(encoders)  # torch's stub of `to` knows either argument alone
-        teachers = modules.to(self.device, memory_format=torch.channels_last)
+    def _teach(self, teachers: Network) -> None:
+        modules: Any = teachers  # torch's stub of `to` knows either argument alone
+        modules.to(self.device, memory_format=torch.channels_last)
         self.teachers = teachers.eval().requires_grad_(False)
 
     def outputs(self, network: Network, step: Step) -> TaughtOutputs:
-        """Adds the teachers' features."""
-        from raygap.models.encoders import encode_frames
-
+        """Adds the teachers'."""
         outputs = network(step.audio, step.visual, probe=True)
-        audio, visual = self.teachers
-        taught = {"audio_taught": audio(step.audio), "visual_taught": encode_frames(visual, step.visual)}
-        return TaughtOutputs(**vars(outputs), **taught)
+        return TaughtOutputs(**vars(outputs), taught=self.teachers(step.audio, step.visual))
 
-    def adaptive_terms(  # type: ignore[override]  # `outputs` makes them
-        self, outputs: TaughtOutputs, labels: Tensor, index: Tensor
-    ) -> Terms:
+    def adaptive_terms(self, outputs: TaughtOutputs, labels: Tensor, index: Tensor) -> Terms:
         """The losses of the batch, and the probes' own where there are separate heads."""
-        weight = self.config.umt.weight
+        weight, taught = self.config.umt.weight, outputs.taught
         terms = {
             "fusion": cross_entropy(outputs.fused, labels).mean(),
-            "distance_audio": weight * squared_distance(outputs.audio_features, outputs.audio_taught),
-            "distance_visual": weight * squared_distance(outputs.visual_features, outputs.visual_taught),
+            "distance_audio": weight * squared_distance(outputs.audio_features, taught.audio_features),
+            "distance_visual": weight * squared_distance(outputs.visual_features, taught.visual_features),
         }
         return terms | (self.plain_terms(outputs, labels) if self.config.model.readout == "heads" else {})
 
@@ -122,15 +116,15 @@ class Umt(Method):
 
     def state_dict(self) -> dict[str, Any]:
         """Adds the teachers."""
-        return {**super().state_dict(), "teachers": self.teachers and self.teachers.state_dict()}
+        if self.teachers is None:
+            return {**super().state_dict(), "teachers": None}
+        return {**super().state_dict(), "teachers": self.teachers.state_dict(), "classes": self.teachers.classes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of state_dict."""
         super().load_state_dict(state)
         if state["teachers"]:
-            from raygap.models.encoders import make_encoder
-
-            self._teach([make_encoder(self.config.model, channels) for channels in (1, 3)])
+            self._teach(self._fresh(state["classes"]))
             self.teachers.load_state_dict(state["teachers"])
 
 

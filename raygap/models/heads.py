@@ -30,6 +30,23 @@ class SharedHead(nn.Module):
         return self.head(audio), self.head(visual)
 
 
+class MeanOfHeads(nn.Module):
+    """A linear head a modality; the fused logits are the mean of theirs, which are the read-out."""
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.audio, self.visual = nn.Linear(features, classes), nn.Linear(features, classes)
+        draw_linear_weights(self)
+
+    def forward(self, audio: Tensor, visual: Tensor) -> Tensor:
+        """Two (B, features) -> (B, classes)."""
+        return (self.audio(audio) + self.visual(visual)) / 2
+
+    def split(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits of either."""
+        return self.audio(audio), self.visual(visual)
+
+
 class CosineFusion(nn.Module):
     """Sum over the modalities of `scale` times the cosines between features and class weights."""
 

@@ -52,7 +52,7 @@ PINNED = {"seed": 0, "compute.threads": THREADS}
 PRESETS = ("dus_heuristic", "dus_ppo")
 OWN: dict[str, dict[str, Any]] = {
     "gradient_blending": {"gradient_blending.super_epoch": 2},
-    "relearning": {"relearning.every": 2},
+    "relearning": {"relearning.period": 0.33},
     "reconboost": {"reconboost.boost_epochs": 1, "reconboost.rectify_epochs": 1},
 }
 """Fields with which six epochs show all of a method."""

@@ -1,3 +1,4 @@
+import copy
 import math
 from contextlib import nullcontext
 
@@ -29,8 +30,9 @@ def test_responses_are_shapley_values_and_add_up(fusion: str) -> None:
         torch.testing.assert_close(got[0], outputs.audio)
 
 
-def test_modulation_over_several_steps_against_the_papers_equations() -> None:
-    method, network = method_and_network("agm", agm__alpha=0.6, agm__clip_norm=1e6)
+@pytest.mark.parametrize("fusion", ["concat", "sum"])
+def test_modulation_over_several_steps_against_the_papers_equations(fusion: str) -> None:
+    method, network = method_and_network("agm", agm__alpha=0.6, agm__clip_norm=1e6, model__fusion=fusion)
     mean = {"audio": 0.0, "visual": 0.0}
     for t in range(1, 5):
         batch = step(seed=t, number=t)
@@ -38,7 +40,8 @@ def test_modulation_over_several_steps_against_the_papers_equations() -> None:
         network.zero_grad()
         cross_entropy(plain.fused, batch.labels).backward()
         expected = gradients(network)
-        s = {m: float(cross_entropy(getattr(plain, m).detach(), batch.labels)) for m in mean}  # phi is the split one
+        phi = dict(zip(mean, shapley(network, plain.audio_features, plain.visual_features), strict=True))
+        s = {m: float(cross_entropy(phi[m], batch.labels)) for m in mean}
         kappa = {}
         for m, other in (("audio", "visual"), ("visual", "audio")):
             r, tau = math.exp(s[other] - s[m]), math.exp(mean[other] - mean[m])
@@ -46,7 +49,9 @@ def test_modulation_over_several_steps_against_the_papers_equations() -> None:
         mean = {m: mean[m] * (t - 1) / t + s[m] / t for m in mean}
         method.train_step(network, torch.optim.SGD(network.parameters(), 0.0), batch, nullcontext)
         for name, gradient in gradients(network).items():
-            factor = kappa.get(name.split("_")[0], 1.0) if "encoder" in name else 1.0
+            factor = torch.tensor(next((kappa[m] for m in kappa if m in name), 1.0))
+            if name == "fusion.head.weight":
+                factor = torch.tensor([kappa[m] for m in ("audio", "visual") for _ in range(network.features)])
             torch.testing.assert_close(gradient, factor * expected[name], rtol=1e-3, atol=1e-6)
         assert (kappa["audio"] - 1) * (kappa["visual"] - 1) < 0
     metrics: dict[str, float] = {}
@@ -68,3 +73,19 @@ def test_a_modality_far_behind_keeps_the_factors_finite() -> None:
         network.fusion.head.weight[:, network.features :] *= 1e4
     method.train_step(network, torch.optim.SGD(network.parameters(), 0.0), step(), nullcontext)
     assert all(gradient.isfinite().all() for gradient in gradients(network).values())
+
+
+def test_responses_are_taken_in_evaluation_mode() -> None:
+    method, network = method_and_network("agm", model__norm="batch", agm__alpha=1.0)
+    batch = step()
+    plain = copy.deepcopy(network).eval()(batch.audio, batch.visual)
+    s = [float(cross_entropy(logits.detach(), batch.labels)) for logits in (plain.audio, plain.visual)]
+    # The copy's statistics are those before the step, which moves them a little before the responses are taken.
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.0
+    method.train_step(network, torch.optim.SGD(network.parameters(), 0.0), batch, nullcontext)
+    metrics: dict[str, float] = {}
+    method.end_epoch(0, metrics)
+    assert metrics["agm_factor_audio"] == pytest.approx(math.exp(1 - math.exp(s[1] - s[0])), rel=1e-4)
+    assert network.training

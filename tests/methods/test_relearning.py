@@ -11,7 +11,8 @@ from raygap.methods.held_out import hold_out
 from raygap.methods.relearning import purity
 from raygap.models.network import Outputs, make_network
 
-FIELDS = {"relearning__every": 3, "relearning__times": 2, "relearning__held_out": 0.4, "relearning__strength": 1.5}
+FIELDS = {"relearning__period": 0.15, "relearning__times": 2, "relearning__held_out": 0.4, "epochs": 20}
+FIELDS |= {"relearning__strength": 1.5}
 
 
 def blobs(labels: np.ndarray, spread: float) -> np.ndarray:

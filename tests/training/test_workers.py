@@ -85,8 +85,9 @@ def close(rows: list[dict], others: list[dict]) -> None:
 OWN = {
     "mmpareto": {"model.readout": "heads"},
     "gradient_blending": {"warmup.epochs": 0, "gradient_blending.super_epoch": 1},
-    "relearning": {"warmup.epochs": 0, "relearning.every": 1},
+    "relearning": {"warmup.epochs": 0, "relearning.period": 0.33},
     "reconboost": {"model.fusion": "sum", "reconboost.boost_epochs": 1},
+    "cggm": {"model.readout": "heads"},
 }
 """Fields that a method needs."""
 SHORT = {name: {"epochs": 3, "purify.epochs": 0, "method": name} | OWN.get(name, {}) for name in METHODS}
@@ -127,7 +128,7 @@ def alone(small_store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[
 def test_every_methods_workers_together_equal_one(pair: tuple[Path, Rows], small_store: Store, tmp_path: Path) -> None:
     for name, fields in SHORT.items():
         found = [row | {"epochs_reused": 0} for row in pair[1][f"{name}/whole", END]]
-        if name != "lfm":  # contrasts the clips of a worker's part
+        if name != "tcmax":  # pairs the clips of a worker's part
             close(found, list(train(from_mapping(fields), small_store, tmp_path / name)))
         assert len(found) == 3
 
