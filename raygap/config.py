@@ -30,7 +30,8 @@ _PURIFYING = {"purify.epochs": ">0"}
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    # What fields say of themselves stays in the source: to read it there at each start takes longer than their checks.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     @property
     def in_use(self) -> bool:

@@ -3,17 +3,20 @@
 Each raises AssertionError, or UserError, with what is wrong; none needs media, Ray or a GPU, but check_reader your own.
 """
 
+import ast
 import inspect
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import torch
 
-from raygap.config import Prepare
+from raygap.config import Prepare, Section
 from raygap.data.clips import SPLITS, Clip, ClipList, ReaderOptions
 from raygap.data.decoding import decode_clip
 from raygap.data.media.pictures import frames_shape
@@ -148,15 +151,32 @@ def _store(given: Store | None, settings: Prepare = SETTINGS) -> Iterator[Store]
 
 
 def _check_settings(method: str) -> None:
-    for section in find_method(method).sections:
+    for section, kind in find_method(method).sections.items():
+        for name in undocumented(kind):
+            raise AssertionError(f"{section}.{name}: say in a docstring below it what it is")
         for path, info in field_paths(method).items():
             if not path.startswith(f"{section}."):
                 continue
-            assert info.description, f"{path}: say in a docstring below it what it is"
             assert not info.is_required(), f"{path}: needs a default"
             if info.annotation in (int, float):
                 bounds = {type(bound).__name__.lower()[0] for bound in info.metadata}
                 assert {"g", "l"} <= bounds, f"{path}: needs bounds, as in Field(1.0, ge=0, le=100)"
+
+
+def undocumented(section: type[Section]) -> list[str]:
+    """Fields of a section that have no docstring below them."""
+    said: set[str] = set()
+    for kind in section.__mro__[: section.__mro__.index(Section)]:
+        [found] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        assert isinstance(found, ast.ClassDef)
+        for line, below in pairwise(found.body):
+            if (
+                isinstance(line, ast.AnnAssign)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+            ):
+                said.add(ast.unparse(line.target))
+    return [name for name in section.model_fields if name not in said]
 
 
 def _check_training(fields: Mapping[str, Any], store: Store) -> list[Metrics]:

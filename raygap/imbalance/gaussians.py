@@ -6,11 +6,10 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy  # whose parts load when they are used
-from threadpoolctl import ThreadpoolController
 
 if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture
+    from threadpoolctl import ThreadpoolController
 
 THINNED_PER_COMPONENT = 500
 """Starts are compared on this many values a component; only the winner is fitted to all."""
@@ -52,10 +51,14 @@ class Gaussians:
     def posteriors(self, values: np.ndarray) -> np.ndarray:
         """P(component k given value), (N, K), by Bayes' theorem in log space: far values underflow nowhere."""
         joint = self.log_joint(values)
+        import scipy  # commands read this file before they know that they need it
+
         return np.exp(joint - scipy.special.logsumexp(joint, axis=1, keepdims=True))
 
     def log_likelihood(self, values: np.ndarray) -> float:
         """Sum over the clips of the log density, in nats."""
+        import scipy
+
         return float(scipy.special.logsumexp(self.log_joint(values), axis=1).sum())
 
 
@@ -128,8 +131,10 @@ def _em(values: np.ndarray, components: int, reg_covar: float, tolerance: float,
 
 
 @cache
-def _thread_pools() -> ThreadpoolController:
+def _thread_pools() -> "ThreadpoolController":
     """Made once: looking for the loaded libraries takes milliseconds."""
+    from threadpoolctl import ThreadpoolController
+
     return ThreadpoolController()
 
 

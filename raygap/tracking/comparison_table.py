@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import scipy
 
 from raygap.tracking.seed_results import TEST_METRICS, Interval
 
@@ -69,6 +68,8 @@ def _p_values(gains: np.ndarray) -> tuple[float, float]:
         return float("nan"), float("nan")
     if not gains.any():
         return 1.0, 1.0
+    import scipy  # not at the top: commands read this file before they know that they need it
+
     wilcoxon = float(scipy.stats.wilcoxon(gains).pvalue)
     if np.ptp(gains) < 1e-12:  # t is infinite, be there but two seeds; what the signs say is not
         return wilcoxon, wilcoxon
@@ -98,6 +99,8 @@ def mean_ranks(results: list[MethodResult], metric: str = ACCURACY) -> dict[str,
     if not shared:
         return {}
     values = np.array([[result.seeds[seed][metric] for seed in shared] for result in tested])
+    import scipy
+
     ranks = scipy.stats.rankdata(-values, axis=0).mean(axis=1)
     return {result.method: float(rank) for result, rank in zip(tested, ranks, strict=True)}
 

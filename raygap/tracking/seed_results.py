@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy  # whose parts load when they are used
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -33,6 +32,8 @@ class Interval:
         """Of independent values, one a seed."""
         if len(values) < 2:
             return cls(float(np.mean(values)), float("nan"), float("nan"))
+        import scipy  # not at the top: commands read this file before they know that they need it
+
         std = float(np.std(values, ddof=1))
         return cls(
             float(np.mean(values)), std, float(scipy.stats.t.ppf(0.975, len(values) - 1)) * std / len(values) ** 0.5
