@@ -164,19 +164,22 @@ def _check_settings(method: str) -> None:
 
 
 def undocumented(section: type[Section]) -> list[str]:
-    """Fields of a section that have no docstring below them."""
+    """Fields of a section that have no docstring below them; sections in it have their own."""
     said: set[str] = set()
     for kind in section.__mro__[: section.__mro__.index(Section)]:
         [found] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
         assert isinstance(found, ast.ClassDef)
-        for line, below in pairwise(found.body):
-            if (
-                isinstance(line, ast.AnnAssign)
-                and isinstance(below, ast.Expr)
-                and isinstance(below.value, ast.Constant)
-            ):
-                said.add(ast.unparse(line.target))
-    return [name for name in section.model_fields if name not in said]
+        for field, below in pairwise(found.body):
+            text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+            if isinstance(field, ast.AnnAssign) and text:
+                said.add(ast.unparse(field.target))
+    return [
+        name for name, info in section.model_fields.items() if name not in said and not _is_section(info.annotation)
+    ]
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
 def _check_training(fields: Mapping[str, Any], store: Store) -> list[Metrics]:
