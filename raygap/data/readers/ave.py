@@ -11,10 +11,12 @@ from raygap.data.readers.lists import (
     Entry,
     drop_overlap,
     drop_repeats,
+    find_class,
+    passed_over_lists,
     present_classes,
     read_lines,
     read_text,
-    unknown_class,
+    without_ending,
 )
 from raygap.errors import UserError
 
@@ -51,6 +53,8 @@ CLASSES = (
 """In the order in which testSet.txt first names them, as in PMR's published code."""
 ANNOTATIONS = "Annotations.txt"
 
+_FORMS = dict.fromkeys((f"{split}Set.txt" for split in SPLITS), "Church bell&---1_cCGK4M&good&0&10")
+"""What a line of each list looks like."""
 _ID = re.compile(r"[\w-]{11}", re.ASCII)
 
 
@@ -89,8 +93,9 @@ def _read_lists(folder: Path, left_out: list[LeftOut]) -> list[Entry]:
     for path in (annotations, *orders.values()):
         if not path.is_file():
             raise UserError(
-                f"{path}: no such file; AVE's splits are trainSet.txt, valSet.txt and testSet.txt, or {ANNOTATIONS} "
-                "with train_order.h5, val_order.h5 and test_order.h5"
+                f"{path}: no such file; AVE's splits are trainSet.txt, valSet.txt and testSet.txt "
+                f"(class&id&quality&start&end), or {ANNOTATIONS} with train_order.h5, val_order.h5 and test_order.h5"
+                f"{passed_over_lists(folder, _FORMS)}"
             )
     rows = _lines(annotations)
     entries = []
@@ -118,8 +123,7 @@ def _read_line(text: str, split: Split) -> Entry:
     if len(fields) != 5:
         raise BadLine(f"not class&video&quality&start&end: {text!r}")
     label, name, _, start, end = (field.strip() for field in fields)
-    if label not in CLASSES:
-        raise unknown_class(label, CLASSES)
+    label, name = find_class(label, CLASSES), without_ending(name)
     if not _ID.fullmatch(name):
         raise BadLine(f"no YouTube id (11 letters, digits, - and _): {name!r}")
     try:

@@ -19,6 +19,7 @@ from raygap.data.readers.lists import (
     carve,
     drop_overlap,
     drop_repeats,
+    passed_over_lists,
     present_classes,
     read_lines,
     read_rows,
@@ -26,6 +27,7 @@ from raygap.data.readers.lists import (
     read_text,
     split_named,
     unknown_class,
+    without_ending,
 )
 from raygap.errors import UserError
 
@@ -72,6 +74,12 @@ VIDEO_FILES = (".mp4", ".mkv", ".webm")
 _NAME = re.compile(r"(?P<video>[\w-]{11})(?:_(?P<start>\d+)(?:_(?P<end>\d+))?)?", re.ASCII)
 
 
+_FORMS = {
+    "KS_train_val.json": '{"database": {"--4-0ihtnBU_000058_000068": {"subset": "training", "label": "bowling"}}}',
+    **dict.fromkeys(("my_train.txt", "my_test.txt"), "--4-0ihtnBU_000058_000068,10,4"),
+    **dict.fromkeys(("train.csv", "val.csv", "test.csv"), "youtube_id,label (a header), then --4-0ihtnBU,bowling"),
+}
+"""What a line of each list looks like."""
 _Locate = Callable[[Entry], Clip | None]
 
 
@@ -99,7 +107,10 @@ def read_kinetic_sound(root: Path, options: ReaderOptions) -> ClipList:
     if entries:
         locate = _listed_videos(root, seconds, notes)
     elif options.splits:
-        raise UserError(f"{where}: no KS_train_val.json, my_train.txt and my_test.txt, or train.csv in this folder")
+        raise UserError(
+            f"{where}: no KS_train_val.json, my_train.txt and my_test.txt, or train.csv in this folder"
+            f"{passed_over_lists(where, _FORMS)}"
+        )
     else:
         where = root
         entries, locate = _read_folders(root, notes)
@@ -205,6 +216,7 @@ def _read_table(path: Path, split: Split, left_out: list[LeftOut]) -> list[Entry
 
 
 def _entry(name: str, label: str, split: Split) -> Entry:
+    name = without_ending(name)
     match = _NAME.fullmatch(name)
     if match is None:
         raise BadLine(f"no clip (11 letters of a YouTube id, _start, _end): {name!r}")

@@ -6,8 +6,9 @@ import hashlib
 import io
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +25,9 @@ SPLIT_NAMES: dict[str, Split] = {
 }
 """What lists and folders call the splits, in lower case. Not eval: some mean validation by it, others test."""
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+BLANK = {" ": "blank"}
+MEDIA_ENDINGS = (".wav", ".flv", ".mp4", ".mkv", ".webm", ".avi")
+"""That lists may give a clip's name with."""
 
 Fields = TypeVar("Fields")
 Read = TypeVar("Read")
@@ -72,7 +76,7 @@ class Table:
         if self.columns and len(fields) > len(self.columns) and any(fields[len(self.columns) :]):
             raise BadLine(
                 f"{len(fields)} fields, the header has {len(self.columns)}; "
-                f"quote a value with a {SEPARATORS[self.separator]}"
+                f"quote a value with a {(SEPARATORS | BLANK)[self.separator]}"
             )
 
     def named(self, fields: list[str]) -> dict[str, str]:
@@ -83,9 +87,14 @@ class Table:
 
 
 def read_table(
-    path: Path, is_header: Callable[[list[str]], bool] = lambda names: True, needs: str = "a line a clip"
+    path: Path,
+    is_header: Callable[[list[str]], bool] = lambda names: True,
+    needs: str = "a line a clip",
+    blanks: bool = False,
 ) -> Table:
     """A list whose columns are separated by commas, semicolons or tabs: by what its first line has most of.
+
+    With `blanks`, for lists whose values have none in them, by blanks where the first line has nothing of these.
 
     `is_header` tells by the names in the first line, in lower case, whether they are names. Text comes in Unicode's
     composed form, whichever the file has. Raises UserError if the file cannot be read or has no lines; the message
@@ -94,6 +103,8 @@ def read_table(
     text = unicodedata.normalize("NFC", read_text(path))
     first = next(filter(str.strip, io.StringIO(text, newline=None)), "")
     separator = max(SEPARATORS, key=first.count)
+    if blanks and separator not in first and " " in first.strip():
+        separator = " "
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=separator != "\t")
     rows, line = [], 1
     try:
@@ -161,6 +172,38 @@ def read_lines(
 def and_left_out(left_out: Sequence[LeftOut]) -> str:
     """To end a message with, where faulty lines may be what it comes from; empty if there are none."""
     return f" (faulty lines: {len(left_out)}, such as {left_out[0].id}: {left_out[0].reason})" if left_out else ""
+
+
+def passed_over_lists(folder: Path, forms: Mapping[str, str]) -> str:
+    """To end a message with, where no list of `forms` (name to what a line looks like) is there, but others are.
+
+    Names one of them and the form that it is most like, by its ending and its name; empty if there are none.
+    """
+    endings = {".csv", ".txt", ".json", ".pkl"}
+    there = sorted(file.name for file in folder.glob("*") if file.suffix.lower() in endings and file.name not in forms)
+    if not there:
+        return ""
+
+    def likeness(pair: tuple[str, str]) -> tuple[float, bool]:
+        name, form = pair
+        return difflib.SequenceMatcher(None, name, form).ratio(), Path(name).suffix == Path(form).suffix
+
+    name, form = max(product(there, forms), key=likeness)
+    return f"; {name} is none that is read: the nearest is {form}, with lines like {forms[form]}"
+
+
+def find_class(label: str, classes: Iterable[str]) -> str:
+    """The class of this name, in whatever capitals. Raises BadLine if it is none of the data set's."""
+    known = {name.casefold(): name for name in classes}
+    if label.casefold() not in known:
+        raise unknown_class(label, known.values())
+    return known[label.casefold()]
+
+
+def without_ending(name: str) -> str:
+    """A clip's name without the ending of a media file."""
+    stem, dot, ending = name.rpartition(".")
+    return stem if dot and f".{ending.lower()}" in MEDIA_ENDINGS else name
 
 
 def unknown_class(label: str, classes: Iterable[str]) -> BadLine:

@@ -71,6 +71,18 @@ def test_a_header_windows_lines_and_lists_elsewhere(root, tmp_path):
     lists.mkdir()
     write_lists(lists, ["Category&VideoID&Quality&StartTime&EndTime\r", *(f"{line}\r" for line in TRAIN), "\r"])
     assert read(root, splits=str(lists)) == plain
+    classes_in_capitals = [line.split("&")[0].upper() + line[line.index("&") :] for line in TRAIN]
+    write_lists(lists, [line.replace("&good", ".mp4&good") for line in classes_in_capitals])
+    assert read(root, splits=str(lists)) == plain
+
+
+def test_of_lists_that_cannot_be_read_the_nearest_form_is_named(root, tmp_path):
+    (tmp_path / "train.txt").touch()
+    nearest = (
+        r"train.txt is none that is read: the nearest is trainSet.txt, with lines like Church bell&---1_cCGK4M&good"
+    )
+    with pytest.raises(UserError, match=nearest):
+        read(root, splits=str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 
 import pytest
@@ -71,6 +72,46 @@ def test_published_forms_of_the_lists(root, tmp_path):
         }
         write_lists(lists, **numbered)
         assert read(root, splits=str(lists)) == plain
+
+
+def test_lists_separated_by_blanks_with_names_of_files_and_words_for_labels(root, tmp_path):
+    texts = write_lists(root)
+    plain = read(root)
+    words = {"ANG": "Anger", "NEU": "neutral"}
+    (lists := tmp_path / "mla").mkdir()
+    for split in ("train", "test"):
+        rows = [line.split(",") for line in texts[split].split()]
+        text = "".join(f"{name}.flv  {words[label]} \n" for name, label in rows)
+        (lists / f"my_{split}_cre.txt").write_text(text)
+    assert read(root, splits=str(lists)) == plain
+    for change in (lambda line: line.replace(",", ".WAV,"), lambda line: line.replace(",ANG", ",Angry"), str.swapcase):
+        changed = "".join(f"{line[:15]}{change(line[15:])}\n" for line in texts["train"].split())
+        write_lists(root, train=changed, test=texts["test"])
+        assert read(root) == plain
+
+
+def test_the_first_of_mlbs_folds(root, tmp_path):
+    texts = write_lists(root)
+    names = [line.split(",")[0] for line in texts["train"].split()]
+    tested = [line.split(",")[0] for line in texts["test"].split()]
+    fold = {"train": [f"{n}.wav" for n in names[12:]], "val": [f"{n}.wav" for n in names[:12]], "test": tested}
+    (lists := tmp_path / "mlb").mkdir()
+    (lists / "data_splits_VALV.json").write_text(json.dumps({"10": {}, "1": fold, "2": {}}))
+    clips = read(root, splits=str(lists))
+    assert counts(clips) == {"train": 96, "val": 12, "test": 12}
+    assert [clip.id for clip in clips.clips if clip.split == "val"] == names[:12]
+    assert clips.notes == ("data_splits_VALV.json: fold 1 of 3 is read",)
+    (lists / "data_splits_VALV.json").write_text('{"1": {"train": []}}')
+    with pytest.raises(UserError, match=r"VALV.json: not MLB's folds of CREMA-D \('val'\), which look like"):
+        read(root, splits=str(lists))
+
+
+def test_of_lists_that_cannot_be_read_the_nearest_form_is_named(root, tmp_path):
+    (lists := tmp_path / "lists").mkdir()
+    (lists / "my_train.txt").touch()
+    nearest = r"my_train.txt is none that is read: the nearest is my_train_cre.txt, with lines like 1001_IEO_NEU_XX.flv"
+    with pytest.raises(UserError, match=nearest):
+        read(root, splits=str(lists))
 
 
 def test_validation_by_actors_and_by_a_list(root):
