@@ -26,11 +26,11 @@ def test_shipped_spaces_are_valid_with_every_method(file: Path) -> None:
         assert space.distributions().keys() == space.space.keys()
 
 
-@pytest.mark.parametrize("dataset", ["demo", "cremad", "ave", "kinetic_sound"])
+@pytest.mark.parametrize("dataset", ["demo", "cremad", "ave", "kinetic_sound", "manifest"])
 def test_data_sets_search_the_five_dimensions_of_the_method(dataset: str) -> None:
     searched = load_space(dataset, None, None).space
     assert {"warmup.epochs", "mixture.refit_every", "loss.align_weight", "loss.fusion_weight"} <= searched.keys()
-    assert "purify.threshold" in searched
+    assert {"purify.threshold", "optimizer.lr", "optimizer.weight_decay"} <= searched.keys()
 
 
 @pytest.mark.parametrize(
