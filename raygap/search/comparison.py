@@ -223,7 +223,7 @@ def _result(method: str, outcome: "Outcome") -> MethodResult:
     if outcome.best:
         result.validation = outcome.best.value
         result.seeds = outcome.test.rows if outcome.test else {}
-        if outcome.best.user_attrs.get(PLAIN):
+        if outcome.config and outcome.best.user_attrs.get(PLAIN):
             result.notes.append(f"its best trial on validation is a plain one, {outcome.config.method} without it")
     else:
         result.notes.append("no trial was complete")

@@ -117,7 +117,9 @@ class SearchSpace:
                 return (drawn[other] if other in drawn else have.get(other, self.start(other, method)),)
 
             wanted = self.space[path].get("when", {})
-            if can_act(path, values) and all(meets(*values(other), asked) for other, asked in wanted.items()):
+            if can_act(path, values) and all(
+                any(meets(value, asked) for value in values(other)) for other, asked in wanted.items()
+            ):
                 drawn[path] = draw(path)
                 method = drawn.get("method", method)
         return drawn

@@ -9,6 +9,7 @@ import optuna
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
+    FloatDistribution,
     IntDistribution,
     check_distribution_compatibility,
 )
@@ -51,10 +52,12 @@ def suggest(trial: Trial, path: str, distribution: BaseDistribution) -> Any:
     """The value that a trial has for a field, or is given now."""
     if isinstance(distribution, CategoricalDistribution):
         return trial.suggest_categorical(path, distribution.choices)
-    low, high, step, log = distribution.low, distribution.high, distribution.step, distribution.log
     if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(path, low, high, step=step, log=log)
-    return trial.suggest_float(path, low, high, step=step, log=log)
+        return trial.suggest_int(
+            path, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(path, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
 def taken_up(study: optuna.Study, trial: FrozenTrial) -> Trial:
