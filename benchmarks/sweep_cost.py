@@ -44,7 +44,6 @@ from loading import family, stat_of
 from pages import write_page
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.optuna import OptunaSearch
 
 from raygap.data.prepare import prepare
 from raygap.data.readers import read_clips
@@ -57,7 +56,7 @@ from raygap.search.journal import open_storage
 from raygap.search.placement import Placement, trial_resources
 from raygap.search.plan import Plan, make_folder, write_plan
 from raygap.search.scheduler import make_scheduler
-from raygap.search.space import SearchSpace, load_space
+from raygap.search.space import SearchSpace, distribution, load_space
 from raygap.search.study import METRIC, STUDY
 from raygap.search.together import DRIVER, run_trial
 from raygap.search.trial import SweepTrial
@@ -159,8 +158,14 @@ def draw_points(space: SearchSpace, trials: int) -> list[dict[str, Any]]:
     """Configurations at random; the first n of them are the same, however many are drawn."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    distributions = OptunaSearch.convert_search_space(space.domains())
+    distributions = space.distributions()
     return [study.ask(distributions).params for _ in range(trials)]
+
+
+def domains(space: SearchSpace) -> dict[str, Any]:
+    """The space as Ray Tune has it."""
+    named = {path: distribution(path, entry, "space") for path, entry in space.space.items()}
+    return {path: getattr(tune, name)(*([ends] if name == "choice" else ends)) for path, (name, ends) in named.items()}
 
 
 def run_arm(arm: Arm, data: Data, folder: Path) -> list[Trial]:
@@ -177,7 +182,7 @@ def _run_baseline(arm: Arm, data: Data, plan: Plan, folder: Path) -> list[Trial]
     results = baseline_sweep.run(
         baseline_sweep.Sweep(
             plan.fixed,
-            data.space.domains(),
+            domains(data.space),
             data.points,
             data.store,
             data.files,

@@ -102,9 +102,9 @@ def _missing(case: dict[str, Any], values: Values, method: str) -> list[str]:
             have = values(other)
         else:
             continue
-        if not any(_meets(value, condition) for value in have):
+        if not any(meets(value, condition) for value in have):
             lacking.append(
-                f"another method than {method}" if other.startswith("method.") else f"{other} {_in_words(condition)}"
+                f"another method than {method}" if other.startswith("method.") else f"{other} {in_words(condition)}"
             )
     return lacking
 
@@ -116,6 +116,17 @@ def can_act(path: str, values: Values) -> bool:
         and all(any(not _missing(case, values, method) for case in group) for group in _cases(path, method))
         for method in values("method")
     )
+
+
+def named_in_marks(path: str, methods: Iterable[str]) -> set[str]:
+    """The fields, and "method", that decide whether a field can act in a configuration of one of these methods."""
+    named, methods = set(), list(methods)
+    for method in methods:
+        if path in field_paths(method):
+            named |= {other for group in _cases(path, method) for case in group for other in case}
+    by_method = any(other.startswith("method.") for other in named)
+    by_method |= not all(path in field_paths(method) for method in methods)
+    return {other for other in named if not other.startswith("method.")} | ({"method"} if by_method else set())
 
 
 def acting(paths: Iterable[str], config: TrialConfig) -> list[str]:
@@ -134,8 +145,9 @@ def why_inert(path: str, values: Values) -> str:
     return "needs " + " and ".join(dict.fromkeys(lack for group in lacking for lack in group))
 
 
-def _meets(value: Any, condition: Any) -> bool:
-    if isinstance(condition, tuple):
+def meets(value: Any, condition: Any) -> bool:
+    """Whether a field's value is as a condition asks: see acts_when; a list is as good as a tuple."""
+    if isinstance(condition, tuple | list):
         return bool(value in condition)
     if isinstance(condition, str) and condition.startswith(">"):
         return isinstance(value, int | float) and value > float(condition[1:])
@@ -144,9 +156,10 @@ def _meets(value: Any, condition: Any) -> bool:
     return bool(value == condition)
 
 
-def _in_words(condition: Any) -> str:
-    if isinstance(condition, tuple):
-        return condition[0] if len(condition) == 1 else "one of " + ", ".join(map(str, condition))
+def in_words(condition: Any) -> str:
+    """A condition, to be read after the name of its field."""
+    if isinstance(condition, tuple | list):
+        return str(condition[0]) if len(condition) == 1 else "one of " + ", ".join(map(str, condition))
     if isinstance(condition, str) and condition.startswith((">", "!=")):
         sign = ">" if condition.startswith(">") else "!="
         return f"{sign} {condition.removeprefix(sign)}"

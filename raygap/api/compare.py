@@ -35,7 +35,6 @@ from raygap.search.comparison import compare as compare_methods
 from raygap.search.journal import mend_journal
 from raygap.search.plan import locked, make_folder
 from raygap.search.ray_start import use_cluster
-from raygap.search.space import SearchSpace
 from raygap.search.study import check_resumed
 from raygap.search.sweep import plan_placement
 from raygap.tracking.comparison_table import long_rows, summary_rows
@@ -137,8 +136,8 @@ def _run(comparison: Comparison, folder: Path, shown: Progress) -> MethodsCompar
         for name, plan in plans.items():
             if mended := mend_journal(folder / name / JOURNAL):
                 notes.append(mended)
-            domains, key = SearchSpace(plan.fixed, plan.space).domains(), store_key(clip_list, config.prepare)
-            check_resumed(folder / name, str(folder / COMPARISON), plan.check(), domains, key)
+            distributions, key = plan.search_space.distributions(), store_key(clip_list, config.prepare)
+            check_resumed(folder / name, str(folder / COMPARISON), plan.check(), distributions, key)
         with shown.preparing() as bar:
             cache, quarantine = Path(comparison.cache), comparison.max_quarantine
             store = prepare(clip_list, config.prepare, cache, max_quarantine=quarantine, progress=bar)

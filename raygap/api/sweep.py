@@ -1,5 +1,6 @@
 """raygap.sweep: search a method's configuration on a data set."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -31,9 +32,9 @@ from raygap.errors import UserError
 from raygap.search.job import run_sweep
 from raygap.search.journal import mend_journal
 from raygap.search.kept import check_storage, fetch_run
-from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
+from raygap.search.learning import check_learnt
+from raygap.search.plan import Plan, Sampler, locked, make_folder, make_plan, newest_run, read_plan, write_plan
 from raygap.search.ray_start import use_cluster, which_ray
-from raygap.search.space import SearchSpace
 from raygap.search.study import check_resumed
 from raygap.search.sweep import plan_placement
 from raygap.storage import Storage, split_storage
@@ -58,6 +59,9 @@ def sweep(
     epochs: Count | None = None,
     seed: Number | None = None,
     set: Fields | None = None,
+    sampler: Sampler | None = None,
+    first: Sequence[str] | None = None,
+    learn_from: Path | None = None,
     seeds: Number | None = None,
     time_budget: Seconds | None = None,
     concurrency: Count | None = None,
@@ -100,11 +104,14 @@ def sweep(
         wandb=wandb,
         wandb_project=wandb_project,
         wandb_entity=wandb_entity,
+        sampler=sampler,
+        learn_from=str(learn_from.resolve()) if learn_from else None,
     )
     options = reader_options(splits, val, keep_overlap)
     if resume:
         kept = present(set=set, epochs=epochs, seed=seed, space=space, method=method, val=val)
         kept |= present(keep_overlap=keep_overlap or None, workers_per_trial=workers_per_trial)
+        kept |= present(first=first, learn_from=learn_from)
         for argument in kept:
             raise UserError(f"{argument}: a resumed sweep keeps its plan; leave it out, or start another sweep")
         folder = out or (runs / name if name else newest_run(runs, dataset))
@@ -121,7 +128,7 @@ def sweep(
         fixed |= present(epochs=epochs, seed=seed, **{"compute.workers": workers_per_trial})
         path, reader = find_source(dataset, root, options, cache)
         others = {"cache": str(default_cache().resolve()), "root": path and str(path), "reader": reader} | settings
-        plan = make_plan(dataset, method, space, fixed, **others)
+        plan = make_plan(dataset, method, space, fixed, first or (), **others)
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         folder = out or runs / (name or f"{dataset}-{plan.fixed['method']}-{stamp}")
     if kept_at:
@@ -144,9 +151,10 @@ def _run(
     with locked(folder):
         mended = mend_journal(folder / JOURNAL)
         notes = [*([mended] if mended else []), *(() if resume else plan.notes)]
+        check_learnt(plan, store_key(clip_list, config.prepare))
         if resume:
-            domains = SearchSpace(plan.fixed, plan.space).domains()
-            check_resumed(folder, source, config, domains, store_key(clip_list, config.prepare))
+            distributions = plan.search_space.distributions()
+            check_resumed(folder, source, config, distributions, store_key(clip_list, config.prepare))
         with shown.preparing() as bar:
             quarantine = plan.max_quarantine
             store = prepare(clip_list, config.prepare, Path(plan.cache), max_quarantine=quarantine, progress=bar)

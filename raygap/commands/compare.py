@@ -44,7 +44,7 @@ from raygap.plugins import file_name
 from raygap.schema import parse_assignments
 from raygap.search.plan import locked, make_folder
 from raygap.search.ray_start import use_cluster, which_ray
-from raygap.search.space import SEARCHABLE, SearchSpace, check_method
+from raygap.search.space import SEARCHABLE, check_method
 from raygap.tracking.run_folder import COMPARISON, JOURNAL
 from raygap.tracking.wandb.layout import Mode
 
@@ -270,8 +270,8 @@ def _compare_all(console: Console, comparisons: dict[Path, "Comparison"], folder
             for name, plan in comparison.plans().items():
                 if note := mend_journal(place / name / JOURNAL):
                     print_remarks([note])
-                domains = SearchSpace(plan.fixed, plan.space).domains()
-                check_resumed(place / name, str(place / COMPARISON), plan.check(), domains, key)
+                distributions = plan.search_space.distributions()
+                check_resumed(place / name, str(place / COMPARISON), plan.check(), distributions, key)
             with preparation_bar(console) as progress:
                 store = prepare(
                     clip_list,

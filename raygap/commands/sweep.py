@@ -45,9 +45,9 @@ from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.plugins import file_name
 from raygap.schema import parse_assignments, to_mapping
-from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
+from raygap.search.plan import Plan, Sampler, locked, make_folder, make_plan, newest_run, read_plan, write_plan
 from raygap.search.ray_start import use_cluster, which_ray
-from raygap.search.space import SEARCHABLE, SearchSpace
+from raygap.search.space import SEARCHABLE
 from raygap.storage import Storage, split_storage
 from raygap.tracking.run_folder import BEST, JOURNAL, PLAN, REPORT, TRIALS
 from raygap.tracking.wandb.layout import Mode
@@ -103,6 +103,25 @@ def main(
     ] = None,
     space: Annotated[
         Path | None, typer.Option(help="A search space in place of search_spaces/.", rich_help_panel=SEARCH)
+    ] = None,
+    sampler: Annotated[
+        Sampler | None,
+        typer.Option(help="What suggests the trials, of Optuna's.", show_default="tpe", rich_help_panel=SEARCH),
+    ] = None,
+    first: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Try this configuration first: a file, or what raygap best reads (run folder, W&B); may be repeated.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
+    learn_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run folder of an earlier sweep of the same space and data, whose trials the sampler is to know.",
+            rich_help_panel=SEARCH,
+        ),
     ] = None,
     shared: Annotated[
         bool,
@@ -197,6 +216,8 @@ def main(
         "wandb": wandb,
         "wandb_project": wandb_project,
         "wandb_entity": wandb_entity,
+        "sampler": sampler,
+        "learn_from": str(learn_from.resolve()) if learn_from else None,
     }
     settings = {name: value for name, value in settings.items() if value is not None}
     if resume:
@@ -208,6 +229,7 @@ def main(
             "--method": method,
         }
         kept |= {"--val": val, "--keep-overlap": keep_overlap or None, "--workers-per-trial": workers}
+        kept |= {"--first": first, "--learn-from": learn_from}
         for option, value in kept.items():
             if value is not None:
                 raise UserError(f"{option}: a resumed sweep keeps its plan; leave it out, or start another sweep")
@@ -249,6 +271,7 @@ def main(
                 method,
                 space,
                 fixed,
+                first or (),
                 root=path and str(path),
                 reader=reader,
                 **{"cache": str(default_cache().resolve())} | settings,
@@ -337,15 +360,17 @@ def _run(
     from raygap.data.store import Store, store_key
     from raygap.search.job import run_sweep
     from raygap.search.journal import mend_journal
+    from raygap.search.learning import check_learnt
     from raygap.search.study import check_resumed
     from raygap.tracking.seed_results import seeds_bar
 
     config = plan.check(_source(folder))
     mended = mend_journal(folder / JOURNAL)
     print_remarks([*([mended] if mended else []), *(() if resume else plan.notes)])
+    check_learnt(plan, store_key(clip_list, config.prepare))
     if resume:
-        domains = SearchSpace(plan.fixed, plan.space).domains()
-        check_resumed(folder, _source(folder), config, domains, store_key(clip_list, config.prepare))
+        distributions = plan.search_space.distributions()
+        check_resumed(folder, _source(folder), config, distributions, store_key(clip_list, config.prepare))
     with preparation_bar(console) as progress:
         store = prepare(
             clip_list, config.prepare, Path(plan.cache), max_quarantine=plan.max_quarantine, progress=progress

@@ -35,10 +35,12 @@ from raygap.config import flatten, load_yaml
 from raygap.data.prepared import default_cache
 from raygap.data.readers import READERS, check_source, read_clips
 from raygap.ending import user_errors
+from raygap.errors import UserError
 from raygap.extras import lacking
 from raygap.plugins import file_name
 from raygap.schema import from_mapping, parse_assignments
 from raygap.search.plan import make_folder, trial_fields
+from raygap.search.presets import find_preset
 from raygap.search.ray_start import start_ray, use_cluster, which_ray
 from raygap.tracking.run_folder import TEST
 from raygap.training.check import check_trial
@@ -53,6 +55,14 @@ def main(
     config: Annotated[
         Path | None,
         typer.Option(help="A configuration, as a sweep's best.yaml; - is standard input.", rich_help_panel=TRAINING),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD:DATASET",
+            help="Published settings of a method on a data set, in place of --config.",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     assignments: Annotated[
         list[str] | None,
@@ -84,11 +94,14 @@ def main(
 ) -> None:
     """Train one configuration on several seeds and print the test result with its interval."""
     console = Console()
-    chosen = flatten(load_yaml(config)) if config else {}
+    if config and preset:
+        raise UserError("--config and --preset contradict each other; leave one out")
+    published = find_preset(preset) if preset else None
+    chosen = published.fields if published else flatten(load_yaml(config)) if config else {}
     given = parse_assignments(assignments or [], [str(chosen["method"])] if "method" in chosen else [])
     given |= {path: value for path, value in {"epochs": epochs, "compute.workers": workers}.items() if value}
     fields, notes = trial_fields(dataset, chosen, given)
-    trial = from_mapping(fields, str(config or "--set"))
+    trial = from_mapping(fields, str(config or (f"--preset {preset}" if preset else "--set")))
     check_trial(trial)
     source = find_source(dataset, root, reader_options(splits, val, keep_overlap), cache)
     check_source(dataset, *source)
@@ -101,7 +114,7 @@ def main(
     from raygap.tracking.figures import draw_figures
     from raygap.tracking.seed_results import seeds_bar, seeds_table
 
-    print_remarks(notes)
+    print_remarks([*([f"{preset}: {published.source}"] if published else []), *notes])
     place(trial, concurrency, cpus_per_worker, gpus_per_worker)  # raises if not one fits
     clip_list = read_clips(dataset, *source)
     folder = out or Path("runs") / f"{file_name(dataset)}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"

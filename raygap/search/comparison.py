@@ -34,7 +34,7 @@ from raygap.tracking.comparison_table import (
     summary_rows,
     table,
 )
-from raygap.tracking.run_folder import COMPARISON, with_facts, write_csv, write_text
+from raygap.tracking.run_folder import COMPARISON, PLAIN, with_facts, write_csv, write_text
 from raygap.tracking.seed_results import Reporter
 from raygap.tracking.wandb.layout import Mode
 
@@ -96,11 +96,10 @@ class Comparison:
                 wandb=self.wandb,
                 reader=self.reader,
             )
-            fixed = {path: value for path, value in plan.fixed.items() if path not in shared}
             name = file_name(method)
-            plans[name] = replace(plan, fixed=fixed, space=plan.space | shared)
+            plans[name] = replace(plan, space=plan.space | shared)
             if self.paper:
-                plans[name + PAPER] = replace(plans[name], fixed=fixed | {"protocol": "paper"}, test_seeds=0)
+                plans[name + PAPER] = replace(plans[name], fixed=plan.fixed | {"protocol": "paper"}, test_seeds=0)
         configs = {name: plan.check() for name, plan in plans.items()}
         must_agree: dict[str, dict[str, Any]] = {
             "epochs": {name: config.epochs for name, config in configs.items()},
@@ -224,6 +223,8 @@ def _result(method: str, outcome: "Outcome") -> MethodResult:
     if outcome.best:
         result.validation = outcome.best.value
         result.seeds = outcome.test.rows if outcome.test else {}
+        if outcome.config and outcome.best.user_attrs.get(PLAIN):
+            result.notes.append(f"its best trial on validation is a plain one, {outcome.config.method} without it")
     else:
         result.notes.append("no trial was complete")
     return result

@@ -16,10 +16,10 @@ from raygap.schema import acting, from_mapping, to_mapping
 from raygap.search.kept import keep_run
 from raygap.search.plan import Plan
 from raygap.search.seeds import train_seeds
-from raygap.search.study import finished_trials, seconds_spent
+from raygap.search.study import ENDED, finished_trials, seconds_spent
 from raygap.search.sweep import plan_placement, run_trials, shared_warmups
 from raygap.tracking.figures import check_gaps, draw_figures, gap_values
-from raygap.tracking.run_folder import best_trial, trial_folder, write_best
+from raygap.tracking.run_folder import KNOWN, best_trial, fields_of, trial_folder, write_best
 from raygap.tracking.seed_results import Reporter, SeedResults
 from raygap.tracking.wandb.callback import SweepLog, sweep_log
 
@@ -39,8 +39,9 @@ class Outcome:
     about_gaps: list[str] = field(default_factory=list)
 
     def best_fields(self) -> dict[str, Any]:
-        """The searched fields of the best configuration, without those that cannot act in it."""
-        return {path: self.best.params[path] for path in acting(self.best.params, self.config)}
+        """The best configuration's own fields, without those that cannot act in it."""
+        own = fields_of(self.best)
+        return {path: own[path] for path in acting(own, self.config)}
 
     def finished(self) -> int:
         """Trials that are complete, stopped early or failed."""
@@ -99,6 +100,7 @@ def _search_and_test(
     study = run_trials(plan, folder, store, concurrency, time_budget, log, quiet)
     spent = time_budget is not None and time.monotonic() - began >= time_budget
     spent |= plan.trial_seconds is not None and seconds_spent(study) >= plan.trial_seconds
+    spent |= bool(study.user_attrs.get(ENDED))
     interrupted = not spent and len(finished_trials(study)) < plan.trials
     best = best_trial(study)
     if best is None:
@@ -132,6 +134,7 @@ def _about(plan: Plan, study: optuna.Study, best: FrozenTrial) -> list[str]:
     return [
         f"Best of {len(finished_trials(study))} trials on {plan.dataset}: trial {best.number}, "
         f"{judged_on(plan)} {best.value:.4f}.",
+        *([f"Known before the search: {best.user_attrs[KNOWN]}."] if KNOWN in best.user_attrs else []),
         "Chosen on validation; the test split had no part in it."
         if plan.fixed.get("protocol") != "paper"
         else "PAPER PROTOCOL: trained on train and validation, chosen on TEST. The number flatters; it compares with "

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Generator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,10 @@ def mend_journal(journal: Path) -> str:
     if _CREATE_STUDY not in codes or (lost > 0 and (lost != len(broken) or _CREATE_TRIAL not in codes)):
         raise UserError(f"{named} cannot be read, and what the others mean hangs on it; start another sweep")
     if lost > 0:
-        created = next(entry for entry in whole if entry["op_code"] == _CREATE_TRIAL)
+        first = next(entry for entry in whole if entry["op_code"] == _CREATE_TRIAL)
+        # Not as it stands there: the first may be one that had waited for its turn, with fields of its own.
+        created = {name: first[name] for name in ("op_code", "worker_id", "study_id")}
+        created["datetime_start"] = datetime.now(UTC).isoformat()
         entries = [entry or created for entry in entries]
     journal.with_name(f"{journal.name}.broken").write_bytes(content)
     write_text(journal, "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries if entry))

@@ -1,11 +1,11 @@
 """What a sweep is to do, written to its run folder: a resumed sweep takes it from there."""
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -17,6 +17,7 @@ from raygap.errors import UserError
 from raygap.locks import lock
 from raygap.provenance import made_by
 from raygap.schema import from_mapping, to_mapping
+from raygap.search.known import Known, known_before
 from raygap.search.shorten import shorten_stages
 from raygap.search.space import SearchSpace, check_method, check_space, drop_inert, load_space, parse_space
 from raygap.storage import Copies, Storage
@@ -29,13 +30,17 @@ STORES = ".stores"
 """Folder beside the run folders of an object store in which their machines find what they train on."""
 
 
+Sampler = Literal["tpe", "gp", "cmaes", "qmc", "random", "grid"]
+
+
 @dataclass(frozen=True)
 class Plan:
     """`fixed` and `space` by dotted path, as in a search space's file.
 
     The search ends, and stops what still runs, once its trials took `trial_seconds` together. Early stopping judges no
     trial before its longest warm-up is over, nor in the first `judged_after` epochs. `own_trunk` keeps its warm-ups
-    from other sweeps. `storage` is the URI of the run folder's copy in an object store, beside which the stores are
+    from other sweeps. `known` configurations are tried first; `learn_from` is a run folder whose trials the sampler
+    knows. `storage` is the URI of the run folder's copy in an object store, beside which the stores are
     kept. `notes` say what was made of the search space that the user may not expect.
     """
 
@@ -45,7 +50,7 @@ class Plan:
     root: str | None
     trials: Annotated[int, Field(ge=1)]
     fixed: dict[str, Any]
-    space: dict[str, dict[str, list]]
+    space: dict[str, dict[str, Any]]
     cache: str
     test_seeds: Annotated[int, Field(ge=0)] = 3
     max_quarantine: Annotated[float, Field(ge=0, le=1)] = 0.05
@@ -61,7 +66,15 @@ class Plan:
     wandb_entity: str | None = None
     storage: str | None = None
     reader: ReaderOptions = field(default_factory=ReaderOptions)
+    sampler: Sampler = "tpe"
+    known: tuple[Known, ...] = ()
+    learn_from: str | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def search_space(self) -> SearchSpace:
+        """What is held fixed and searched."""
+        return SearchSpace(self.fixed, self.space, self.trials)
 
     def copies(self, store: Path) -> Copies | None:
         """Where machines that share no folder find this store, and keep the run."""
@@ -70,7 +83,7 @@ class Plan:
 
     def check(self, source: str = "search space") -> TrialConfig:
         """Raise UserError for whatever would make a trial fail; see check_space for what is returned."""
-        config = check_space(SearchSpace(self.fixed, self.space), source)
+        config = check_space(self.search_space, source)
         from_mapping(to_mapping(config) | {"seed": config.seed + self.test_seeds}, "the seeds of the test")
         return config
 
@@ -80,13 +93,14 @@ def make_plan(
     method: str | None,
     space_file: Path | None,
     fixed: dict[str, Any],
+    first: Sequence[str] = (),
     **others: Any,
 ) -> Plan:
     """A plan from what the user gave; `fixed` wins over the search space, whose field is then not searched.
 
     Fields that cannot act are not searched either, and stages too long for the epochs that were asked for are
-    shortened. `others` are fields of Plan as they are. Raises UserError for an unknown data set, method, field or
-    distribution.
+    shortened. `first` are sources of configurations to be tried first. `others` are fields of Plan as they are. Raises
+    UserError for an unknown data set, method, field or distribution.
     """
     find_reader(dataset)
     if method:
@@ -102,7 +116,10 @@ def make_plan(
         "trials": space.trials,
         "notes": tuple(note for note in (shortened, dropped) if note),
     } | others
-    return Plan(dataset=dataset, fixed=space.fixed, space=space.space, **settings)
+    held = fixed.keys() - {"method"}
+    named = method or fixed.get("method") or space.fixed["method"]
+    known = known_before(dataset, named, space, held, settings["trials"], first)
+    return Plan(dataset=dataset, fixed=space.fixed, space=space.space, known=known, **settings)
 
 
 def trial_fields(dataset: str, config: dict[str, Any], given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -19,11 +19,12 @@ from raygap.search.journal import open_storage
 from raygap.search.placement import place
 from raygap.search.plan import Plan
 from raygap.search.ray_start import start_ray
+from raygap.search.space import own_fields
 from raygap.search.study import METRIC, STUDY
 from raygap.search.sweep import shared_warmups
 from raygap.search.training import Training
 from raygap.search.trainings import run_trainings
-from raygap.tracking.run_folder import JOURNAL, write_best, write_csv
+from raygap.tracking.run_folder import JOURNAL, better, fields_of, own_trials, write_best, write_csv
 from raygap.tracking.seed_results import trainings_bar
 
 SHARED = "shared.yaml"
@@ -42,7 +43,7 @@ class Swept:
 
 @dataclass
 class Candidate:
-    """A configuration of the searched fields, by dotted path, and its validation accuracy by data set."""
+    """A configuration by its own fields, by dotted path, and its validation accuracy by data set."""
 
     source: str
     trial: int
@@ -68,15 +69,16 @@ def find_shared(swept: list[Swept], folder: Path, concurrency: int | None) -> tu
         study = optuna.create_study(
             study_name=STUDY, storage=open_storage(search.folder / JOURNAL), load_if_exists=True
         )
-        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        ended = own_trials(study, TrialState.COMPLETE)
         if not ended:
             raise UserError(f"{search.folder}: no trial is complete, so there is nothing to share")
-        ended.sort(key=lambda trial: (-trial.value, trial.number))
+        ended.sort(key=better, reverse=True)
         name = search.plan.dataset
         best[name] = ended[0].value
         for trial in ended[:CANDIDATES]:
-            fields = acting(trial.params, from_mapping(search.plan.fixed | trial.params))
-            candidates.append(Candidate(name, trial.number, dict(trial.params), {name: trial.value}, fields=fields))
+            own = fields_of(trial)
+            fields = acting(own, from_mapping(own_fields(search.plan.fixed, own)))
+            candidates.append(Candidate(name, trial.number, own, {name: trial.value}, fields=fields))
     folder.mkdir(parents=True, exist_ok=True)
     start_ray()
     waiting: dict[tuple[int, str], Training] = {}
@@ -86,7 +88,7 @@ def find_shared(swept: list[Swept], folder: Path, concurrency: int | None) -> tu
             if name == candidate.source:
                 continue
             try:
-                config = from_mapping(search.plan.fixed | candidate.params, f"the configuration on {name}")
+                config = from_mapping(own_fields(search.plan.fixed, candidate.params), f"the configuration on {name}")
             except UserError as error:  # stages longer than this data set's epochs, for example
                 candidate.failed[name] = str(error)
                 continue
@@ -144,7 +146,7 @@ def _write(swept: list[Swept], folder: Path, candidates: list[Candidate], best: 
     for search in swept:
         name = search.plan.dataset
         if name in chosen.accuracy:
-            config: TrialConfig = from_mapping(search.plan.fixed | chosen.params)
+            config: TrialConfig = from_mapping(own_fields(search.plan.fixed, chosen.params))
             about = (
                 f"Shared by {', '.join(best)}: mean normalised score {chosen.score(best):.4f}; "
                 f"from {chosen.source}, trial {chosen.trial}.\n"

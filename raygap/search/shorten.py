@@ -43,6 +43,8 @@ def shorten_stages(space: SearchSpace, given: dict[str, Any]) -> tuple[SearchSpa
         else:
             log = "log" in next(iter(entry)) and min(shorter) > 0
             searched[path] = {"lograndint" if log else "randint": [min(shorter), max(shorter) + 1]}
+        if path in searched and "when" in entry:
+            searched[path]["when"] = entry["when"]
         if longest[path]:
             words.append(f"{path} {_range(shorter)} (was {_range(lengths[path])})")
     before = max(meant_for[path] for path in changed)

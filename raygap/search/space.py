@@ -1,4 +1,4 @@
-"""Search spaces: YAML files that hold some fields fixed and give others a Ray Tune distribution by its Ray name.
+"""Search spaces: YAML files that hold some fields fixed and give others a distribution by its name in Ray Tune.
 
 trials: 50
 fixed:
@@ -7,11 +7,17 @@ space:
   warmup.epochs: {randint: [2, 6]}          # as in Ray, the upper end of randint is exclusive
   loss.align_weight: {loguniform: [0.05, 2.0]}
   model.fusion: {choice: [concat, sum]}
+  purify.epochs: {choice: [0, 4, 10]}
+  purify.threshold: {uniform: [0.2, 0.9], when: {purify.epochs: [4, 10]}}
+
+A trial is asked for a field only where it can act: as its mark in the schema says (acts_when), and its own `when`.
+Where it is not asked for, and where a search begins, it has the value that is fixed for it, else its default.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +26,21 @@ from raygap.config import TrialConfig, flatten, load_yaml
 from raygap.errors import UserError
 from raygap.methods import METHODS, find_method
 from raygap.plugins import is_plugin
-from raygap.schema import can_act, check_known, field_paths, from_mapping, why_inert
+from raygap.schema import (
+    can_act,
+    check_known,
+    check_path,
+    field_paths,
+    from_mapping,
+    in_words,
+    meets,
+    named_in_marks,
+    why_inert,
+)
 from raygap.training.check import check_trial
 
-if TYPE_CHECKING:  # a space is checked without Ray, whose import takes seconds
-    from ray.tune.search.sample import Domain
+if TYPE_CHECKING:  # a space is checked without Optuna, whose import takes half a second
+    from optuna.distributions import BaseDistribution
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # In the package where it was installed, beside it in a checkout.
@@ -40,21 +56,103 @@ DISTRIBUTIONS = ("uniform", "quniform", "loguniform", "randint", "qrandint", "lo
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """`fixed` and `space` as flat dicts by dotted path; a distribution is {ray name: arguments}."""
+    """`fixed` and `space` as flat dicts by dotted path; a distribution is {ray name: arguments}, with `when` behind."""
 
     fixed: dict[str, Any]
-    space: dict[str, dict[str, list]]
+    space: dict[str, dict[str, Any]]
     trials: int = DEFAULT_TRIALS
 
-    def domains(self) -> dict[str, "Domain"]:
-        """Ray Tune's objects, by dotted path."""
-        from ray import tune
+    @property
+    def methods(self) -> list[str]:
+        """Those that its trials may have."""
+        if "method" in self.space:
+            return ends("method", self.space["method"])
+        return [self.fixed.get("method", TrialConfig.model_fields["method"].default)]
 
-        domains = {}
-        for path, entry in self.space.items():
-            name, arguments = distribution(path, entry, "space")
-            domains[path] = tune.choice(arguments) if name == "choice" else getattr(tune, name)(*arguments)
-        return domains
+    def values(self, path: str) -> list[Any]:
+        """Of a searched field its ends, and what conditions ask of it; of another the one that it has."""
+        if path not in self.space:
+            return [self.start(path)]
+        named = [entry.get("when", {}).get(path, []) for entry in self.space.values()]
+        asked = [value for values in named for value in (values if isinstance(values, list) else [values])]
+        own = ends(path, self.space[path])
+        return own + [value for value in asked if value not in own and holds(path, self.space[path], value)]
+
+    def start(self, path: str, method: str | None = None) -> Any:
+        """What a field has where nothing is suggested for it; None if no method, nor this one, has it."""
+        if path in self.fixed:
+            return self.fixed[path]
+        known = (field_paths(name) for name in ([method] if method else self.methods))
+        return next((fields[path].default for fields in known if path in fields), None)
+
+    @cached_property
+    def order(self) -> list[str]:
+        """The searched fields as they stand, each behind those that decide whether it acts."""
+        named = {path: self._named(path) & self.space.keys() - {path} for path in self.space}
+        asked = {path: entry.get("when", {}).keys() & self.space.keys() for path, entry in self.space.items()}
+        ordered: list[str] = []
+        while left := [path for path in self.space if path not in ordered]:
+            # Marks of two fields may name each other, as two factors of one term do; then the first is always asked.
+            free = next((path for path in left if named[path] <= set(ordered)), None)
+            free = free or next((path for path in left if asked[path] <= set(ordered)), None)
+            if free is None:
+                raise UserError(f"when: {', '.join(left)} wait for each other; leave the condition of one of them out")
+            ordered.append(free)
+        return ordered
+
+    def _named(self, path: str) -> set[str]:
+        return named_in_marks(path, self.methods) | set(self.space[path].get("when", {}))
+
+    def ask(self, draw: Callable[[str], Any], beside: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The fields that a trial is asked for, with what `draw` gives for each; none of `beside`, which it has."""
+        have = {**self.fixed, **(beside or {})}
+        method = have.get("method", self.methods[0])
+        drawn: dict[str, Any] = {}
+        waiting = [path for path in self.order if path not in (beside or {})]
+        for number, path in enumerate(waiting):
+
+            def values(other: str, later: list[str] = waiting[number + 1 :], method: str = method) -> Iterable[Any]:
+                if other in later:
+                    return self.values(other)
+                return (drawn[other] if other in drawn else have.get(other, self.start(other, method)),)
+
+            wanted = self.space[path].get("when", {})
+            if can_act(path, values) and all(
+                any(meets(value, asked) for value in values(other)) for other, asked in wanted.items()
+            ):
+                drawn[path] = draw(path)
+                method = drawn.get("method", method)
+        return drawn
+
+    def distributions(self) -> dict[str, "BaseDistribution"]:
+        """Optuna's objects, by dotted path."""
+        return {path: _distribution(path, entry) for path, entry in self.space.items()}
+
+
+def _distribution(path: str, entry: dict[str, Any]) -> "BaseDistribution":
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    name, arguments = distribution(path, entry, "space")
+    if name == "choice":
+        return CategoricalDistribution(arguments)
+    low, high, *step = arguments
+    log = "log" in name
+    if not name.endswith("int"):
+        return FloatDistribution(low, high, log=log, step=step[0] if step else None)
+    return IntDistribution(low, high if step else high - 1, log=log, step=step[0] if step else 1)
+
+
+def holds(path: str, entry: dict[str, Any], value: Any) -> bool:
+    """Whether a distribution may give a value."""
+    name, arguments = distribution(path, entry, "space")
+    if name == "choice":
+        return value in arguments
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    low, high, *step = arguments
+    if name.endswith("int") and (not float(value).is_integer() or (not step and value == high)):
+        return False
+    return low <= value <= high and (not step or _divisible(value - low, step[0]))
 
 
 def check_method(name: str) -> None:
@@ -75,6 +173,12 @@ def load_space(dataset: str, method: str | None, file: Path | None) -> SearchSpa
     by_dataset = FOLDER / f"{'manifest' if is_plugin(dataset) else dataset}.yaml"  # both are clips of one's own
     base = read_space(by_dataset) if by_dataset.exists() else SearchSpace({}, {})
     top = read_space(file, method) if file else base
+    if method:
+        top = replace(top, space={path: entry for path, entry in top.space.items() if path != "method"})
+    if "method" in top.space:
+        method = top.fixed.get("method", top.methods[0])
+        beneath = {path: value for path, value in base.fixed.items() if file and path.startswith("prepare.")}
+        return SearchSpace(beneath | top.fixed | {"method": method}, top.space, top.trials)
     method = method or top.fixed.get("method", TrialConfig().method)
     by_method = FOLDER / f"{method}.yaml"
     own = read_space(by_method) if by_method.exists() else None
@@ -109,39 +213,61 @@ def parse_space(content: Mapping[str, Any], source: str, trials: int, method: st
         if not isinstance(content.get(key) or {}, Mapping):
             raise UserError(f"{source}: {key}: expected a mapping of fields")
     fixed = flatten(content.get("fixed") or {})
-    methods = (str(fixed.get("method", method or "")),)
+    space = {str(path): entry for path, entry in (content.get("space") or {}).items()}
+    methods = (str(fixed.get("method", method or "")), *(_choices(space.get("method"))))
     for path in fixed:
         check_known(path, f"{source}: fixed", methods)
-    space = {str(path): entry for path, entry in (content.get("space") or {}).items()}
     for path, entry in space.items():
         check_known(path, f"{source}: space", methods)
-        distribution(path, entry, f"{source}: space")
-    return SearchSpace(fixed, space, trials)
+        name, _ = distribution(path, entry, f"{source}: space")
+        when = entry.get("when", {})
+        if not isinstance(when, Mapping):
+            raise UserError(f"{source}: {path}: when: expected a mapping of fields to values")
+        when = flatten(when)
+        for other in when:
+            check_known(other, f"{source}: {path}: when", methods)
+        space[path] = {name: entry[name]} | ({"when": when} if when else {})
+    searched = SearchSpace(fixed, space, trials)
+    try:
+        searched.order  # noqa: B018
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    return searched
+
+
+def _choices(entry: Any) -> list[str]:
+    """The methods that a space's file names, which may hold anything."""
+    choices = entry.get("choice") if isinstance(entry, Mapping) else None
+    return [str(choice) for choice in choices] if isinstance(choices, list) else []
 
 
 def drop_inert(space: SearchSpace) -> tuple[SearchSpace, str]:
     """The space without the fields that can act in no trial of it, and a line that names them; empty if all can."""
-    known = field_paths(space.fixed["method"])
     dropped: dict[str, str] = {}
     while True:
-        searched = {path: entry for path, entry in space.space.items() if path not in dropped}
-
-        def values(path: str, searched: dict[str, Any] = searched) -> list[Any]:
-            return ends(path, searched[path]) if path in searched else [space.fixed.get(path, known[path].default)]
-
-        inert = {path: why_inert(path, values) for path in searched if not can_act(path, values)}
+        kept = replace(space, space={path: entry for path, entry in space.space.items() if path not in dropped})
+        inert = {path: why for path in kept.space if (why := _why_inert(path, kept))}
         if not inert:
             break
         dropped |= inert  # without them others may have lost what they need
-    kept = {path: entry for path, entry in space.space.items() if path not in dropped}
     reasons = ", ".join(f"{path} ({reason})" for path, reason in dropped.items())
-    return SearchSpace(space.fixed, kept, space.trials), reasons and f"not searched, as it cannot act here: {reasons}"
+    return kept, reasons and f"not searched, as it cannot act here: {reasons}"
+
+
+def _why_inert(path: str, space: SearchSpace) -> str:
+    if not can_act(path, space.values):
+        return why_inert(path, space.values)
+    lacking = [
+        f"{other} {in_words(condition)}"
+        for other, condition in space.space[path].get("when", {}).items()
+        if not any(meets(value, condition) for value in space.values(other))
+    ]
+    return f"needs {' and '.join(lacking)}" if lacking else ""
 
 
 NOT_SEARCHED = {
     "epochs": "trials are compared at equal length; fix it, or give --epochs",
     "seed": "a lucky seed is no better configuration; the seeds of the test tell how much it matters",
-    "method": "run a sweep for each method",
     "schema_version": "it is no hyperparameter",
     "prepare": "all trials share one store; fix it",
     "protocol": "it says what a trial is judged on, and so must be the same for all",
@@ -156,7 +282,7 @@ def check_space(space: SearchSpace, source: str) -> TrialConfig:
 
     Bounds are checked end by end, choices two by two, and the stages at their longest, so that no trial can fail on its
     configuration. Returns the configuration with its stages at their longest, choices at their first value, and the
-    other searched fields at their defaults.
+    other searched fields as they begin.
     """
     if not space.space:
         raise UserError(f"{source}: nothing to search; name at least one field under space")
@@ -164,18 +290,54 @@ def check_space(space: SearchSpace, source: str) -> TrialConfig:
         for name, reason in NOT_SEARCHED.items():
             if path == name or path.startswith(f"{name}."):
                 raise UserError(f"{source}: {path} cannot be searched: {reason}")
-    values_of = {path: ends(path, entry) for path, entry in space.space.items()}
-    choices = {path: values_of[path] for path, entry in space.space.items() if "choice" in entry}
-    stages = {path: values for path, values in values_of.items() if path.endswith(".epochs")}
-    # Under what is checked lies a point of the space: a default may be none, and fit to nothing in it.
-    point = space.fixed | {path: values[0] for path, values in (choices | stages).items()}
-    for path, values in values_of.items():
-        for value in values:
-            _check(point | {path: value}, source)
-    for (one, values), (other, other_values) in combinations(choices.items(), 2):
-        for value, other_value in product(values, other_values):
-            _check(point | {one: value, other: other_value}, source)
-    return _check(point | {path: max(values) for path, values in stages.items()}, source)
+    for path in (*space.fixed, *space.space):
+        if not any(path in field_paths(method) for method in space.methods):
+            check_path(path, source, space.methods[0])
+    choices = [path for path, entry in space.space.items() if "choice" in entry]
+    for path in space.space:
+        for value in space.values(path):
+            _check_point(space, {path: value}, source)
+    for one, other in combinations(choices, 2):
+        for value, other_value in product(space.values(one), space.values(other)):
+            _check_point(space, {one: value, other: other_value}, source)
+    stages = {path: max(space.values(path)) for path in space.space if path.endswith(".epochs")}
+    return _check_point(space, stages, source) or _check(own_fields(space.fixed, space.ask(space.start)), source)
+
+
+def _check_point(space: SearchSpace, wanted: dict[str, Any], source: str) -> TrialConfig | None:
+    """Check a trial that is asked for these fields, and gets these values; None if there is none."""
+    deciding = list(dict.fromkeys(_deciding(space, wanted)))
+    for values in product(*map(space.values, deciding)):
+        # Where it does not matter, a point of the space: a default may be none, and fit to nothing in it.
+        given = dict(zip(deciding, values, strict=True)) | wanted
+
+        def draw(path: str, given: dict[str, Any] = given) -> Any:
+            listed = "choice" in space.space[path] or path.endswith(".epochs")
+            return given[path] if path in given else space.values(path)[0] if listed else space.start(path)
+
+        asked = space.ask(draw)
+        if wanted.keys() <= asked.keys():
+            return _check(own_fields(space.fixed, asked), source)
+    return None
+
+
+def _deciding(space: SearchSpace, wanted: Iterable[str]) -> Iterable[str]:
+    """The other searched fields that decide whether these are asked for."""
+    found, left = set(wanted), list(wanted)
+    while left:
+        for other in space.order:
+            if other in space._named(left[0]) and other not in found:
+                found.add(other)
+                left.append(other)
+                yield other
+        left.pop(0)
+
+
+def own_fields(fixed: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a trial: what it sets itself, over those of the sweep's that its method has."""
+    fields = {**fixed, **own}
+    known = field_paths(fields.get("method", TrialConfig.model_fields["method"].default))
+    return {path: value for path, value in fields.items() if path in known or path in own}
 
 
 def _check(fields: dict[str, Any], source: str) -> TrialConfig:
@@ -189,9 +351,12 @@ def _check(fields: dict[str, Any], source: str) -> TrialConfig:
 
 def distribution(path: str, entry: Any, source: str) -> tuple[str, list[Any]]:
     """The name and the arguments of {ray name: arguments}. Raises UserError for what Ray Tune would not take."""
-    if not isinstance(entry, Mapping) or len(entry) != 1:
+    named = (
+        {name: arguments for name, arguments in entry.items() if name != "when"} if isinstance(entry, Mapping) else {}
+    )
+    if len(named) != 1:
         raise UserError(f"{source}: {path}: expected one distribution, for example {{uniform: [0, 1]}}")
-    [(name, arguments)] = entry.items()
+    [(name, arguments)] = named.items()
     if name not in DISTRIBUTIONS:
         raise UserError(f"{source}: {path}: unknown distribution {name!r}; use one of {', '.join(DISTRIBUTIONS)}")
     if not isinstance(arguments, list) or not arguments:

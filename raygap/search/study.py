@@ -6,17 +6,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import optuna
-from optuna.distributions import check_distribution_compatibility
-from optuna.trial import FrozenTrial, TrialState
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+)
+from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.optuna import OptunaSearch
-from ray.tune.search.sample import Domain
 
 from raygap.config import TrialConfig, flatten, load_yaml
 from raygap.errors import UserError
 from raygap.schema import from_mapping, to_mapping
 from raygap.search.journal import open_storage
-from raygap.tracking.run_folder import JOURNAL, trial_folder
+from raygap.search.space import own_fields
+from raygap.tracking.run_folder import JOURNAL, fields_of, own_trials, trial_folder
 
 METRIC = "best_val_accuracy"
 """What is maximised: validation accuracy of the selected epoch so far."""
@@ -25,13 +30,15 @@ STUDY = "sweep"
 """Name of the study in its journal; not the folder's, which may be renamed."""
 TRIED_AGAIN = "tried_again"
 """In the study: failed trials with a smaller number count no more, as all had failed and others take their places."""
+ENDED = "ended"
+"""In the study: why the search came to its end before all planned trials were done; empty if it did not."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that count: complete, pruned, or failed and not tried again; by number."""
     first = study.user_attrs.get(TRIED_AGAIN, 0)
-    trials = study.get_trials(deepcopy=False, states=FINISHED)
+    trials = own_trials(study, *FINISHED)
     return [trial for trial in trials if trial.state != TrialState.FAIL or trial.number >= first]
 
 
@@ -41,6 +48,23 @@ def seconds_spent(study: optuna.Study, running: Iterable[float] = ()) -> float:
     return round(ended + sum(round(seconds, 1) for seconds in running), 1)
 
 
+def suggest(trial: Trial, path: str, distribution: BaseDistribution) -> Any:
+    """The value that a trial has for a field, or is given now."""
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(path, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(
+            path, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(path, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+
+
+def taken_up(study: optuna.Study, trial: FrozenTrial) -> Trial:
+    """A trial that runs, to go on with it; Optuna has no public way to one that another process has asked for."""
+    return Trial(study, trial._trial_id)
+
+
 def check_store(study: optuna.Study, key: str) -> None:
     """Note which store the study's trials use. Raises UserError if earlier ones used another."""
     if study.user_attrs.setdefault("store", key) != key:
@@ -48,7 +72,9 @@ def check_store(study: optuna.Study, key: str) -> None:
     study.set_user_attr("store", key)
 
 
-def check_resumed(folder: Path, source: str, config: TrialConfig, domains: dict[str, Domain], store_key: str) -> None:
+def check_resumed(
+    folder: Path, source: str, config: TrialConfig, distributions: dict[str, BaseDistribution], store_key: str
+) -> None:
     """Raise UserError unless a run folder's study can be gone on with: its plan may have been edited, its data moved.
 
     `source` names where the plan stands, `config` is that of check_space. More trials, another range of a number, and
@@ -65,7 +91,7 @@ def check_resumed(folder: Path, source: str, config: TrialConfig, domains: dict[
             f"{folder}: the data or their preparation have changed since the sweep began; start another sweep, or give "
             "--root with the folder that the same data lie in now"
         )
-    for path, distribution in OptunaSearch.convert_search_space(domains).items():
+    for path, distribution in distributions.items():
         for before in (trial.distributions[path] for trial in trials if path in trial.distributions):
             try:
                 check_distribution_compatibility(before, distribution)
@@ -79,7 +105,7 @@ def check_resumed(folder: Path, source: str, config: TrialConfig, domains: dict[
         if trial.state == TrialState.FAIL or not noted.exists():
             continue
         had, now = flatten(load_yaml(noted)), flatten(to_mapping(config))
-        for path in now.keys() & had.keys() - domains.keys() - trial.params.keys():
+        for path in now.keys() & had.keys() - distributions.keys() - fields_of(trial).keys():
             if now[path] != had[path]:
                 raise UserError(
                     f"{source}: fixed: {path} = {now[path]}, but trials of this sweep had {had[path]} and could not "
@@ -89,17 +115,17 @@ def check_resumed(folder: Path, source: str, config: TrialConfig, domains: dict[
 
 
 def _in_words(distribution: Any) -> str:
-    if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+    if isinstance(distribution, CategoricalDistribution):
         return f"a choice of {', '.join(map(str, distribution.choices))}"
     scale = " on a logarithmic scale" if distribution.log else ""
-    kind = "whole numbers" if isinstance(distribution, optuna.distributions.IntDistribution) else "numbers"
+    kind = "whole numbers" if isinstance(distribution, IntDistribution) else "numbers"
     return f"{kind} from {distribution.low:g} to {distribution.high:g}{scale}"
 
 
 def suggested_config(suggested: dict[str, Any], fixed: dict[str, Any]) -> TrialConfig:
     """The configuration of a trial: what the search suggests for it, over what the sweep holds fixed."""
-    params = {path: value for path, value in suggested.items() if path != TRIAL_NUMBER}
-    return from_mapping(fixed | params, f"trial {suggested[TRIAL_NUMBER]}")
+    own = {path: value for path, value in suggested.items() if path != TRIAL_NUMBER}
+    return from_mapping(own_fields(fixed, own), f"trial {suggested[TRIAL_NUMBER]}")
 
 
 def remember(scheduler: ASHAScheduler, trial_id: str, values: dict[int, float]) -> None:

@@ -1,36 +1,59 @@
-"""What Tune asks for the next trial and tells how each ended: Ray's OptunaSearch, over the study in the run folder."""
+"""What Tune asks for the next trial and tells how each ended: a searcher over the study in the run folder."""
 
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.trial import FrozenTrial, TrialState
-from ray.tune.search.optuna import OptunaSearch
-from ray.tune.search.sample import Domain
+from optuna.trial import FrozenTrial, Trial, TrialState
+from ray.tune.search import Searcher
 
 from raygap.errors import UserError
+from raygap.search.known import Start
 from raygap.search.scheduler import PatientASHA
-from raygap.search.study import METRIC, STUDY, TRIAL_NUMBER, TRIED_AGAIN, finished_trials, remember, seconds_spent
+from raygap.search.space import SearchSpace
+from raygap.search.study import (
+    ENDED,
+    METRIC,
+    STUDY,
+    TRIAL_NUMBER,
+    TRIED_AGAIN,
+    finished_trials,
+    remember,
+    seconds_spent,
+    suggest,
+    taken_up,
+)
+from raygap.tracking.run_folder import ANSWERED, BESIDE, KNOWN, PLAIN, fields_of, own_trials
 
 _NOT_RESUMED = "interrupted, and not gone on with: no longer in the plan, or in the search space"
 _DEAD_IN_A_ROW = 10
 """Trials in a row that died without a result, after which a search gives up: no other would fare better."""
 
 
-@dataclass
-class _Spent:
-    """Seconds that a trial took so far, in all its processes, also in those before the sweep was resumed."""
+_ANSWERED_IN_A_ROW = 200
+"""Suggestions in a row that were tried before, after which a space counts as searched through."""
 
+
+@dataclass
+class _Running:
+    """What is known of a trial that Tune runs."""
+
+    trial: Trial
+    values: dict[int, float]
+    """By epoch, those that the study has."""
     seconds: float
-    since: float
-    """When it was last heard of, by time.monotonic()."""
+    """That it took so far, in all its processes, also in those before the sweep was resumed."""
+    since: float = field(default_factory=time.monotonic)
+    """When it was last heard of."""
     told: float | None = None
     """time_total_s of the last result: Tune tells some twice."""
+    ended: bool = False
 
     def hear(self, result: dict[str, Any]) -> None:
         """Add a result's seconds. Its time_total_s would not do: it counts anew in each process."""
@@ -40,32 +63,34 @@ class _Spent:
         self.since = time.monotonic()
 
 
-class StudySearch(OptunaSearch):
-    """Ray's OptunaSearch with a memory: it first hands out the trials that a killed sweep left running, under their
-    old numbers, tells Optuna pruned and failed trials as such, and keeps what the summary needs in the study.
+class StudySearch(Searcher):
+    """A searcher with a memory: it first hands out the trials that a killed sweep left running, under their old
+    numbers, then what waits for its turn in the study, and keeps there what the summary needs.
     """
 
-    def __init__(self, space: dict[str, Domain], storage: JournalStorage, seed: int, epochs: int) -> None:
-        super().__init__(
-            self.convert_search_space(space),
-            metric=METRIC,
-            mode="max",
-            study_name=STUDY,
-            storage=storage,
-        )
-        self._epochs = epochs
-        # Another seed after each restart: the same one would suggest the same points again.
-        self.study.sampler = optuna.samplers.TPESampler(seed=seed + len(self.study.trials))
+    def __init__(self, space: SearchSpace, storage: JournalStorage, epochs: int) -> None:
+        super().__init__(metric=METRIC, mode="max")
+        self.space, self._distributions, self._epochs = space, space.distributions(), epochs
+        self.study = optuna.create_study(storage=storage, study_name=STUDY, direction="maximize", load_if_exists=True)
         self.scheduler: PatientASHA
         self.trial_seconds: float | None = None
-        self._spent: dict[str, _Spent] = {}
+        self._running: dict[str, _Running] = {}
+        self._held: Trial | None = None
+        """A trial that waits for one with the same configuration, which runs."""
         self._dead_in_a_row, self._cause = 0, ""
-        self._interrupted = deque(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+        self.study.set_user_attr(ENDED, "")
+        self._interrupted = deque(own_trials(self.study, TrialState.RUNNING))
 
-    @property
-    def study(self) -> optuna.Study:
-        """The Optuna study."""
-        return self._ot_study
+    def begin_with(self, known: Sequence[Start]) -> None:
+        """Have these configurations wait for their turn before all others; each once, also where a sweep goes on."""
+        waiting = [trial for trial in self.study.get_trials(deepcopy=False) if KNOWN in trial.user_attrs]
+        for start in known[len(waiting) :]:
+            noted = {KNOWN: start.source, BESIDE: start.beside} | ({PLAIN: True} if start.plain else {})
+            self.study.enqueue_trial(start.params, user_attrs=noted)
+
+    def save(self, checkpoint_path: str) -> None:
+        """For Tune, which would go on from there; here the study alone is what a sweep goes on from."""
+        Path(checkpoint_path).touch()
 
     def take_up(self, planned: int) -> int:
         """How many of `planned` trials are left. Interrupted ones among them, and no others, will be gone on with.
@@ -76,14 +101,14 @@ class StudySearch(OptunaSearch):
         ended = finished_trials(self.study)
         if ended and all(trial.state == TrialState.FAIL for trial in ended):
             self.study.set_user_attr(TRIED_AGAIN, ended[-1].number + 1)
-        self._give_up([trial for trial in self._interrupted if not trial.params.keys() <= self._space.keys()])
+        self._give_up([trial for trial in self._interrupted if not trial.params.keys() <= self._distributions.keys()])
         left = max(planned - len(finished_trials(self.study)), 0)
         self._give_up(list(self._interrupted)[left:])
         return left
 
     def _give_up(self, trials: list[FrozenTrial]) -> None:
         for trial in trials:
-            optuna.trial.Trial(self.study, trial._trial_id).set_user_attr("error", _NOT_RESUMED)
+            taken_up(self.study, trial).set_user_attr("error", _NOT_RESUMED)
             self.study.tell(trial.number, state=TrialState.FAIL)
             self._interrupted.remove(trial)
 
@@ -99,22 +124,51 @@ class StudySearch(OptunaSearch):
             )
         if self._budget_is_spent():
             return self.FINISHED
-        if self._interrupted and trial_id not in self._ot_trials:
-            trial = optuna.trial.Trial(self.study, self._interrupted.popleft()._trial_id)
-            for name, distribution in self._space.items():
-                trial._suggest(name, distribution)  # what is already set stays; a kill may have left some unset
-            self._ot_trials[trial_id] = trial
-            # Rungs that the trial has passed are not put to it again.
-            remember(self.scheduler, trial_id, trial.study.trials[trial.number].intermediate_values)
-        params = super().suggest(trial_id)
-        if params is None:
-            return None
-        trial = self._ot_trials[trial_id]
-        self._spent[trial_id] = _Spent(trial.user_attrs.get("seconds", 0.0), time.monotonic())
-        return {**params, TRIAL_NUMBER: trial.number}
+        if trial_id not in self._running:
+            trial, values = self._go_on() if self._interrupted else (self._next(), {})
+            if trial is None:
+                return None if self._held else self.FINISHED
+            self._running[trial_id] = _Running(trial, values, trial.user_attrs.get("seconds", 0.0))
+            if values:  # rungs that the trial has passed are not put to it again
+                remember(self.scheduler, trial_id, values)
+        trial = self._running[trial_id].trial
+        return {**_own_fields(trial), TRIAL_NUMBER: trial.number}
+
+    def _go_on(self) -> tuple[Trial, dict[int, float]]:
+        """A trial that was interrupted, with its values so far."""
+        before = self._interrupted.popleft()
+        trial = taken_up(self.study, before)
+        self._ask(trial)  # what is already set stays; a kill may have left some unset
+        return trial, dict(before.intermediate_values)
+
+    def _next(self) -> Trial | None:
+        """A trial that nobody has trained yet; None if it must wait for one like it, or no other comes any more."""
+        for _ in range(_ANSWERED_IN_A_ROW):
+            trial, self._held = self._held or self.study.ask(), None
+            self._ask(trial)
+            own = _own_fields(trial)
+            if any(_own_fields(one.trial) == own for one in self._running.values() if not one.ended):
+                self._held = trial
+                return None
+            ended = own_trials(self.study, TrialState.COMPLETE, TrialState.PRUNED)
+            before = next((one for one in ended if fields_of(one) == own), None)
+            if before is None:
+                return trial
+            # The same settings and seed give the same numbers to the last bit.
+            trial.set_user_attr(ANSWERED, before.number)
+            for epoch, value in before.intermediate_values.items():
+                trial.report(value, epoch)
+            self.study.tell(trial, before.values if before.state == TrialState.COMPLETE else None, state=before.state)
+        self.study.set_user_attr(ENDED, "every configuration that the sampler still suggests was tried before")
+        return None
+
+    def _ask(self, trial: Trial) -> None:
+        """Give a trial the searched fields that can act in it: the one place where a trial gets its values."""
+        beside = trial.user_attrs.get(BESIDE, {})
+        self.space.ask(lambda path: suggest(trial, path, self._distributions[path]), beside)
 
     def _budget_is_spent(self) -> bool:
-        running = [spent.seconds for trial_id, spent in self._spent.items() if trial_id not in self._completed_trials]
+        running = [one.seconds for one in self._running.values() if not one.ended]
         return self.trial_seconds is not None and seconds_spent(self.study, running) >= self.trial_seconds
 
     def out_of_budget(self, trial_id: str, result: Mapping[str, Any]) -> bool:
@@ -125,42 +179,38 @@ class StudySearch(OptunaSearch):
         """
         if not self._budget_is_spent():
             return False
-        if self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        if own_trials(self.study, TrialState.COMPLETE):
             return True
-        running = [key for key in self._spent if key not in self._completed_trials]
-        return trial_id != max(running, key=lambda key: self._epochs_of(key))
-
-    def _epochs_of(self, trial_id: str) -> int:
-        known = self.study._storage.get_trial(self._ot_trials[trial_id]._trial_id).intermediate_values
-        return max(known, default=0)
+        running = {key: one for key, one in self._running.items() if not one.ended}
+        return trial_id != max(running, key=lambda key: max(running[key].values, default=0))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Note an epoch's value, once, though a resumed trial reports its first epochs again; and its seconds."""
-        trial, spent = self._ot_trials[trial_id], self._spent[trial_id]
+        running = self._running[trial_id]
         self._dead_in_a_row = 0
-        self._report(trial, result)
-        spent.hear(result)
-        trial.set_user_attr("seconds", round(spent.seconds, 1))  # for a sweep that goes on with it
+        self._report(running, result)
+        running.hear(result)
+        running.trial.set_user_attr("seconds", round(running.seconds, 1))  # for a sweep that goes on with it
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study: failed if the trial says so or died, pruned if it was stopped early, else complete."""
-        if trial_id in self._completed_trials:
+        running, result = self._running[trial_id], result or {}
+        if running.ended:
             return
-        self._completed_trials.add(trial_id)
-        trial, spent, result = self._ot_trials[trial_id], self._spent[trial_id], result or {}
+        running.ended, trial = True, running.trial
         if result:
             self._dead_in_a_row = 0
-            spent.hear(result)
+            running.hear(result)
         elif error:
-            self._dead_in_a_row += spent.told is None
+            self._dead_in_a_row += running.told is None
             self._cause = self.scheduler.given_up[trial_id]
-            spent.seconds += time.monotonic() - spent.since
+            running.seconds += time.monotonic() - running.since
         reason = result.get("error") or (self._cause if error else None)
         if not reason:
-            self._report(trial, result)
+            self._report(running, result)
         trial.set_user_attr("epochs", result.get("epoch", 0))
         trial.set_user_attr("epochs_reused", result.get("epochs_reused", 0))
-        trial.set_user_attr("seconds", round(spent.seconds, 1))
+        trial.set_user_attr("seconds", round(running.seconds, 1))
         if reason or METRIC not in result:
             trial.set_user_attr("error", reason or "the trial ended without a result")
             self.study.tell(trial, state=TrialState.FAIL)
@@ -169,8 +219,13 @@ class StudySearch(OptunaSearch):
         else:
             self.study.tell(trial, result[METRIC])
 
-    def _report(self, trial: optuna.trial.Trial, result: dict[str, Any]) -> None:
+    def _report(self, running: _Running, result: dict[str, Any]) -> None:
         value = result.get(METRIC, math.nan)
-        known = self.study._storage.get_trial(trial._trial_id).intermediate_values
-        if not math.isnan(value) and result["epoch"] not in known:
-            trial.report(value, result["epoch"])
+        if not math.isnan(value) and result["epoch"] not in running.values:
+            running.values[result["epoch"]] = value
+            running.trial.report(value, result["epoch"])
+
+
+def _own_fields(trial: Trial) -> dict[str, Any]:
+    """As fields_of has them."""
+    return {**trial.user_attrs.get(BESIDE, {}), **trial.params}

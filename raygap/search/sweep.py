@@ -16,18 +16,20 @@ from raygap.data.store import Store
 from raygap.patience import patiently
 from raygap.search.journal import open_storage
 from raygap.search.kept import KeepJournal, drop_unknown_trials
+from raygap.search.known import as_trial
+from raygap.search.learning import learn
 from raygap.search.placement import RETRIES, CountTriesAnew, Placement, fit, needs_gpus, place, refusal_named
 from raygap.search.plan import Plan
 from raygap.search.ray_start import start_ray
+from raygap.search.samplers import make_sampler
 from raygap.search.scheduler import make_scheduler
-from raygap.search.space import SearchSpace
 from raygap.search.study import FINISHED, TRIAL_NUMBER, check_store, suggested_config
 from raygap.search.suggestions import StudySearch
 from raygap.search.together import DRIVER, GiveBack, run_trial
 from raygap.search.trial import SweepTrial
 from raygap.storage import Copies, Storage
 from raygap.tracking.progress import ProgressLine
-from raygap.tracking.run_folder import JOURNAL, clean_trial, write_trials
+from raygap.tracking.run_folder import JOURNAL, clean_trial, own_trials, write_trials
 from raygap.tracking.wandb.callback import SweepLog, WandbCallback
 from raygap.training.trunk import FOLDER as WARMUPS
 from raygap.training.trunk import SharedWarmups
@@ -71,9 +73,14 @@ def run_trials(
     start_ray()
     placement = plan_placement(plan, concurrency)
     several = placement.workers > 1
-    space = SearchSpace(plan.fixed, plan.space)
-    search = StudySearch(space.domains(), open_storage(folder / JOURNAL), config.seed, config.epochs)
+    space = plan.search_space
+    search = StudySearch(space, open_storage(folder / JOURNAL), config.epochs)
+    earlier = len(search.study.get_trials(deepcopy=False))
+    search.study.sampler = make_sampler(plan.sampler, space, config.seed, plan.trials, len(plan.known), earlier)
     check_store(search.study, Store.open(store).header["key"])
+    search.begin_with([as_trial(known, space, config.seed) for known in plan.known])
+    if plan.learn_from and Path(plan.learn_from).exists():  # else what it was told already must do
+        learn(search.study, Path(plan.learn_from))
     search.trial_seconds = plan.trial_seconds
     search.scheduler = make_scheduler(search.study, config.epochs, max(config.warmup.epochs, plan.judged_after))
     copies = plan.copies(store)
@@ -81,7 +88,7 @@ def run_trials(
         keep_store(store, copies.store)
         drop_unknown_trials(copies.folder, len(search.study.trials))
     if left := search.take_up(plan.trials):
-        ended = len(search.study.get_trials(deepcopy=False, states=FINISHED))
+        ended = len(own_trials(search.study, *FINISHED))
         run = folder.resolve()
         trainable = tune.with_parameters(
             run_trial if several else SweepTrial,
@@ -136,7 +143,7 @@ def run_trials(
 
 def _clean_again(study: optuna.Study, folder: Path, storage: Storage | None) -> None:
     # Until its places were given back, a stopped trial's workers may have written an epoch more.
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)):
+    for trial in own_trials(study, TrialState.PRUNED):
         with suppress(OSError):
             clean_trial(folder, trial.number, best=False, storage=storage)
 

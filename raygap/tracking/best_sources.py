@@ -10,7 +10,7 @@ from raygap.errors import UserError
 from raygap.extras import need
 from raygap.private import without_passwords
 from raygap.schema import from_mapping
-from raygap.tracking.run_folder import BEST, COMPARISON, JOURNAL, PLAN, trial_folder
+from raygap.tracking.run_folder import BEST, COMPARISON, JOURNAL, PLAIN, PLAN, trial_folder
 from raygap.tracking.wandb.entries import Entry, lower_is_better, of_runs
 from raygap.tracking.wandb.files import read_runs, run_files
 from raygap.tracking.wandb.layout import TRIAL, VALUE, trial_fields
@@ -58,8 +58,8 @@ def find_best(source: str, top: int = 1, metric: str = VALUE) -> list[Found]:
     if not found:
         raise UserError(f"{source}: no complete trial with {metric}")
     sign = 1 if lower_is_better(metric) else -1
-    # Of equals the earliest trial is the best, as in the sweep itself.
-    ranked = sorted(found, key=lambda entry: (sign * (entry.value or 0), entry.trial))[:top]
+    # Of equals the plain trial is the best, then the earliest, as in the sweep itself.
+    ranked = sorted(found, key=lambda entry: (sign * (entry.value or 0), not entry.plain, entry.trial))[:top]
     return [
         Found(_checked(entry.config, entry.where), metric, entry.value, without_passwords(entry.where))
         for entry in ranked
@@ -104,7 +104,8 @@ def _in_run_folder(folder: Path, metric: str) -> list[Entry]:
         value = trial.value if metric == VALUE else _selected(files / "metrics.parquet", metric)
         if value is not None:
             config = load_yaml(files / "config.yaml")
-            entries.append(Entry(config, value, f"trial {trial.number}, {folder}", trial.number))
+            plain = bool(trial.user_attrs.get(PLAIN))
+            entries.append(Entry(config, value, f"trial {trial.number}, {folder}", trial.number, plain))
     return entries
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from raygap.storage import Storage
-from raygap.tracking.run_folder import clean_trial, trial_folder, write_trials
+from raygap.tracking.run_folder import better, clean_trial, is_own, trial_folder, write_trials
 from raygap.tracking.whereabouts import Whereabouts
 
 TABLE_EVERY = 10.0
@@ -94,9 +94,10 @@ class ProgressLine(Callback):
 
     def _newly_ended(self) -> list[FrozenTrial]:
         trials = self.study.get_trials(deepcopy=False)[self.settled :]
-        ended = [t for t in trials if t.state.is_finished() and t.number not in self.seen]
+        new = [t for t in trials if t.state.is_finished() and t.number not in self.seen]
+        ended = [t for t in new if is_own(t)]
         known = [t for t in (self.best, *ended) if t and t.state == TrialState.COMPLETE]
-        best = max(known, key=lambda trial: (trial.value, -trial.number), default=None)
+        best = max(known, key=better, default=None)
         changed = [*ended, *([self.best] if self.best and self.best is not best else [])]
         try:
             if time.monotonic() - self.table_written > TABLE_EVERY:
@@ -108,7 +109,7 @@ class ProgressLine(Callback):
             self.console.print(f"the run folder cannot be tidied: {error}", markup=False)
         self.best = best
         self.ended.update(trial.state for trial in ended)
-        self.seen |= {trial.number for trial in ended}
+        self.seen |= {trial.number for trial in new}
         while self.settled in self.seen:  # all before have ended, and need not be looked at again
             self.seen.remove(self.settled)
             self.settled += 1

@@ -21,13 +21,25 @@ from raygap.storage import Storage
 
 if TYPE_CHECKING:  # commands read the names below before they need Optuna
     import optuna
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, TrialState
 
 PLAN, JOURNAL, TRIALS, BEST = "sweep.yaml", "study.journal", "trials.csv", "best.yaml"
 TRIALS_FOLDER = "trials"
 COMPARISON = "comparison.yaml"
 """In a comparison's folder, beside the run folders of its methods."""
 TEST, FAILED, REPORT = "test.csv", "failed.csv", "report.html"
+
+# What the study notes of a trial, in its user attributes.
+BESIDE = "set"
+"""Fields that the trial sets beside the searched ones, over what the sweep holds fixed, by dotted path."""
+KNOWN = "known"
+"""Where its configuration is from, if it was known before the search."""
+PLAIN = "plain"
+"""True of a trial that does without the sweep's guided method. Of equals it is the better one."""
+LEARNT = "learnt"
+"""Which trial of an earlier study it is: something that the sampler knows, and no result of this sweep."""
+ANSWERED = "answered"
+"""Number of the trial that had the same configuration before, and answers for this one."""
 
 
 def check_sweep(folder: Path) -> None:
@@ -41,28 +53,52 @@ def trial_folder(folder: Path, number: int) -> Path:
     return folder / TRIALS_FOLDER / f"{number:04d}"
 
 
+def own_trials(study: "optuna.Study", *states: "TrialState") -> list["FrozenTrial"]:
+    """The sweep's trials, of these states or of all, by number.
+
+    Without those that wait for their turn, that an earlier study lends, or that an equal one has answered for.
+    """
+    trials = study.get_trials(deepcopy=False, states=states or None)
+    return [trial for trial in trials if is_own(trial)]
+
+
+def is_own(trial: "FrozenTrial") -> bool:
+    """Whether it is, or was, trained in this sweep."""
+    return trial.state.name != "WAITING" and not {LEARNT, ANSWERED} & trial.user_attrs.keys()
+
+
+def fields_of(trial: "FrozenTrial") -> dict[str, Any]:
+    """What makes a trial's configuration its own: what it sets beside the searched fields, and what is suggested."""
+    return {**trial.user_attrs.get(BESIDE, {}), **trial.params}
+
+
+def better(trial: "FrozenTrial") -> tuple[float, bool, int]:
+    """Key by which complete trials are ranked: of equals the plain one is the best, then the earliest."""
+    return trial.value, bool(trial.user_attrs.get(PLAIN)), -trial.number
+
+
 def best_trial(study: "optuna.Study") -> "FrozenTrial | None":
-    """The complete trial with the highest value, the earliest of several; None if none is complete."""
+    """The best complete trial; None if none is complete."""
     from optuna.trial import TrialState
 
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
+    return max(own_trials(study, TrialState.COMPLETE), key=better, default=None)
 
 
 def trial_rows(study: "optuna.Study") -> tuple[list[str], list[list[Any]]]:
-    """Header and rows: state, value, epochs, seconds, error and parameters of each trial, by number.
+    """Header and rows: state, value, epochs, seconds, error, source if known, and own fields of each trial, by number.
 
     epochs_reused of the epochs were not trained, but taken from a warm-up trained before.
     """
-    trials = study.get_trials(deepcopy=False)
-    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    trials = own_trials(study)
+    names = list(dict.fromkeys(name for trial in trials for name in fields_of(trial)))
+    told = ("epochs", "epochs_reused", "seconds", "error", KNOWN)
     rows = [
         [trial.number, trial.state.name.lower(), trial.value]
-        + [trial.user_attrs.get(name) for name in ("epochs", "epochs_reused", "seconds", "error")]
-        + [trial.params.get(name) for name in names]
+        + [trial.user_attrs.get(name) for name in told]
+        + [fields_of(trial).get(name) for name in names]
         for trial in trials
     ]
-    return ["trial", "state", "best_val_accuracy", "epochs", "epochs_reused", "seconds", "error", *names], rows
+    return ["trial", "state", "best_val_accuracy", *told, *names], rows
 
 
 def write_trials(study: "optuna.Study", folder: Path) -> None:

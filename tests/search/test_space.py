@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ray.tune.search.optuna import OptunaSearch
 
 from raygap.config import Section, TrialConfig
 from raygap.errors import UserError
@@ -27,14 +26,14 @@ def test_shipped_spaces_are_valid_with_every_method(file: Path) -> None:
     for method in (file.stem,) if of_method else SEARCHABLE:
         space = load_space("demo" if of_method else file.stem, method, None)
         check_space(space, str(file))
-        assert OptunaSearch.convert_search_space(space.domains()).keys() == space.space.keys()
+        assert space.distributions().keys() == space.space.keys()
 
 
-@pytest.mark.parametrize("dataset", ["demo", "cremad", "ave", "kinetic_sound"])
+@pytest.mark.parametrize("dataset", ["demo", "cremad", "ave", "kinetic_sound", "manifest"])
 def test_data_sets_search_the_five_dimensions_of_the_method(dataset: str) -> None:
     searched = load_space(dataset, None, None).space
     assert {"warmup.epochs", "mixture.refit_every", "loss.align_weight", "loss.fusion_weight"} <= searched.keys()
-    assert "purify.threshold" in searched
+    assert {"purify.threshold", "optimizer.lr", "optimizer.weight_decay"} <= searched.keys()
 
 
 @pytest.mark.parametrize(

@@ -8,21 +8,25 @@ import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
-from ray import tune
 
 from raygap.errors import UserError
 from raygap.schema import from_mapping, to_mapping
 from raygap.search.journal import mend_journal, open_storage
+from raygap.search.plan import Sampler
+from raygap.search.samplers import make_sampler
 from raygap.search.scheduler import make_scheduler
+from raygap.search.space import SearchSpace
 from raygap.search.study import METRIC, TRIAL_NUMBER, check_resumed, check_store, finished_trials, suggested_config
 from raygap.search.suggestions import StudySearch
 from raygap.tracking.run_folder import JOURNAL, trial_folder
 
-SPACE = {"loss.focus": tune.uniform(0, 5), "warmup.epochs": tune.randint(1, 4)}
+SPACE = {"loss.focus": {"uniform": [0, 5]}, "warmup.epochs": {"randint": [1, 4]}}
 
 
-def search(journal: Path, seed: int = 0) -> StudySearch:
-    searcher = StudySearch(SPACE, open_storage(journal), seed, epochs=4)
+def search(journal: Path, space: dict[str, Any] = SPACE, name: Sampler = "tpe", trials: int = 50) -> StudySearch:
+    searcher = StudySearch(SearchSpace({}, space), open_storage(journal), epochs=4)
+    earlier = len(searcher.study.trials)
+    searcher.study.sampler = make_sampler(name, searcher.space, seed=0, trials=trials, known=0, earlier=earlier)
     searcher.scheduler = make_scheduler(searcher.study, epochs=4, longest_warmup=2)
     return searcher
 
@@ -177,7 +181,7 @@ def test_interrupted_trials_that_are_not_gone_on_with_are_told_as_failed(tmp_pat
     assert all(trial.user_attrs["error"].startswith("interrupted") for trial in failed)
     assert again.suggest("x")[TRIAL_NUMBER] == 1
     smaller = {"loss.focus": SPACE["loss.focus"]}
-    changed = StudySearch(smaller, open_storage(tmp_path / "journal"), seed=0, epochs=4)
+    changed = search(tmp_path / "journal", smaller)
     assert changed.take_up(planned=6) == 2  # trial 1, of a space that is no longer searched, has failed, too
     assert changed.suggest("y")[TRIAL_NUMBER] == 4
 
@@ -289,10 +293,10 @@ def test_what_all_failed_is_tried_again_and_what_failed_among_others_is_not(tmp_
     ("fixed", "space", "message"),
     [
         ({}, {}, None),
-        ({}, {"loss.focus": tune.uniform(0, 9)}, None),
-        ({}, {"model.fusion": tune.choice(["concat", "sum", "film"])}, "was a choice of concat, sum when the sweep"),
-        ({}, {"loss.focus": tune.loguniform(0.1, 5)}, "was numbers from 0 to 5 when the sweep began"),
-        ({}, {"loss.focus": tune.choice([1.0, 2.0])}, "cannot go over to a choice of 1.0, 2.0"),
+        ({}, {"loss.focus": {"uniform": [0, 9]}}, None),
+        ({}, {"model.fusion": {"choice": ["concat", "sum", "film"]}}, "was a choice of concat, sum when the sweep"),
+        ({}, {"loss.focus": {"loguniform": [0.1, 5]}}, "was numbers from 0 to 5 when the sweep began"),
+        ({}, {"loss.focus": {"choice": [1.0, 2.0]}}, "cannot go over to a choice of 1.0, 2.0"),
         ({"epochs": 9}, {}, "fixed: epochs = 9, but trials of this sweep had 4"),
         ({"key": "other"}, {}, "the data or their preparation have changed"),
     ],
@@ -300,9 +304,8 @@ def test_what_all_failed_is_tried_again_and_what_failed_among_others_is_not(tmp_
 def test_hand_edits_that_a_study_cannot_take_are_named(
     fixed: dict, space: dict, message: str | None, tmp_path: Path
 ) -> None:
-    began = SPACE | {"model.fusion": tune.choice(["concat", "sum"])}
-    searcher = StudySearch(began, open_storage(tmp_path / JOURNAL), 0, epochs=4)
-    searcher.scheduler = make_scheduler(searcher.study, epochs=4, longest_warmup=2)
+    began = SPACE | {"model.fusion": {"choice": ["concat", "sum"]}}
+    searcher = search(tmp_path / JOURNAL, began)
     check_store(searcher.study, "key")
     suggested = searcher.suggest("a")
     end(searcher, "a", 4)
@@ -312,7 +315,13 @@ def test_hand_edits_that_a_study_cannot_take_are_named(
     (files / "config.yaml").write_text(yaml.safe_dump(to_mapping(config)))
     fixed = {"epochs": 4, "key": "key"} | fixed
     key = fixed.pop("key")
-    arguments = (tmp_path, "sweep.yaml", from_mapping(fixed | {"warmup.epochs": 1}), began | space, key)
+    arguments = (
+        tmp_path,
+        "sweep.yaml",
+        from_mapping(fixed | {"warmup.epochs": 1}),
+        SearchSpace({}, began | space).distributions(),
+        key,
+    )
     if message is None:
         check_resumed(*arguments)
         return

@@ -14,6 +14,7 @@ from plotly.subplots import make_subplots
 
 from raygap.tracking.figures import BALANCED, IMBALANCED, SCORE_NAMES, GapHistogram
 from raygap.tracking.report.run import Absent
+from raygap.tracking.run_folder import fields_of
 from raygap.tracking.seed_results import SeedResults
 
 # All of these can be told from white and from near black.
@@ -308,7 +309,7 @@ def describe(trial: FrozenTrial, judged_on: str) -> str:
     """A trial in the lines of a tooltip."""
     rows = [f"<b>trial {trial.number}</b>", f"{judged_on} {last_value(trial):.3f}"]
     return "<br>".join(
-        [*rows, *(f"{escape(name)}: {escape(number(setting))}" for name, setting in trial.params.items())]
+        [*rows, *(f"{escape(name)}: {escape(number(setting))}" for name, setting in fields_of(trial).items())]
     )
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Container
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from raygap.config import TrialConfig, flatten, load_yaml
 from raygap.data.store import Store, store_folder
 from raygap.errors import UserError
 from raygap.provenance import FACTS
-from raygap.schema import acting, from_mapping
+from raygap.schema import acting, field_paths, from_mapping
 from raygap.tracking.comparison_table import MethodResult, table
-from raygap.tracking.run_folder import FAILED, JOURNAL, PLAN, TEST, best_trial, trial_folder
+from raygap.tracking.run_folder import FAILED, JOURNAL, PLAN, TEST, best_trial, fields_of, is_own, trial_folder
 from raygap.tracking.seed_results import SeedResults
 
 COMPARISON = "comparison.json"
@@ -35,6 +36,16 @@ def best_checkpoint(run: Path) -> Path:
         return Run(run).files / "best.pt"
     except Absent as absent:
         raise UserError(f"{run}: {absent}") from None
+
+
+class OwnTrials(optuna.Study):
+    """A study whose trials are the sweep's own, to Optuna's pictures too."""
+
+    def get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, **others: Any
+    ) -> list[FrozenTrial]:
+        """As Optuna's."""
+        return [trial for trial in super().get_trials(deepcopy, states, **others) if is_own(trial)]
 
 
 class Run:
@@ -66,11 +77,11 @@ class Run:
         names = optuna.get_all_study_names(storage)
         if not names:
             raise Absent("No trial has started yet.")
-        return optuna.load_study(study_name=names[0], storage=storage)
+        return OwnTrials(names[0], storage)
 
     @cached_property
     def trials(self) -> list[FrozenTrial]:
-        """All trials, by number; at least one."""
+        """All trials of the sweep's own, by number; at least one."""
         trials = self.study.get_trials(deepcopy=False)
         if not trials:
             raise Absent("No trial has started yet.")
@@ -92,12 +103,15 @@ class Run:
         return best
 
     def acting(self, trial: FrozenTrial) -> list[str]:
-        """The fields searched in a trial that could change anything in it; all, where the plan cannot be read."""
+        """A trial's own fields that could change anything in it; all, where its configuration cannot be read."""
+        own = fields_of(trial)
         try:
-            config = from_mapping(flatten(self.plan["fixed"]) | trial.params)
+            fields = flatten(self.plan["fixed"]) | own
+            known = field_paths(fields.get("method", TrialConfig.model_fields["method"].default))
+            config = from_mapping({path: value for path, value in fields.items() if path in known})
         except (UserError, KeyError, TypeError):
-            return list(trial.params)
-        return acting(trial.params, config)
+            return list(own)
+        return acting(own, config)
 
     @cached_property
     def acting_often(self) -> dict[str, int]:
@@ -105,7 +119,7 @@ class Run:
         complete = self.of_state(TrialState.COMPLETE)
         counts = dict.fromkeys((name for trial in complete for name in trial.params), 0)
         for trial in complete:
-            for name in self.acting(trial):
+            for name in counts.keys() & self.acting(trial):
                 counts[name] += 1
         return counts
 

@@ -36,7 +36,7 @@ from raygap.tracking.report.blocks import (
     sorry,
 )
 from raygap.tracking.report.run import Absent, Run
-from raygap.tracking.run_folder import BEST, JOURNAL, TRIALS
+from raygap.tracking.run_folder import BEST, JOURNAL, KNOWN, TRIALS, fields_of
 
 LONGEST_SIDE = 160
 """Pixels of a thumbnail."""
@@ -133,6 +133,8 @@ def _epochs(run: Run) -> dict[str, int]:
 
 
 def _setting(name: str, best: FrozenTrial) -> Setting:
+    if name not in best.params:
+        return Setting(name, plots.number(fields_of(best)[name]), "", "", None, [], False)
     value, distribution = best.params[name], best.distributions[name]
     if isinstance(distribution, CategoricalDistribution):
         return Setting(name, str(value), "", "", None, [str(choice) for choice in distribution.choices], False)
@@ -191,7 +193,7 @@ def search(run: Run) -> Blocks:
                 scroll=130 * (1 + len(ever)),
             ),
         ]
-    slices = plots.slices(study, best, run.acting(best))
+    slices = plots.slices(study, best, [name for name in run.acting(best) if name in best.params])
     pictures = [[chart(lambda figure=figure: figure)] for figure in slices]  # type: ignore[misc]  # bound by a default
     return [
         *blocks,
@@ -344,14 +346,15 @@ def problems(run: Run) -> Blocks:
 
 def trials(run: Run) -> Blocks:
     """A row a trial."""
-    names = list(dict.fromkeys(name for trial in run.trials for name in trial.params))
+    names = list(dict.fromkeys(name for trial in run.trials for name in fields_of(trial)))
+    told = ["epochs", "seconds", *([KNOWN] if any(KNOWN in trial.user_attrs for trial in run.trials) else [])]
     rows = [
         [trial.number, _STATES[trial.state], plots.last_value(trial)]
-        + [trial.user_attrs.get(name) for name in ("epochs", "seconds")]
-        + [trial.params.get(name) for name in names]
+        + [trial.user_attrs.get(name) for name in told]
+        + [fields_of(trial).get(name) for name in names]
         for trial in run.trials
     ]
-    header = ["trial", "state", run.judged_on, "epochs", "seconds", *names]
+    header = ["trial", "state", run.judged_on, *told, *names]
     return [Table([header, *rows], sortable=True), Note(f"{TRIALS} has the same for a spreadsheet.")]
 
 
@@ -360,7 +363,6 @@ _STATES = {
     TrialState.PRUNED: "stopped early",
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "not ended",
-    TrialState.WAITING: "not ended",
 }
 
 

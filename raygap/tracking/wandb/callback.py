@@ -24,6 +24,7 @@ from raygap.private import without_passwords
 from raygap.provenance import made_by
 from raygap.schema import to_mapping
 from raygap.tracking.comparison_table import MethodResult, table
+from raygap.tracking.run_folder import KNOWN, PLAIN
 from raygap.tracking.seed_results import TEST_METRICS, Interval, SeedResults
 from raygap.tracking.wandb import layout
 from raygap.tracking.wandb.process import STOPPED, logged_in
@@ -144,10 +145,11 @@ class SweepLog:
         settings = {"project": self.note.project, "entity": self.note.entity, "group": self.note.group}
         self.writer = Writer(folder, mode, settings, _say, self._online)
 
-    def start(self, number: int, config: TrialConfig, job: str = layout.TRIAL) -> None:
-        """A trial starts, or starts again, or its configuration is tested."""
+    def start(self, number: int, config: TrialConfig, job: str = layout.TRIAL, noted: dict | None = None) -> None:
+        """A trial starts, or starts again, or its configuration is tested; `noted` is what the study notes of it."""
         tags = [self.dataset, config.method, *(["paper-protocol"] if config.protocol == "paper" else [])]
         facts = {"sweep": self.note.group, "dataset": self.dataset, "trial": number, "made_by": self.made_by}
+        facts |= {name: (noted or {})[name] for name in (KNOWN, PLAIN) if name in (noted or {})}
         name = self.note.run_id(number, job).replace(self.note.id, self.folder.resolve().name)
         self.writer.start(self.note.run_id(number, job), name, job, tags, to_mapping(config) | {layout.FACTS: facts})
 
@@ -241,7 +243,8 @@ class WandbCallback(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial starts, or starts again."""
-        self.log.start(*self.describe(trial.config))
+        number, config = self.describe(trial.config)
+        self.log.start(number, config, noted=self._told(number).user_attrs)
 
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
         """An epoch ended."""
@@ -252,8 +255,10 @@ class WandbCallback(Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial ended; the study knows already how."""
         number, config = self.describe(trial.config)
-        [told] = [t for t in self.study.get_trials(deepcopy=False) if t.number == number]
-        self.log.end(told, config.epochs)
+        self.log.end(self._told(number), config.epochs)
+
+    def _told(self, number: int) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial was given up; its process may have died before Tune said that it starts."""

@@ -4,16 +4,20 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from raygap.tracking.run_folder import PLAIN
 from raygap.tracking.wandb.layout import SELECTED, STATE, VALUE, trial_fields
 
 
 class Entry(NamedTuple):
-    """A configuration as it was written, the value of the metric, where it is from, and the trial's number."""
+    """A configuration as it was written, the value of the metric, where it is from, and of the trial its number, and
+    whether it did without the sweep's guided method.
+    """
 
     config: dict[str, Any]
     value: float | None
     where: str
     trial: int = 0
+    plain: bool = False
 
 
 def lower_is_better(metric: str) -> bool:
@@ -30,5 +34,6 @@ def of_runs(runs: Iterator[tuple[str, dict[str, Any], dict[str, Any]]], metric: 
         value = summary.get(key)
         if facts and summary.get(STATE) == "complete" and isinstance(value, int | float) and not math.isnan(value):
             number = facts.get("trial", 0)
-            entries.append(Entry(fields, float(value), f"trial {number}, {where}", number))
+            plain = bool(facts.get(PLAIN))
+            entries.append(Entry(fields, float(value), f"trial {number}, {where}", number, plain))
     return entries

@@ -14,6 +14,7 @@ from raygap.errors import UserError
 from raygap.schema import from_mapping, to_mapping
 from raygap.tracking.comparison_table import markdown
 from raygap.tracking.report.run import Absent, Run
+from raygap.tracking.run_folder import better, fields_of
 from raygap.tracking.wandb.layout import TEST, TRIAL, VALUE, Note, chart, read_note, write_note
 from raygap.tracking.wandb.queries import Place, answers, connect, load_report
 
@@ -71,7 +72,7 @@ def _published(note: Note) -> wr.Report | None:
 
 def _blocks(run: Run, note: Note) -> list[Any]:
     best = run.best
-    ranked = sorted(run.of_state(TrialState.COMPLETE), key=lambda trial: (-trial.value, trial.number))
+    ranked = sorted(run.of_state(TrialState.COMPLETE), key=better, reverse=True)
     names = [trial.number for trial in ranked[:COMPARED]]
     trials = _runset(note, "trials", [expr.Metric("Group") == note.group, expr.Metric("JobType") == TRIAL])
     compared = _runset(note, f"best {len(names)}", [expr.Metric("ID").isin([note.run_id(n) for n in names])])
@@ -168,10 +169,13 @@ def _test(run: Run) -> str:
 def _searched(run: Run) -> str:
     rows = [["field", "searched", "best"]]
     for path, entry in run.plan["space"].items():
-        [(name, arguments)] = entry.items()
-        value = run.best.params.get(path)
+        name, arguments = next(iter(entry.items()))
+        value = fields_of(run.best).get(path)
         shown = f"{value:.4g}" if isinstance(value, float) else str(value)
         shown = shown if path in run.acting(run.best) else "cannot act"
         rows.append([f"`{path}`", f"{name} {arguments}", shown])
+    for path, value in fields_of(run.best).items():
+        if path not in run.plan["space"]:
+            rows.append([f"`{path}`", "set by this trial", str(value)])
     fixed = ", ".join(f"`{path}` = {value}" for path, value in run.plan["fixed"].items())
     return f"{markdown(rows)}\nHeld fixed: {fixed}. Every other field has its default."

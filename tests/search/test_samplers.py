@@ -1,0 +1,129 @@
+"""Each sampler suggests points of the space, is told of trials that were stopped, and goes on where a sweep goes on."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from optuna.trial import TrialState
+
+from raygap.search.journal import open_storage
+from raygap.search.known import Known, as_trial
+from raygap.search.plan import Sampler
+from raygap.search.samplers import grid, make_sampler, start_up
+from raygap.search.scheduler import make_scheduler
+from raygap.search.space import SearchSpace, holds
+from raygap.search.study import ENDED, METRIC, TRIAL_NUMBER, finished_trials
+from raygap.search.suggestions import StudySearch
+from raygap.tracking.run_folder import own_trials
+
+SPACE = SearchSpace(
+    {"method": "gmm_scores", "epochs": 4},
+    {
+        "loss.focus": {"uniform": [0, 5]},
+        "optimizer.lr": {"loguniform": [0.001, 1]},
+        "mixture.refit_every": {"randint": [1, 4]},
+        "model.fusion": {"choice": ["concat", "sum"]},
+        "purify.epochs": {"choice": [0, 1]},
+        "purify.threshold": {"uniform": [0.2, 0.9], "when": {"purify.epochs": 1}},
+    },
+)
+SMALL = SearchSpace({}, {"mixture.refit_every": {"randint": [1, 4]}, "model.fusion": {"choice": ["concat", "sum"]}})
+
+
+def searched(journal: Path, name: Sampler, space: SearchSpace = SPACE, trials: int = 12) -> StudySearch:
+    searcher = StudySearch(space, open_storage(journal), epochs=4)
+    earlier = len(searcher.study.trials)
+    searcher.study.sampler = make_sampler(name, space, seed=0, trials=trials, known=1, earlier=earlier)
+    searcher.begin_with([as_trial(Known("defaults", {}), space, 0)])
+    searcher.scheduler = make_scheduler(searcher.study, epochs=4, longest_warmup=2)
+    return searcher
+
+
+def trained(searcher: StudySearch, trial_id: str) -> dict[str, Any]:
+    """A trial that is stopped early unless its number is even."""
+    suggested = searcher.suggest(trial_id)
+    if not isinstance(suggested, dict):
+        return {}
+    for epoch in range(1, 5 if suggested[TRIAL_NUMBER] % 2 == 0 else 3):
+        value = epoch / 10 + suggested.get("loss.focus", 0) / 50
+        last = {"epoch": epoch, METRIC: value, "time_total_s": epoch, "time_this_iter_s": 1.0}
+        searcher.on_trial_result(trial_id, last)
+    searcher.on_trial_complete(trial_id, last)
+    return suggested
+
+
+@pytest.mark.parametrize("name", get_args(Sampler))
+def test_a_sweep_goes_on_with_every_sampler_nothing_lost_or_counted_twice(name: Sampler, tmp_path: Path) -> None:
+    points = []
+    for start in (0, 4, 8):  # three processes
+        searcher = searched(tmp_path / "journal", name)
+        assert searcher.take_up(12) == 12 - start
+        interrupted = searcher.suggest("interrupted")
+        again = searched(tmp_path / "journal", name)
+        points += [again.suggest("x")]
+        assert points[-1] == interrupted
+        result = {"epoch": 4, METRIC: 0.3, "time_total_s": 1.0, "time_this_iter_s": 1.0}
+        again.on_trial_complete("x", result)
+        points += [trained(again, f"{start}-{i}") for i in range(3)]
+    trials = own_trials(again.study)
+    assert len(trials) == len(finished_trials(again.study)) == 12
+    assert again.take_up(12) == 0
+    assert [point.pop(TRIAL_NUMBER) for point in points] == [trial.number for trial in trials]
+    unlike = {tuple(sorted(point.items())) for point in points}
+    assert len(unlike) == 12
+    assert points[0] == {"loss.focus": 3.0, "optimizer.lr": 0.05, "mixture.refit_every": 1} | {
+        "model.fusion": "concat",
+        "purify.epochs": 0,
+    }
+    for point in points:
+        assert all(holds(path, SPACE.space[path], value) for path, value in point.items())
+        assert ("purify.threshold" in point) == (point["purify.epochs"] == 1)
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+def test_methods_of_as_many_fields_get_other_points(tmp_path: Path) -> None:
+    def points(method: str) -> list[float]:
+        space = SearchSpace({"method": method, "epochs": 4}, {"optimizer.lr": {"loguniform": [0.001, 1]}})
+        searcher = searched(tmp_path / method, "tpe", space)
+        return [trained(searcher, str(i))["optimizer.lr"] for i in range(4)]
+
+    first, second, again = points("joint"), points("ogm"), points("joint")
+    assert first[0] == second[0] == 0.05  # the default
+    assert not set(first[1:]) & set(second[1:])
+    assert len(set(first + again)) == 8  # and a sweep that goes on gets new ones
+
+
+@pytest.mark.parametrize(("trials", "known", "expected"), [(12, 1, 3), (12, 4, 5), (100, 3, 10), (2, 1, 2)])
+def test_the_sampler_begins_early_in_a_small_budget(trials: int, known: int, expected: int) -> None:
+    assert start_up(trials, known) == expected
+
+
+@pytest.mark.parametrize("name", ["random", "grid", "tpe"])
+def test_a_configuration_that_was_tried_is_answered_and_a_space_that_is_searched_through_ends_the_search(
+    name: Sampler, tmp_path: Path
+) -> None:
+    searcher, seen = searched(tmp_path / "journal", name, SMALL, trials=50), []
+    while point := trained(searcher, str(len(seen))):
+        seen.append(point)
+    unlike = {(point["mixture.refit_every"], point["model.fusion"]) for point in seen}
+    assert len(seen) == len(unlike) == len(finished_trials(searcher.study)) == 6
+    assert searcher.study.user_attrs[ENDED]
+
+
+def test_what_another_process_trains_just_now_is_waited_for(tmp_path: Path) -> None:
+    one = SearchSpace({}, {"model.fusion": {"choice": ["concat"]}})
+    searcher = searched(tmp_path / "journal", "random", one)
+    assert searcher.suggest("a")[TRIAL_NUMBER] == 0
+    assert searcher.suggest("b") is None
+    searcher.on_trial_complete("a", {"epoch": 4, METRIC: 0.3, "time_total_s": 1.0, "time_this_iter_s": 1.0})
+    assert searcher.suggest("b") == StudySearch.FINISHED
+    assert len(finished_trials(searcher.study)) == 1
+
+
+def test_a_grid_has_the_ends_of_every_range_and_no_more_points_than_trials() -> None:
+    values = grid(SPACE, 100)
+    assert values["loss.focus"] == [0.0, 5.0]
+    assert values["optimizer.lr"] == pytest.approx([0.001, 1])
+    assert values["mixture.refit_every"] == [1, 3]
+    finer = grid(SearchSpace({}, {"warmup.epochs": {"qrandint": [5, 40, 5]}, "loss.focus": {"uniform": [0, 2]}}), 16)
+    assert finer == {"warmup.epochs": [5, 15, 30, 40], "loss.focus": pytest.approx([0, 2 / 3, 4 / 3, 2])}
