@@ -42,7 +42,7 @@ from raygap.data.media.sound import decode_audio, decode_audio_file
 from raygap.data.media.spectrogram import Spectrogram
 from raygap.data.store import Store
 from raygap.schema import from_mapping
-from raygap.search.study import METRIC
+from raygap.tracking.wandb.layout import VALUE
 from raygap.training import checkpoint, evaluation, trainer
 from raygap.training.trainer import Trainer
 
@@ -226,7 +226,7 @@ def run(sweep: Sweep, config: TrialConfig) -> tune.ResultGrid:
         tune.with_resources(trial, {SLOT: 1}),
         param_space=sweep.domains,
         tune_config=tune.TuneConfig(
-            metric=METRIC,
+            metric=VALUE,
             mode="max",
             search_alg=OptunaSearch(
                 sampler=optuna.samplers.TPESampler(seed=config.seed), points_to_evaluate=sweep.points

@@ -25,12 +25,11 @@ from raygap.data.batches import batches
 from raygap.data.store import Store
 from raygap.ending import user_errors
 from raygap.schema import from_mapping
-from raygap.search.study import METRIC
 from raygap.tracking.seed_results import Interval
 from raygap.training import evaluation
 from raygap.training.run import test, train
 
-MEASURED = (METRIC, "test_accuracy", "test_audio_accuracy", "test_visual_accuracy")
+MEASURED = ("best_val_accuracy", "test_accuracy", "test_audio_accuracy", "test_visual_accuracy")
 
 
 def train_one(fields: dict, store: str, files: str | None) -> dict[str, float]:

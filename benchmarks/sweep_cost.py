@@ -57,11 +57,12 @@ from raygap.search.placement import Placement, trial_resources
 from raygap.search.plan import Plan, make_folder, write_plan
 from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace, distribution, load_space
-from raygap.search.study import METRIC, STUDY
+from raygap.search.study import STUDY
 from raygap.search.together import DRIVER, run_trial
 from raygap.search.trial import SweepTrial
 from raygap.tracking.run_folder import JOURNAL
 from raygap.tracking.seed_results import Interval
+from raygap.tracking.wandb.layout import VALUE
 
 TICKS = os.sysconf("SC_CLK_TCK")
 BASELINE, RAYGAP = "baseline", "raygap"
@@ -195,7 +196,7 @@ def _run_baseline(arm: Arm, data: Data, plan: Plan, folder: Path) -> list[Trial]
         plan.check(),
     )
     rows = [result.metrics for result in results]
-    return [Trial(i, row["epoch"], row["epoch"], row[METRIC]) for i, row in enumerate(rows)]
+    return [Trial(i, row["epoch"], row["epoch"], row[VALUE]) for i, row in enumerate(rows)]
 
 
 def _run_raygap(arm: Arm, data: Data, plan: Plan, folder: Path) -> list[Trial]:

@@ -59,6 +59,7 @@ def sweep(
     epochs: Count | None = None,
     seed: Number | None = None,
     set: Fields | None = None,
+    metric: str | None = None,
     sampler: Sampler | None = None,
     first: Sequence[str] | None = None,
     learn_from: Path | None = None,
@@ -105,13 +106,14 @@ def sweep(
         wandb_project=wandb_project,
         wandb_entity=wandb_entity,
         sampler=sampler,
+        metric=metric,
         learn_from=str(learn_from.resolve()) if learn_from else None,
     )
     options = reader_options(splits, val, keep_overlap)
     if resume:
         kept = present(set=set, epochs=epochs, seed=seed, space=space, method=method, val=val)
         kept |= present(keep_overlap=keep_overlap or None, workers_per_trial=workers_per_trial)
-        kept |= present(first=first, learn_from=learn_from)
+        kept |= present(first=first, learn_from=learn_from, metric=metric)
         for argument in kept:
             raise UserError(f"{argument}: a resumed sweep keeps its plan; leave it out, or start another sweep")
         folder = out or (runs / name if name else newest_run(runs, dataset))

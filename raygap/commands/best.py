@@ -15,7 +15,6 @@ import yaml
 from raygap.commands.options import SEARCH
 from raygap.ending import user_errors
 from raygap.schema import to_mapping
-from raygap.tracking.wandb.layout import VALUE
 
 
 @user_errors()
@@ -29,12 +28,13 @@ def main(
     ],
     top: Annotated[int, typer.Option(min=1, help="How many configurations, best first.", rich_help_panel=SEARCH)] = 1,
     metric: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="What is best, at the selected epoch: the highest, or of losses and gaps the lowest.",
+            show_default="what the sweep judged on",
             rich_help_panel=SEARCH,
         ),
-    ] = VALUE,
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON, with the value of the metric.", rich_help_panel=SEARCH)
     ] = False,

@@ -19,6 +19,7 @@ from raygap.data.clips import ReaderOptions
 from raygap.data.prepared import default_cache, noted_source
 from raygap.data.readers import find_reader
 from raygap.errors import UserError
+from raygap.tracking.objectives import OBJECTIVES
 from raygap.tracking.run_folder import PLAN
 
 # The groups in which --help shows options.
@@ -86,6 +87,16 @@ GpusPerWorker = Annotated[
         help="GPUs of each, or a part of one.",
         show_default="1, or a share",
         rich_help_panel=MACHINE,
+    ),
+]
+
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        help=f"What a trial is judged on, of its selected epoch: {', '.join(OBJECTIVES)}; or several by comma, of "
+        "which the first stops trials and ranks them.",
+        show_default="accuracy",
+        rich_help_panel=SEARCH,
     ),
 ]
 

@@ -29,6 +29,7 @@ from raygap.commands.options import (
     CpusPerWorker,
     GpusPerWorker,
     KeepOverlap,
+    Metric,
     Splits,
     Val,
     Workers,
@@ -104,6 +105,7 @@ def main(
     space: Annotated[
         Path | None, typer.Option(help="A search space in place of search_spaces/.", rich_help_panel=SEARCH)
     ] = None,
+    metric: Metric = None,
     sampler: Annotated[
         Sampler | None,
         typer.Option(help="What suggests the trials, of Optuna's.", show_default="tpe", rich_help_panel=SEARCH),
@@ -217,6 +219,7 @@ def main(
         "wandb_project": wandb_project,
         "wandb_entity": wandb_entity,
         "sampler": sampler,
+        "metric": metric,
         "learn_from": str(learn_from.resolve()) if learn_from else None,
     }
     settings = {name: value for name, value in settings.items() if value is not None}
@@ -229,7 +232,7 @@ def main(
             "--method": method,
         }
         kept |= {"--val": val, "--keep-overlap": keep_overlap or None, "--workers-per-trial": workers}
-        kept |= {"--first": first, "--learn-from": learn_from}
+        kept |= {"--first": first, "--learn-from": learn_from, "--metric": metric}
         for option, value in kept.items():
             if value is not None:
                 raise UserError(f"{option}: a resumed sweep keeps its plan; leave it out, or start another sweep")

@@ -19,6 +19,7 @@ from raygap.search.seeds import train_seeds
 from raygap.search.study import ENDED, finished_trials, seconds_spent
 from raygap.search.sweep import plan_placement, run_trials, shared_warmups
 from raygap.tracking.figures import check_gaps, draw_figures, gap_values
+from raygap.tracking.objectives import in_words
 from raygap.tracking.run_folder import KNOWN, best_trial, fields_of, trial_folder, write_best
 from raygap.tracking.seed_results import Reporter, SeedResults
 from raygap.tracking.wandb.callback import SweepLog, sweep_log
@@ -127,7 +128,7 @@ def _search_and_test(
 
 def judged_on(plan: Plan) -> str:
     """What a trial's value is."""
-    return "TEST accuracy (paper protocol)" if plan.fixed.get("protocol") == "paper" else "validation accuracy"
+    return in_words(plan.metric, plan.fixed.get("protocol") == "paper")
 
 
 def _about(plan: Plan, study: optuna.Study, best: FrozenTrial) -> list[str]:

@@ -21,6 +21,7 @@ from raygap.search.known import Known, known_before
 from raygap.search.shorten import shorten_stages
 from raygap.search.space import SearchSpace, check_method, check_space, drop_inert, load_space, parse_space
 from raygap.storage import Copies, Storage
+from raygap.tracking.objectives import ONE_MODALITY, parse_metric
 from raygap.tracking.run_folder import PLAN, write_text
 from raygap.tracking.wandb.layout import Mode
 
@@ -67,6 +68,7 @@ class Plan:
     storage: str | None = None
     reader: ReaderOptions = field(default_factory=ReaderOptions)
     sampler: Sampler = "tpe"
+    metric: str = "accuracy"
     known: tuple[Known, ...] = ()
     learn_from: str | None = None
     notes: tuple[str, ...] = ()
@@ -84,6 +86,12 @@ class Plan:
     def check(self, source: str = "search space") -> TrialConfig:
         """Raise UserError for whatever would make a trial fail; see check_space for what is returned."""
         config = check_space(self.search_space, source)
+        objectives = parse_metric(self.metric)
+        one = [method for method in self.search_space.methods if method in ONE_MODALITY]
+        if one and any(objective.name == "worst_modality" for objective in objectives):
+            raise UserError(f"--metric {self.metric}: {one[0]} has one modality; judge it on another metric")
+        if self.sampler == "cmaes" and len(objectives) > 1:
+            raise UserError(f"--metric {self.metric}: the sampler cmaes knows one metric; take tpe, gp, qmc or random")
         from_mapping(to_mapping(config) | {"seed": config.seed + self.test_seeds}, "the seeds of the test")
         return config
 

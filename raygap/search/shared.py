@@ -20,12 +20,13 @@ from raygap.search.placement import place
 from raygap.search.plan import Plan
 from raygap.search.ray_start import start_ray
 from raygap.search.space import own_fields
-from raygap.search.study import METRIC, STUDY
+from raygap.search.study import STUDY
 from raygap.search.sweep import shared_warmups
 from raygap.search.training import Training
 from raygap.search.trainings import run_trainings
-from raygap.tracking.run_folder import JOURNAL, better, fields_of, own_trials, write_best, write_csv
+from raygap.tracking.run_folder import JOURNAL, fields_of, own_trials, rank, write_best, write_csv
 from raygap.tracking.seed_results import trainings_bar
+from raygap.tracking.wandb.layout import VALUE
 
 SHARED = "shared.yaml"
 CANDIDATES = 3
@@ -72,7 +73,7 @@ def find_shared(swept: list[Swept], folder: Path, concurrency: int | None) -> tu
         ended = own_trials(study, TrialState.COMPLETE)
         if not ended:
             raise UserError(f"{search.folder}: no trial is complete, so there is nothing to share")
-        ended.sort(key=better, reverse=True)
+        ended.sort(key=rank(study), reverse=True)
         name = search.plan.dataset
         best[name] = ended[0].value
         for trial in ended[:CANDIDATES]:
@@ -137,7 +138,7 @@ def _validate(
         title = f"training {len(trainings)} candidates"
         with trainings_bar(Console(stderr=True), title, epochs, lambda key: f"candidate {key[0]} on {key[1]}") as bar:
             rows, failed = run_trainings(trainings, placement, bar)
-        found |= {key: row[METRIC] for key, row in rows.items()} | failed
+        found |= {key: row[VALUE] for key, row in rows.items()} | failed
     return found
 
 

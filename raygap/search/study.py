@@ -21,10 +21,11 @@ from raygap.errors import UserError
 from raygap.schema import from_mapping, to_mapping
 from raygap.search.journal import open_storage
 from raygap.search.space import own_fields
+from raygap.tracking.objectives import OBJECTIVE
 from raygap.tracking.run_folder import JOURNAL, fields_of, own_trials, trial_folder
 
-METRIC = "best_val_accuracy"
-"""What is maximised: validation accuracy of the selected epoch so far."""
+METRIC = OBJECTIVE
+"""What is maximised, of the selected epoch so far: validation accuracy, or what else the plan's metric says."""
 TRIAL_NUMBER = "trial_number"
 STUDY = "sweep"
 """Name of the study in its journal; not the folder's, which may be renamed."""

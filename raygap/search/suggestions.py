@@ -3,14 +3,15 @@
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.samplers import BaseSampler
 from optuna.storages import JournalStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from ray.tune.search import Searcher
 
 from raygap.errors import UserError
@@ -29,6 +30,8 @@ from raygap.search.study import (
     suggest,
     taken_up,
 )
+from raygap.tracking.objectives import METRIC as MEASURE
+from raygap.tracking.objectives import VALUES, parse_metric
 from raygap.tracking.run_folder import ANSWERED, BESIDE, KNOWN, PLAIN, fields_of, own_trials
 
 _NOT_RESUMED = "interrupted, and not gone on with: no longer in the plan, or in the search space"
@@ -68,10 +71,23 @@ class StudySearch(Searcher):
     numbers, then what waits for its turn in the study, and keeps there what the summary needs.
     """
 
-    def __init__(self, space: SearchSpace, storage: JournalStorage, epochs: int) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        storage: JournalStorage,
+        epochs: int,
+        sampler: Callable[[int], BaseSampler],
+        metric: str = "accuracy",
+    ) -> None:
+        """`sampler` makes one for a study that has so many trials already."""
         super().__init__(metric=METRIC, mode="max")
         self.space, self._distributions, self._epochs = space, space.distributions(), epochs
-        self.study = optuna.create_study(storage=storage, study_name=STUDY, direction="maximize", load_if_exists=True)
+        self.objectives, self._make_sampler = parse_metric(metric), sampler
+        self._sign = -1 if self.objectives[0].lower else 1
+        direction = "minimize" if self.objectives[0].lower else "maximize"
+        self.study = optuna.create_study(storage=storage, study_name=STUDY, direction=direction, load_if_exists=True)
+        self.study.set_user_attr(MEASURE, metric)
+        self.study.sampler = sampler(len(self.study.get_trials(deepcopy=False)))
         self.scheduler: PatientASHA
         self.trial_seconds: float | None = None
         self._running: dict[str, _Running] = {}
@@ -144,7 +160,7 @@ class StudySearch(Searcher):
     def _next(self) -> Trial | None:
         """A trial that nobody has trained yet; None if it must wait for one like it, or no other comes any more."""
         for _ in range(_ANSWERED_IN_A_ROW):
-            trial, self._held = self._held or self.study.ask(), None
+            trial, self._held = self._held or self._new(), None
             self._ask(trial)
             own = _own_fields(trial)
             if any(_own_fields(one.trial) == own for one in self._running.values() if not one.ended):
@@ -161,6 +177,26 @@ class StudySearch(Searcher):
             self.study.tell(trial, before.values if before.state == TrialState.COMPLETE else None, state=before.state)
         self.study.set_user_attr(ENDED, "every configuration that the sampler still suggests was tried before")
         return None
+
+    def _new(self) -> Trial:
+        """The next that waits for its turn, or one that the sampler suggests.
+
+        Of several objectives it learns in a study beside: Optuna's knows no values within a trial where it has several,
+        which early stopping needs.
+        """
+        waits = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if waits or len(self.objectives) == 1:
+            return self.study.ask()
+        directions = ["minimize" if objective.lower else "maximize" for objective in self.objectives]
+        earlier = self.study.get_trials(deepcopy=False)
+        beside = optuna.create_study(directions=directions, sampler=self._make_sampler(len(earlier)))
+        for trial in own_trials(self.study, TrialState.COMPLETE):
+            values = [trial.user_attrs[VALUES][objective.name] for objective in self.objectives]
+            beside.add_trial(create_trial(values=values, params=trial.params, distributions=trial.distributions))
+        asked = beside.ask()
+        self._ask(asked)
+        self.study.enqueue_trial(asked.params)
+        return self.study.ask()
 
     def _ask(self, trial: Trial) -> None:
         """Give a trial the searched fields that can act in it: the one place where a trial gets its values."""
@@ -217,13 +253,15 @@ class StudySearch(Searcher):
         elif result["epoch"] < self._epochs:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
-            self.study.tell(trial, result[METRIC])
+            if len(self.objectives) > 1:
+                trial.set_user_attr(VALUES, {one.name: result[f"{METRIC}_{one.name}"] for one in self.objectives})
+            self.study.tell(trial, self._sign * result[METRIC])
 
     def _report(self, running: _Running, result: dict[str, Any]) -> None:
         value = result.get(METRIC, math.nan)
         if not math.isnan(value) and result["epoch"] not in running.values:
             running.values[result["epoch"]] = value
-            running.trial.report(value, result["epoch"])
+            running.trial.report(self._sign * value, result["epoch"])
 
 
 def _own_fields(trial: Trial) -> dict[str, Any]:

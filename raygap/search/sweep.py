@@ -74,9 +74,8 @@ def run_trials(
     placement = plan_placement(plan, concurrency)
     several = placement.workers > 1
     space = plan.search_space
-    search = StudySearch(space, open_storage(folder / JOURNAL), config.epochs)
-    earlier = len(search.study.get_trials(deepcopy=False))
-    search.study.sampler = make_sampler(plan.sampler, space, config.seed, plan.trials, len(plan.known), earlier)
+    sampler = partial(make_sampler, plan.sampler, space, config.seed, plan.trials, len(plan.known))
+    search = StudySearch(space, open_storage(folder / JOURNAL), config.epochs, sampler, plan.metric)
     check_store(search.study, Store.open(store).header["key"])
     search.begin_with([as_trial(known, space, config.seed) for known in plan.known])
     if plan.learn_from and Path(plan.learn_from).exists():  # else what it was told already must do
@@ -97,6 +96,7 @@ def run_trials(
             folder=run,
             trunk=shared_warmups(plan, folder, copies),
             copies=copies,
+            metric=plan.metric,
             **({"placement": placement} if several else {}),
         )
         tuner = tune.Tuner(

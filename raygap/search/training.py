@@ -21,3 +21,5 @@ class Training:
     trunk: "SharedWarmups | None" = None
     copies: Copies | None = None
     test: bool = False
+    metric: str = "accuracy"
+    """What a trial is judged on (objectives.py)."""

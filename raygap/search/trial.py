@@ -25,6 +25,7 @@ from raygap.search.lent_keys import borrow_keys
 from raygap.search.study import METRIC, TRIAL_NUMBER, suggested_config
 from raygap.search.training import Training
 from raygap.storage import Copies, Storage
+from raygap.tracking.objectives import judged, parse_metric
 from raygap.tracking.run_folder import trial_folder, write_text
 from raygap.tracking.whereabouts import teller
 from raygap.training.run import test, train
@@ -46,14 +47,22 @@ def reason_of(error: Exception) -> str:
 
 
 def train_trial(
-    config: TrialConfig, store: Store, folder: Path, trunk: SharedWarmups | None, storage: Storage | None = None
+    config: TrialConfig,
+    store: Store,
+    folder: Path,
+    trunk: SharedWarmups | None,
+    storage: Storage | None = None,
+    metric: str = "accuracy",
 ) -> Generator[Metrics, None, None]:
-    """Train a trial of a sweep, or go on with it: metrics of each epoch. Where several workers train, all run this."""
+    """Train a trial of a sweep, or go on with it: metrics of each epoch, and what it is judged on.
+
+    Where several workers train, all run this.
+    """
     tell = teller(folder)
     with _at_work(folder, storage) as folder:
         if Workers().first:
             _note_config(folder, config, storage)
-        yield from train(config, store, folder, trunk=trunk, storage=storage, tell=tell)
+        yield from judged(train(config, store, folder, trunk=trunk, storage=storage, tell=tell), parse_metric(metric))
 
 
 def train_seed(
@@ -165,12 +174,13 @@ class SweepTrial(tune.Trainable):
         folder: Path,
         trunk: SharedWarmups | None,
         copies: Copies | None,
+        metric: str,
     ) -> None:
         """Once an actor: open the store. `fixed` lies under each trial's configuration."""
         if copies:
             borrow_keys()
         self.store = Store.open(local_store(store, copies.store if copies else None))
-        self.fixed, self.folder, self.trunk, self.copies = fixed, folder, trunk, copies
+        self.fixed, self.folder, self.trunk, self.copies, self.metric = fixed, folder, trunk, copies, metric
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -180,7 +190,7 @@ class SweepTrial(tune.Trainable):
         place = trial_folder(Path(), new_config[TRIAL_NUMBER]).as_posix()
         storage = self.copies.at(place).folder if self.copies else None
         self.last, self.total_epochs = {"epoch": 0, "epochs_reused": 0}, config.epochs
-        self.results = train_trial(config, self.store, folder, self.trunk, storage)
+        self.results = train_trial(config, self.store, folder, self.trunk, storage, self.metric)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -210,7 +220,7 @@ def train_in_worker(training: Training, report: Callable[[Metrics], None]) -> No
         if training.test:
             results = train_seed(training.config, store, training.folder, storage, training.trunk)
         else:
-            results = train_trial(training.config, store, training.folder, training.trunk, storage)
+            results = train_trial(training.config, store, training.folder, training.trunk, storage, training.metric)
         for metrics in results:
             report(_for_tune(metrics))
             last = {name: metrics[name] for name in last}

@@ -1,6 +1,7 @@
 """Finding the best configurations again: in a run folder, in W&B's files, or at a W&B server."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from raygap.errors import UserError
 from raygap.extras import need
 from raygap.private import without_passwords
 from raygap.schema import from_mapping
+from raygap.tracking.objectives import parse_metric, study_objectives
 from raygap.tracking.run_folder import BEST, COMPARISON, JOURNAL, PLAIN, PLAN, trial_folder
 from raygap.tracking.wandb.entries import Entry, lower_is_better, of_runs
 from raygap.tracking.wandb.files import read_runs, run_files
@@ -26,16 +28,18 @@ class Found:
     where: str
 
 
-def find_best(source: str, top: int = 1, metric: str = VALUE) -> list[Found]:
+def find_best(source: str, top: int = 1, metric: str | None = None) -> list[Found]:
     """The `top` best configurations of complete trials, best first; fewer if there are no more.
 
     `source`: a run folder, a comparison's (the best of all its methods), a folder with files of W&B, entity/project or
     entity/project/group at W&B, or the URL of a report there, of a project, a group or a run. `metric` is a column of
-    metrics.parquet, of the selected epoch. Raises UserError, which names the source, for whatever cannot be found,
+    metrics.parquet, of the selected epoch; None: what a run folder's trials were judged on first, else
+    best_val_accuracy. Raises UserError, which names the source, for whatever cannot be found,
     reached, read or understood.
     """
     path = Path(source)
     inside = sorted(file.parent for file in path.glob(f"*/{PLAN}"))
+    metric = metric or _judged_on([path, *inside])
     if source.startswith(("https://", "http://")):
         found = _at_server(source, top, metric, source)
     elif (path / JOURNAL).exists() or (path / PLAN).exists():
@@ -64,6 +68,13 @@ def find_best(source: str, top: int = 1, metric: str = VALUE) -> list[Found]:
         Found(_checked(entry.config, entry.where), metric, entry.value, without_passwords(entry.where))
         for entry in ranked
     ]
+
+
+def _judged_on(folders: list[Path]) -> str:
+    for folder in folders:
+        with suppress(UserError):
+            return parse_metric(load_yaml(folder / PLAN).get("metric", "accuracy"))[0].column
+    return VALUE
 
 
 def _at_server(source: str, top: int, metric: str, called: str) -> list[Entry]:
@@ -98,10 +109,11 @@ def _in_run_folder(folder: Path, metric: str) -> list[Entry]:
         complete = run.of_state(TrialState.COMPLETE)
     except Absent as absent:
         raise UserError(f"{folder}: {str(absent)[0].lower()}{str(absent)[1:].rstrip('.')}") from None
+    own = study_objectives(run.study)[0].column
     entries = []
     for trial in complete:
         files = trial_folder(folder, trial.number)
-        value = trial.value if metric == VALUE else _selected(files / "metrics.parquet", metric)
+        value = trial.value if metric == own else _selected(files / "metrics.parquet", metric)
         if value is not None:
             config = load_yaml(files / "config.yaml")
             plain = bool(trial.user_attrs.get(PLAIN))

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from raygap.storage import Storage
-from raygap.tracking.run_folder import better, clean_trial, is_own, trial_folder, write_trials
+from raygap.tracking.run_folder import clean_trial, is_own, rank, trial_folder, write_trials
 from raygap.tracking.whereabouts import Whereabouts
 
 TABLE_EVERY = 10.0
@@ -97,7 +97,7 @@ class ProgressLine(Callback):
         new = [t for t in trials if t.state.is_finished() and t.number not in self.seen]
         ended = [t for t in new if is_own(t)]
         known = [t for t in (self.best, *ended) if t and t.state == TrialState.COMPLETE]
-        best = max(known, key=better, default=None)
+        best = max(known, key=rank(self.study), default=None)
         changed = [*ended, *([self.best] if self.best and self.best is not best else [])]
         try:
             if time.monotonic() - self.table_written > TABLE_EVERY:

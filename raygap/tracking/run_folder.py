@@ -10,6 +10,7 @@ tune/                       Ray Tune's own files (TensorBoard opens them)
 """
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import yaml
 from raygap.errors import UserError
 from raygap.provenance import FACTS, in_words, made_by
 from raygap.storage import Storage
+from raygap.tracking.objectives import VALUES, study_objectives
 
 if TYPE_CHECKING:  # commands read the names below before they need Optuna
     import optuna
@@ -72,16 +74,17 @@ def fields_of(trial: "FrozenTrial") -> dict[str, Any]:
     return {**trial.user_attrs.get(BESIDE, {}), **trial.params}
 
 
-def better(trial: "FrozenTrial") -> tuple[float, bool, int]:
-    """Key by which complete trials are ranked: of equals the plain one is the best, then the earliest."""
-    return trial.value, bool(trial.user_attrs.get(PLAIN)), -trial.number
+def rank(study: "optuna.Study") -> Callable[["FrozenTrial"], tuple[float, bool, int]]:
+    """Key that is the largest for the best of complete trials: of equals the plain one, then the earliest."""
+    sign = -1 if study_objectives(study)[0].lower else 1
+    return lambda trial: (sign * trial.value, bool(trial.user_attrs.get(PLAIN)), -trial.number)
 
 
 def best_trial(study: "optuna.Study") -> "FrozenTrial | None":
     """The best complete trial; None if none is complete."""
     from optuna.trial import TrialState
 
-    return max(own_trials(study, TrialState.COMPLETE), key=better, default=None)
+    return max(own_trials(study, TrialState.COMPLETE), key=rank(study), default=None)
 
 
 def trial_rows(study: "optuna.Study") -> tuple[list[str], list[list[Any]]]:
@@ -92,13 +95,16 @@ def trial_rows(study: "optuna.Study") -> tuple[list[str], list[list[Any]]]:
     trials = own_trials(study)
     names = list(dict.fromkeys(name for trial in trials for name in fields_of(trial)))
     told = ("epochs", "epochs_reused", "seconds", "error", KNOWN)
+    first, *others = study_objectives(study)
     rows = [
         [trial.number, trial.state.name.lower(), trial.value]
+        + [trial.user_attrs.get(VALUES, {}).get(objective.name) for objective in others]
         + [trial.user_attrs.get(name) for name in told]
         + [fields_of(trial).get(name) for name in names]
         for trial in trials
     ]
-    return ["trial", "state", "best_val_accuracy", *told, *names], rows
+    columns = [objective.column for objective in (first, *others)]
+    return ["trial", "state", *columns, *told, *names], rows
 
 
 def write_trials(study: "optuna.Study", folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Configurations that are tried first: the defaults, plain trials, published settings, and what the user gives."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,10 +31,8 @@ def plan(
 
 
 def begun(plan: Plan, journal: Path) -> StudySearch:
-    searcher = StudySearch(plan.search_space, open_storage(journal), epochs=6)
-    searcher.study.sampler = make_sampler(
-        "random", plan.search_space, 0, plan.trials, len(plan.known), len(searcher.study.trials)
-    )
+    sampler = partial(make_sampler, "random", plan.search_space, 0, plan.trials, len(plan.known))
+    searcher = StudySearch(plan.search_space, open_storage(journal), 6, sampler)
     searcher.begin_with([as_trial(known, plan.search_space, 0) for known in plan.known])
     return searcher
 

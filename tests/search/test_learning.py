@@ -1,6 +1,7 @@
 """An earlier study of the same space and store is known to the sampler, and is no part of the sweep's results."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from raygap.errors import UserError
 from raygap.search.journal import open_storage
 from raygap.search.learning import check_learnt, learn
 from raygap.search.plan import Plan, make_folder, write_plan
+from raygap.search.samplers import make_sampler
 from raygap.search.study import METRIC, TRIAL_NUMBER, check_store, finished_trials
 from raygap.search.suggestions import StudySearch
 from raygap.tracking.run_folder import JOURNAL, LEARNT, best_trial, trial_rows
@@ -22,7 +24,8 @@ def searched(folder: Path, value: float = 0.5, trials: int = 3, **changes: objec
     plan = Plan(**settings | {"fixed": {"epochs": 4}} | changes)
     make_folder(folder, new=False)
     write_plan(plan, folder)
-    searcher = StudySearch(plan.search_space, open_storage(folder / JOURNAL), epochs=4)
+    sampler = partial(make_sampler, "random", plan.search_space, 0, trials, 0)
+    searcher = StudySearch(plan.search_space, open_storage(folder / JOURNAL), 4, sampler)
     check_store(searcher.study, "key")
     for number in range(trials):
         suggested = searcher.suggest(str(number))

@@ -1,20 +1,25 @@
 """Each sampler suggests points of the space, is told of trials that were stopped, and goes on where a sweep goes on."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from optuna.trial import TrialState
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.trial import TrialState, create_trial
 
+from raygap.errors import UserError
 from raygap.search.journal import open_storage
 from raygap.search.known import Known, as_trial
-from raygap.search.plan import Sampler
+from raygap.search.plan import Plan, Sampler
 from raygap.search.samplers import grid, make_sampler, start_up
 from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace, holds
 from raygap.search.study import ENDED, METRIC, TRIAL_NUMBER, finished_trials
 from raygap.search.suggestions import StudySearch
-from raygap.tracking.run_folder import own_trials
+from raygap.tracking.objectives import front, judged, parse_metric
+from raygap.tracking.run_folder import best_trial, own_trials, trial_rows
 
 SPACE = SearchSpace(
     {"method": "gmm_scores", "epochs": 4},
@@ -30,10 +35,10 @@ SPACE = SearchSpace(
 SMALL = SearchSpace({}, {"mixture.refit_every": {"randint": [1, 4]}, "model.fusion": {"choice": ["concat", "sum"]}})
 
 
-def searched(journal: Path, name: Sampler, space: SearchSpace = SPACE, trials: int = 12) -> StudySearch:
-    searcher = StudySearch(space, open_storage(journal), epochs=4)
-    earlier = len(searcher.study.trials)
-    searcher.study.sampler = make_sampler(name, space, seed=0, trials=trials, known=1, earlier=earlier)
+def searched(
+    journal: Path, name: Sampler, space: SearchSpace = SPACE, trials: int = 12, metric: str = "accuracy"
+) -> StudySearch:
+    searcher = StudySearch(space, open_storage(journal), 4, partial(make_sampler, name, space, 0, trials, 1), metric)
     searcher.begin_with([as_trial(Known("defaults", {}), space, 0)])
     searcher.scheduler = make_scheduler(searcher.study, epochs=4, longest_warmup=2)
     return searcher
@@ -127,3 +132,51 @@ def test_a_grid_has_the_ends_of_every_range_and_no_more_points_than_trials() -> 
     assert values["mixture.refit_every"] == [1, 3]
     finer = grid(SearchSpace({}, {"warmup.epochs": {"qrandint": [5, 40, 5]}, "loss.focus": {"uniform": [0, 2]}}), 16)
     assert finer == {"warmup.epochs": [5, 15, 30, 40], "loss.focus": pytest.approx([0, 2 / 3, 4 / 3, 2])}
+
+
+@pytest.mark.parametrize("name", ["tpe", "gp", "random"])
+def test_several_metrics_are_all_known_to_the_sampler_and_the_first_ranks(name: Sampler, tmp_path: Path) -> None:
+    for start in (0, 4):
+        searcher = searched(tmp_path / "journal", name, metric="loss,accuracy")
+        for number in range(start, start + 4):
+            suggested = searcher.suggest(str(number))
+            assert suggested[TRIAL_NUMBER] == number
+            loss, accuracy = 1 + suggested["loss.focus"], suggested["loss.focus"]
+            row = {"best_epoch": 4, "epoch": 4, "val_loss": loss, "val_accuracy": accuracy}
+            [told] = judged([row], searcher.objectives)
+            assert told[METRIC] == -loss  # what Tune sees: more is better
+            searcher.on_trial_complete(str(number), told | {"time_total_s": 1.0, "time_this_iter_s": 1.0})
+    trials = own_trials(searcher.study)
+    assert [trial.user_attrs["values"]["loss"] for trial in trials] == [trial.value for trial in trials]
+    assert best_trial(searcher.study).value == min(trial.value for trial in trials)
+    assert len(front(trials, searcher.objectives)) == len(trials)  # what lowers the loss lowers the accuracy
+    header, rows = trial_rows(searcher.study)
+    assert header[2:4] == ["best_val_loss", "best_val_accuracy"]
+    assert all(row[2] - row[3] == pytest.approx(1) for row in rows)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1))
+def test_the_front_is_what_nothing_exceeds(points: list[tuple[int, int]]) -> None:
+    objectives = parse_metric("accuracy,loss")
+    trials = [create_trial(values=[1.0], user_attrs={"values": {"accuracy": a, "loss": b}}) for a, b in points]
+    kept = {tuple(trial.user_attrs["values"].values()) for trial in front(trials, objectives)}
+    exceeded = {(a, b) for a, b in points if any((c >= a and d <= b and (c, d) != (a, b)) for c, d in points)}
+    assert kept == set(points) - exceeded
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"metric": "f1"}, "--metric f1: no metric 'f1'; choose from accuracy, macro_f1, loss, worst_modality"),
+        ({"metric": "loss,loss"}, "--metric loss,loss: names one twice"),
+        ({"metric": "accuracy,loss", "sampler": "cmaes"}, "the sampler cmaes knows one metric"),
+        ({"metric": "worst_modality", "fixed": {"method": "audio_only"}}, "audio_only has one modality"),
+    ],
+)
+def test_a_metric_that_cannot_be_had_is_one_line(settings: dict[str, Any], message: str) -> None:
+    space = {"optimizer.lr": {"uniform": [0.01, 1]}}
+    plan = Plan(**{"dataset": "demo", "root": None, "trials": 3, "fixed": {}, "space": space, "cache": ""} | settings)
+    with pytest.raises(UserError) as error:
+        plan.check()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,6 +1,7 @@
 import resource
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ SPACE = {"loss.focus": {"uniform": [0, 5]}, "warmup.epochs": {"randint": [1, 4]}
 
 
 def search(journal: Path, space: dict[str, Any] = SPACE, name: Sampler = "tpe", trials: int = 50) -> StudySearch:
-    searcher = StudySearch(SearchSpace({}, space), open_storage(journal), epochs=4)
-    earlier = len(searcher.study.trials)
-    searcher.study.sampler = make_sampler(name, searcher.space, seed=0, trials=trials, known=0, earlier=earlier)
+    searched = SearchSpace({}, space)
+    sampler = partial(make_sampler, name, searched, 0, trials, 0)
+    searcher = StudySearch(searched, open_storage(journal), 4, sampler)
     searcher.scheduler = make_scheduler(searcher.study, epochs=4, longest_warmup=2)
     return searcher
 

@@ -36,7 +36,15 @@ def test_a_failed_trial_tells_how_many_epochs_it_did_not_train(
     small_store: Store, tmp_path: Path, trunk: SharedWarmups
 ) -> None:
     trial = SweepTrial.__new__(SweepTrial)
-    trial.setup({TRIAL_NUMBER: 3}, store=small_store.path, fixed=FIELDS, folder=tmp_path, trunk=trunk, copies=None)
+    trial.setup(
+        {TRIAL_NUMBER: 3},
+        store=small_store.path,
+        fixed=FIELDS,
+        folder=tmp_path,
+        trunk=trunk,
+        copies=None,
+        metric="accuracy",
+    )
     *_, last = (trial.step() for _ in range(3))
     assert "the loss became nan in epoch 3" in last["error"]
     assert (last["epoch"], last["epochs_reused"], last["done"]) == (2, 2, True)

@@ -13,6 +13,7 @@ from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
 
 from raygap.tracking.figures import BALANCED, IMBALANCED, SCORE_NAMES, GapHistogram
+from raygap.tracking.objectives import VALUES, Objective
 from raygap.tracking.report.run import Absent
 from raygap.tracking.run_folder import fields_of
 from raygap.tracking.seed_results import SeedResults
@@ -28,8 +29,8 @@ MANY = 60
 """Lines that can still be told apart."""
 
 
-def history(trials: list[FrozenTrial], best: FrozenTrial, judged_on: str) -> Figure:
-    """Value by trial, and the best so far; `judged_on` says what a value is."""
+def history(trials: list[FrozenTrial], best: FrozenTrial, judged_on: str, lower: bool = False) -> Figure:
+    """Value by trial, and the best so far, the lowest or highest; `judged_on` says what a value is."""
     figure = Figure()
     states = [
         (TrialState.PRUNED, "stopped early", QUIET, "circle-open"),
@@ -47,9 +48,10 @@ def history(trials: list[FrozenTrial], best: FrozenTrial, judged_on: str) -> Fig
             name=name,
         )
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    so_far = np.minimum.accumulate if lower else np.maximum.accumulate
     figure.add_scatter(
         x=[trial.number for trial in complete],
-        y=[rounded(value) for value in np.maximum.accumulate([trial.value for trial in complete])],
+        y=[rounded(value) for value in so_far([trial.value for trial in complete])],
         mode="lines",
         line={"color": FUSED, "shape": "hv", "width": 2},
         hoverinfo="skip",
@@ -66,6 +68,27 @@ def history(trials: list[FrozenTrial], best: FrozenTrial, judged_on: str) -> Fig
     )
     figure.update_layout(xaxis_title="trial", yaxis_title=judged_on)
     _tick_whole_numbers(figure, len(trials))
+    return finish(figure, 340)
+
+
+def pareto(trials: list[FrozenTrial], kept: list[FrozenTrial], objectives: tuple[Objective, ...]) -> Figure:
+    """Complete trials by the first two objectives, with those of the front joined."""
+    one, other = objectives[:2]
+    figure = Figure()
+    groups = [("complete", [trial for trial in trials if trial not in kept], VISUAL, "markers")]
+    groups += [("Pareto front", kept, FUSED, "lines+markers" if len(objectives) == 2 else "markers")]
+    for name, shown, color, mode in groups:
+        figure.add_scatter(
+            x=[rounded(trial.user_attrs[VALUES][one.name]) for trial in shown],
+            y=[rounded(trial.user_attrs[VALUES][other.name]) for trial in shown],
+            text=[f"trial {trial.number}" for trial in shown],
+            mode=mode,
+            marker={"color": color, "size": 9},
+            line={"color": color, "width": 1.5},
+            hovertemplate="%{text}: %{x:.3f}, %{y:.3f}<extra></extra>",
+            name=name,
+        )
+    figure.update_layout(xaxis_title=f"validation {one.words}", yaxis_title=f"validation {other.words}")
     return finish(figure, 340)
 
 

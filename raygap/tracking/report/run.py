@@ -20,6 +20,7 @@ from raygap.errors import UserError
 from raygap.provenance import FACTS
 from raygap.schema import acting, field_paths, from_mapping
 from raygap.tracking.comparison_table import MethodResult, table
+from raygap.tracking.objectives import Objective, in_words, study_objectives
 from raygap.tracking.run_folder import FAILED, JOURNAL, PLAN, TEST, best_trial, fields_of, is_own, trial_folder
 from raygap.tracking.seed_results import SeedResults
 
@@ -133,6 +134,11 @@ class Run:
         """The best trial's configuration by dotted path, as it was written."""
         return flatten(load_yaml(self.files / "config.yaml"))
 
+    @cached_property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What its trials are judged on."""
+        return study_objectives(self.study)
+
     @property
     def judged_on(self) -> str:
         """What a trial's value is. If the plan cannot be read, only that it is one."""
@@ -140,7 +146,7 @@ class Run:
             paper = self.plan["fixed"].get("protocol") == "paper"
         except Exception:
             return "value"
-        return "TEST accuracy (paper protocol)" if paper else "validation accuracy"
+        return in_words(self.plan.get("metric", "accuracy"), paper)
 
     @property
     def epochs(self) -> int:

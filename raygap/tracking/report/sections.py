@@ -17,6 +17,7 @@ from raygap.imbalance.gap import GapScore, score_range
 from raygap.imbalance.mixture import GapMixture
 from raygap.provenance import in_words
 from raygap.tracking.figures import GapCheck, GapHistogram, check_gaps, gap_values
+from raygap.tracking.objectives import VALUES, front
 from raygap.tracking.report import plots
 from raygap.tracking.report.blocks import (
     Blocks,
@@ -94,7 +95,9 @@ def _test_tile(run: Run) -> tuple[str, str]:
 
 
 def _value_tile(run: Run) -> tuple[str, str]:
-    return _percent(run.best.value), f"trial {run.best.number}, chosen by it: it flatters the configuration"
+    value = run.best.value
+    shown = _percent(value) if _is_share(run) else f"{value:.4g}"
+    return shown, f"trial {run.best.number}, chosen by it: it flatters the configuration"
 
 
 def _trials_tile(run: Run) -> tuple[str, str]:
@@ -169,7 +172,11 @@ def search(run: Run) -> Blocks:
     complete = len(run.of_state(TrialState.COMPLETE))
     doubt = " With so few, expect another order from another sweep." if complete < FEW_TRIALS else ""
     blocks: Blocks = [
-        chart(lambda: plots.history(run.trials, best, run.judged_on), "Value of each trial; point at one to read it.")
+        chart(
+            lambda: plots.history(run.trials, best, run.judged_on, run.objectives[0].lower),
+            "Value of each trial; point at one to read it.",
+        ),
+        *_front(run),
     ]
     if complete < 2:
         return [*blocks, Note("What mattered can be said from two complete trials on.")]
@@ -396,6 +403,24 @@ def again(run: Run) -> Blocks:
 def _judged_on(run: Run) -> str:
     """At the start of a sentence."""
     return run.judged_on[0].upper() + run.judged_on[1:]
+
+
+def _is_share(run: Run) -> bool:
+    return not run.objectives[0].lower
+
+
+def _front(run: Run) -> Blocks:
+    """The trials among which only a preference can choose, where there are several objectives."""
+    objectives, complete = run.objectives, run.of_state(TrialState.COMPLETE)
+    if len(objectives) == 1 or not complete:
+        return []
+    kept = front(complete, objectives)
+    rows = [[trial.number, *(trial.user_attrs[VALUES][one.name] for one in objectives)] for trial in kept]
+    return [
+        chart(lambda: plots.pareto(complete, kept, objectives), "Complete trials by the metrics they are judged on."),
+        Table([["trial", *(one.words for one in objectives)], *rows]),
+        Note("Of these no other is as good in every metric and better in one. The best trial is the first metric's."),
+    ]
 
 
 def _percent(value: float) -> str:

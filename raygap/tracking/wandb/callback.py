@@ -24,6 +24,7 @@ from raygap.private import without_passwords
 from raygap.provenance import made_by
 from raygap.schema import to_mapping
 from raygap.tracking.comparison_table import MethodResult, table
+from raygap.tracking.objectives import OBJECTIVE, VALUES
 from raygap.tracking.run_folder import KNOWN, PLAIN
 from raygap.tracking.seed_results import TEST_METRICS, Interval, SeedResults
 from raygap.tracking.wandb import layout
@@ -158,7 +159,10 @@ class SweepLog:
         numbers = {
             name: value
             for name, value in metrics.items()
-            if name not in TUNES_OWN and isinstance(value, int | float | np.number) and not isinstance(value, bool)
+            if name not in TUNES_OWN
+            and not name.startswith(OBJECTIVE)
+            and isinstance(value, int | float | np.number)
+            and not isinstance(value, bool)
         }
         numbers = {name: value.item() if isinstance(value, np.number) else value for name, value in numbers.items()}
         if metrics["epoch"] == metrics.get("best_epoch"):
@@ -178,6 +182,9 @@ class SweepLog:
         summary = {layout.STATE: told.state.name.lower()} | selected
         if told.state in (TrialState.COMPLETE, TrialState.PRUNED):
             summary["epochs_saved"] = attrs["epochs_reused"] + epochs - attrs["epochs"]
+        summary |= {f"{OBJECTIVE}_{name}": value for name, value in attrs.get(VALUES, {}).items()}
+        if told.state == TrialState.COMPLETE:
+            summary[OBJECTIVE] = told.value
         if "error" in attrs:
             summary["error"] = attrs["error"]
         exit_code = {TrialState.FAIL: 1, TrialState.RUNNING: STOPPED}.get(told.state, 0)

@@ -13,8 +13,9 @@ from wandb_workspaces import expr
 from raygap.errors import UserError
 from raygap.schema import from_mapping, to_mapping
 from raygap.tracking.comparison_table import markdown
+from raygap.tracking.objectives import OBJECTIVE, VALUES, front
 from raygap.tracking.report.run import Absent, Run
-from raygap.tracking.run_folder import better, fields_of
+from raygap.tracking.run_folder import fields_of, rank
 from raygap.tracking.wandb.layout import TEST, TRIAL, VALUE, Note, chart, read_note, write_note
 from raygap.tracking.wandb.queries import Place, answers, connect, load_report
 
@@ -72,7 +73,7 @@ def _published(note: Note) -> wr.Report | None:
 
 def _blocks(run: Run, note: Note) -> list[Any]:
     best = run.best
-    ranked = sorted(run.of_state(TrialState.COMPLETE), key=better, reverse=True)
+    ranked = sorted(run.of_state(TrialState.COMPLETE), key=rank(run.study), reverse=True)
     names = [trial.number for trial in ranked[:COMPARED]]
     trials = _runset(note, "trials", [expr.Metric("Group") == note.group, expr.Metric("JobType") == TRIAL])
     compared = _runset(note, f"best {len(names)}", [expr.Metric("ID").isin([note.run_id(n) for n in names])])
@@ -102,6 +103,7 @@ def _blocks(run: Run, note: Note) -> list[Any]:
         ),
         wr.H2("Best trials compared"),
         wr.PanelGrid(runsets=[compared], panels=[wr.RunComparer(diff_only="split", layout=wr.Layout(0, 0, 24, 14))]),
+        *_front(run, trials),
         wr.H2("Learning curves"),
         wr.PanelGrid(
             runsets=[compared],
@@ -123,6 +125,21 @@ def _blocks(run: Run, note: Note) -> list[Any]:
                 wr.MediaBrowser(media_keys=["figures/gap"], num_columns=1, layout=wr.Layout(10, 0, 14, 10)),
             ],
         ),
+    ]
+
+
+def _front(run: Run, trials: wr.Runset) -> list[Any]:
+    """Where trials are judged on several metrics: those that no other equals in all and exceeds in one."""
+    if len(run.objectives) == 1:
+        return []
+    kept = front(run.of_state(TrialState.COMPLETE), run.objectives)
+    values = [[f"{trial.user_attrs[VALUES][one.name]:.4f}" for one in run.objectives] for trial in kept]
+    rows = [[str(trial.number), *cells] for trial, cells in zip(kept, values, strict=True)]
+    x, y = (wr.SummaryMetric(f"{OBJECTIVE}_{one.name}") for one in run.objectives[:2])
+    return [
+        wr.H2("Pareto front"),
+        wr.MarkdownBlock(markdown([["trial", *(one.words for one in run.objectives)], *rows])),
+        wr.PanelGrid(runsets=[trials], panels=[wr.ScatterPlot(x=x, y=y, layout=wr.Layout(0, 0, 24, 10))]),
     ]
 
 
