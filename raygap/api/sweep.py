@@ -60,6 +60,7 @@ def sweep(
     seed: Number | None = None,
     set: Fields | None = None,
     metric: str | None = None,
+    patience: Count | None = None,
     sampler: Sampler | None = None,
     first: Sequence[str] | None = None,
     learn_from: Path | None = None,
@@ -107,6 +108,7 @@ def sweep(
         wandb_entity=wandb_entity,
         sampler=sampler,
         metric=metric,
+        patience=patience,
         learn_from=str(learn_from.resolve()) if learn_from else None,
     )
     options = reader_options(splits, val, keep_overlap)

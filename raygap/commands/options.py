@@ -100,6 +100,11 @@ Metric = Annotated[
     ),
 ]
 
+Patience = Annotated[
+    int | None,
+    typer.Option(min=1, help="End the search after so many trials without improvement.", rich_help_panel=SEARCH),
+]
+
 Address = Annotated[
     str | None,
     typer.Option(

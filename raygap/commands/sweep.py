@@ -30,6 +30,7 @@ from raygap.commands.options import (
     GpusPerWorker,
     KeepOverlap,
     Metric,
+    Patience,
     Splits,
     Val,
     Workers,
@@ -106,6 +107,7 @@ def main(
         Path | None, typer.Option(help="A search space in place of search_spaces/.", rich_help_panel=SEARCH)
     ] = None,
     metric: Metric = None,
+    patience: Patience = None,
     sampler: Annotated[
         Sampler | None,
         typer.Option(help="What suggests the trials, of Optuna's.", show_default="tpe", rich_help_panel=SEARCH),
@@ -220,6 +222,7 @@ def main(
         "wandb_entity": wandb_entity,
         "sampler": sampler,
         "metric": metric,
+        "patience": patience,
         "learn_from": str(learn_from.resolve()) if learn_from else None,
     }
     settings = {name: value for name, value in settings.items() if value is not None}
@@ -361,10 +364,12 @@ def _run(
     from raygap.commands.remarks import on_silence, on_steps, print_remarks
     from raygap.data.prepare import prepare
     from raygap.data.store import Store, store_key
+    from raygap.search.cost import cost_of
     from raygap.search.job import run_sweep
     from raygap.search.journal import mend_journal
     from raygap.search.learning import check_learnt
     from raygap.search.study import check_resumed
+    from raygap.search.sweep import plan_placement
     from raygap.tracking.seed_results import seeds_bar
 
     config = plan.check(_source(folder))
@@ -389,6 +394,9 @@ def _run(
         markup=False,
         soft_wrap=True,
     )
+    places = plan_placement(plan, plan.concurrency).at_once
+    for line in cost_of(plan, len(opened.class_names)).lines(plan, places):
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     with seeds_bar(console, plan.test_seeds, config.epochs) as report:
         return store, run_sweep(plan, folder, store, plan.concurrency, time_budget, report)
 
@@ -399,13 +407,16 @@ def _source(folder: Path) -> str:
 
 
 def _print_plan(plan: Plan, folder: Path) -> None:
+    from raygap.search.cost import cost_of
     from raygap.search.placement import in_words
     from raygap.search.sweep import plan_placement
 
     config = plan.check()
     at_once: list[str] | str
+    places = 1
     try:
-        at_once = in_words(plan_placement(plan, plan.concurrency), config.compute.threads, plan.concurrency)
+        placement = plan_placement(plan, plan.concurrency)
+        places, at_once = placement.at_once, in_words(placement, config.compute.threads, plan.concurrency)
     except UserError as error:  # the plan may be meant for another cluster
         at_once = f"none here: {error}"
     sections: dict[str, dict[str, Any]] = {
@@ -417,6 +428,7 @@ def _print_plan(plan: Plan, folder: Path) -> None:
             "epochs a trial": config.epochs,
             "first early stop after epoch": min(config.warmup.epochs + 1, config.epochs),
             "trials at a time": at_once,
+            "cost": cost_of(plan).lines(plan, places),
             "where": which_ray(),
             "test seeds": plan.test_seeds,
             "run folder": str(folder),
@@ -435,6 +447,7 @@ def _again(plan: Plan, folder: Path) -> str:
 def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outcome: "Outcome") -> None:
     from raygap.commands.remarks import print_remarks
     from raygap.search.job import judged_on
+    from raygap.search.study import ENDED
     from raygap.tracking.seed_results import seeds_table
 
     again = _again(plan, folder)
@@ -463,7 +476,9 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outc
     if (folder / REPORT).exists():
         print(f"report:             {folder / REPORT}")
     print(f"all trials:         {folder / TRIALS}")
-    if outcome.finished() < plan.trials:
+    if reason := outcome.study.user_attrs.get(ENDED):
+        print(f"ended after {outcome.finished()} of {plan.trials} trials: {reason}")
+    elif outcome.finished() < plan.trials:
         print(f"stopped after {outcome.finished()} of {plan.trials} trials; go on with: {again}")
 
 

@@ -40,9 +40,10 @@ class Plan:
 
     The search ends, and stops what still runs, once its trials took `trial_seconds` together. Early stopping judges no
     trial before its longest warm-up is over, nor in the first `judged_after` epochs. `own_trunk` keeps its warm-ups
-    from other sweeps. `known` configurations are tried first; `learn_from` is a run folder whose trials the sampler
-    knows. `storage` is the URI of the run folder's copy in an object store, beside which the stores are
-    kept. `notes` say what was made of the search space that the user may not expect.
+    from other sweeps. `patience` trials in a row without improvement end the search, too. `known` configurations are
+    tried first; `learn_from` is a run folder whose trials the sampler knows. `storage` is the URI of the run folder's
+    copy in an object store, beside which the stores are kept. `notes` say what was made of the search space that the
+    user may not expect.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -69,6 +70,7 @@ class Plan:
     reader: ReaderOptions = field(default_factory=ReaderOptions)
     sampler: Sampler = "tpe"
     metric: str = "accuracy"
+    patience: Annotated[int, Field(ge=1)] | None = None
     known: tuple[Known, ...] = ()
     learn_from: str | None = None
     notes: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ from raygap.schema import from_mapping, to_mapping
 from raygap.search.journal import open_storage
 from raygap.search.space import own_fields
 from raygap.tracking.objectives import OBJECTIVE
-from raygap.tracking.run_folder import JOURNAL, fields_of, own_trials, trial_folder
+from raygap.tracking.run_folder import JOURNAL, best_trial, fields_of, own_trials, trial_folder
 
 METRIC = OBJECTIVE
 """What is maximised, of the selected epoch so far: validation accuracy, or what else the plan's metric says."""
@@ -41,6 +41,13 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     first = study.user_attrs.get(TRIED_AGAIN, 0)
     trials = own_trials(study, *FINISHED)
     return [trial for trial in trials if trial.state != TrialState.FAIL or trial.number >= first]
+
+
+def without_improvement(study: optuna.Study) -> int:
+    """How many trials behind the best one have ended, complete or stopped early."""
+    best = best_trial(study)
+    ended = own_trials(study, TrialState.COMPLETE, TrialState.PRUNED)
+    return sum(trial.number > best.number for trial in ended) if best else 0
 
 
 def seconds_spent(study: optuna.Study, running: Iterable[float] = ()) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.storages import JournalStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from ray.tune.search import Searcher
 
@@ -29,6 +30,7 @@ from raygap.search.study import (
     seconds_spent,
     suggest,
     taken_up,
+    without_improvement,
 )
 from raygap.tracking.objectives import METRIC as MEASURE
 from raygap.tracking.objectives import VALUES, parse_metric
@@ -84,12 +86,15 @@ class StudySearch(Searcher):
         self.space, self._distributions, self._epochs = space, space.distributions(), epochs
         self.objectives, self._make_sampler = parse_metric(metric), sampler
         self._sign = -1 if self.objectives[0].lower else 1
-        direction = "minimize" if self.objectives[0].lower else "maximize"
+        [direction, *_] = self._directions = [
+            StudyDirection.MINIMIZE if objective.lower else StudyDirection.MAXIMIZE for objective in self.objectives
+        ]
         self.study = optuna.create_study(storage=storage, study_name=STUDY, direction=direction, load_if_exists=True)
         self.study.set_user_attr(MEASURE, metric)
         self.study.sampler = sampler(len(self.study.get_trials(deepcopy=False)))
         self.scheduler: PatientASHA
         self.trial_seconds: float | None = None
+        self.patience: int | None = None
         self._running: dict[str, _Running] = {}
         self._held: Trial | None = None
         """A trial that waits for one with the same configuration, which runs."""
@@ -140,6 +145,9 @@ class StudySearch(Searcher):
             )
         if self._budget_is_spent():
             return self.FINISHED
+        if self.patience is not None and (waited := without_improvement(self.study)) >= self.patience:
+            self.study.set_user_attr(ENDED, f"{waited} trials in a row have brought no improvement")
+            return self.FINISHED
         if trial_id not in self._running:
             trial, values = self._go_on() if self._interrupted else (self._next(), {})
             if trial is None:
@@ -187,9 +195,8 @@ class StudySearch(Searcher):
         waits = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         if waits or len(self.objectives) == 1:
             return self.study.ask()
-        directions = ["minimize" if objective.lower else "maximize" for objective in self.objectives]
         earlier = self.study.get_trials(deepcopy=False)
-        beside = optuna.create_study(directions=directions, sampler=self._make_sampler(len(earlier)))
+        beside = optuna.create_study(directions=self._directions, sampler=self._make_sampler(len(earlier)))
         for trial in own_trials(self.study, TrialState.COMPLETE):
             values = [trial.user_attrs[VALUES][objective.name] for objective in self.objectives]
             beside.add_trial(create_trial(values=values, params=trial.params, distributions=trial.distributions))

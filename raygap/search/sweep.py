@@ -80,7 +80,7 @@ def run_trials(
     search.begin_with([as_trial(known, space, config.seed) for known in plan.known])
     if plan.learn_from and Path(plan.learn_from).exists():  # else what it was told already must do
         learn(search.study, Path(plan.learn_from))
-    search.trial_seconds = plan.trial_seconds
+    search.trial_seconds, search.patience = plan.trial_seconds, plan.patience
     search.scheduler = make_scheduler(search.study, config.epochs, max(config.warmup.epochs, plan.judged_after))
     copies = plan.copies(store)
     if copies:

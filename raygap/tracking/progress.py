@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from raygap.storage import Storage
 from raygap.tracking.run_folder import clean_trial, is_own, rank, trial_folder, write_trials
-from raygap.tracking.whereabouts import Whereabouts
+from raygap.tracking.whereabouts import Whereabouts, rough
 
 TABLE_EVERY = 10.0
 """Seconds between two versions of trials.csv, which takes the longer to write the more trials there are."""
@@ -57,6 +57,7 @@ class ProgressLine(Callback):
         self.task = self.progress.add_task("starting Ray Tune", total=self.planned)
         self.nearest = self.progress.add_task("", visible=False)
         self._newly_ended()  # those of earlier runs of this sweep
+        self.before, self.began = self.ended.total(), time.monotonic()
         self.progress.start()
         self._show()
 
@@ -77,7 +78,7 @@ class ProgressLine(Callback):
             if self.running.look():
                 self._show()
         elif line := self.running.line():
-            self._print(f"[{self.ended.total()}/{self.planned}] {line}")
+            self._print(f"[{self.ended.total()}/{self.planned}] {line}{self._left()}")
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial ended; the study knows already how."""
@@ -137,7 +138,15 @@ class ProgressLine(Callback):
             TrialState.PRUNED: f"stopped early after epoch {trial.last_step}",
             TrialState.FAIL: f"failed: {trial.user_attrs.get('error')}",
         }[trial.state]
-        return f"[{self.ended.total()}/{self.planned}] trial {trial.number} {how}{self._best()}"
+        return f"[{self.ended.total()}/{self.planned}] trial {trial.number} {how}{self._best()}{self._left()}"
+
+    def _left(self) -> str:
+        """How long what is left of the sweep takes, by what has been done here, from the first epoch on."""
+        at_work = self.running.epochs_done / self.epochs
+        done, left = self.ended.total() - self.before + at_work, self.planned - self.ended.total() - at_work
+        if done * self.epochs < 1 or left <= 0:
+            return ""
+        return f" · in all about {rough((time.monotonic() - self.began) * left / done)} left"
 
     def _best(self) -> str:
         return f" · best {self.best.value:.3f} (trial {self.best.number})" if self.best else ""

@@ -138,7 +138,7 @@ class Whereabouts:
         if one.told is None:
             return f"{name}: epoch {one.whole + 1} of {one.epochs}, no step yet"
         told = one.told
-        left = "" if told.left is None else f", about {_rough(told.left)} left"
+        left = "" if told.left is None else f", about {rough(told.left)} left"
         return f"{name}: epoch {told.epoch} of {one.epochs}, step {told.step} of {told.steps}{left}"
 
     def show_furthest(self, bars: Progress, task: TaskID) -> None:
@@ -152,7 +152,8 @@ class Whereabouts:
             bars.update(task, completed=self.part_of(furthest), total=one.epochs)
 
 
-def _rough(seconds: float) -> str:
+def rough(seconds: float) -> str:
+    """A duration in words."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"

@@ -17,7 +17,15 @@ from raygap.search.plan import Sampler
 from raygap.search.samplers import make_sampler
 from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace
-from raygap.search.study import METRIC, TRIAL_NUMBER, check_resumed, check_store, finished_trials, suggested_config
+from raygap.search.study import (
+    ENDED,
+    METRIC,
+    TRIAL_NUMBER,
+    check_resumed,
+    check_store,
+    finished_trials,
+    suggested_config,
+)
 from raygap.search.suggestions import StudySearch
 from raygap.tracking.run_folder import JOURNAL, trial_folder
 
@@ -330,3 +338,17 @@ def test_hand_edits_that_a_study_cannot_take_are_named(
         check_resumed(*arguments)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_trials_without_improvement_end_the_search_and_more_patience_goes_on(tmp_path: Path) -> None:
+    searcher = search(tmp_path / "journal")
+    searcher.patience = 2
+    for trial_id, value in zip("abcd", (0.5, 0.6, 0.6, 0.4), strict=True):
+        searcher.suggest(trial_id)
+        end(searcher, trial_id, 4, value)
+    assert searcher.suggest("e") == StudySearch.FINISHED
+    assert searcher.study.user_attrs[ENDED] == "2 trials in a row have brought no improvement"
+    again = search(tmp_path / "journal")
+    assert not again.study.user_attrs[ENDED]
+    again.patience = 3
+    assert again.suggest("e")[TRIAL_NUMBER] == 4
