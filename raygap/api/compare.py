@@ -33,7 +33,7 @@ from raygap.errors import UserError
 from raygap.search.comparison import Comparison, read_comparison, write_comparison
 from raygap.search.comparison import compare as compare_methods
 from raygap.search.journal import mend_journal
-from raygap.search.plan import locked, make_folder
+from raygap.search.plan import Sampler, locked, make_folder
 from raygap.search.ray_start import use_cluster
 from raygap.search.study import check_resumed
 from raygap.search.sweep import plan_placement
@@ -58,6 +58,7 @@ def compare(
     epochs: Count | None = None,
     protocol: Literal["validation", "paper"] = "validation",
     set: Fields | None = None,
+    sampler: Sampler | None = None,
     concurrency: Count | None = None,
     address: str | None = None,
     out: Path | None = None,
@@ -78,6 +79,7 @@ def compare(
         raise UserError("trials and budget contradict each other; leave one out")
     chosen = tuple(dict.fromkeys(methods or ()))
     settings = present(wandb=wandb, max_quarantine=max_quarantine, trunk_gb=trunk_gb, concurrency=concurrency)
+    settings |= present(sampler=sampler)
     options = reader_options(splits, val, keep_overlap)
     if resume:
         kept = present(dataset=dataset, budget=budget, epochs=epochs, set=set, val=val, out=out, cache=cache)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from raygap.api.arguments import (
     Count,
@@ -69,7 +70,7 @@ def sweep(
     concurrency: Count | None = None,
     workers_per_trial: Count | None = None,
     cpus_per_worker: Cpus | None = None,
-    gpus_per_worker: Gpus | None = None,
+    gpus_per_worker: Gpus | Literal["auto"] | None = None,
     address: str | None = None,
     name: str | None = None,
     out: Path | None = None,

@@ -28,6 +28,7 @@ from raygap.commands.options import (
     Address,
     Cache,
     KeepOverlap,
+    SamplerName,
     Splits,
     Val,
     check_shared,
@@ -108,6 +109,7 @@ def main(
             help="paper: beside it, a second search a method that chooses on test, labelled so.", rich_help_panel=SEARCH
         ),
     ] = "validation",
+    sampler: SamplerName = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs a trial, all stages together.", rich_help_panel=TRAINING)
     ] = None,

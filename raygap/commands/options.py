@@ -4,12 +4,13 @@ A command imports at its top what its options and their checks need, and what ta
 Optuna) where it is used, behind the checks: neither its help nor an error about the command line waits for it.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -19,6 +20,7 @@ from raygap.data.clips import ReaderOptions
 from raygap.data.prepared import default_cache, noted_source
 from raygap.data.readers import find_reader
 from raygap.errors import UserError
+from raygap.search.plan import AUTO, Sampler
 from raygap.tracking.objectives import OBJECTIVES
 from raygap.tracking.run_folder import PLAN
 
@@ -87,6 +89,33 @@ GpusPerWorker = Annotated[
         help="GPUs of each, or a part of one.",
         show_default="1, or a share",
         rich_help_panel=MACHINE,
+    ),
+]
+
+
+def _number_or_auto(given: str) -> float | str:
+    with suppress(ValueError):
+        if given == AUTO or 0 <= float(given) < math.inf:
+            return given if given == AUTO else float(given)
+    raise typer.BadParameter(f"{given!r}: expected a number from 0 on, or {AUTO}")
+
+
+GpusOrAuto = Annotated[
+    Any,
+    typer.Option(
+        "--gpus-per-worker",
+        parser=_number_or_auto,
+        metavar="FLOAT|auto",
+        help="GPUs of each, or a part of one; auto: as the memory that the first trial took lets others share one.",
+        show_default="1, or a share",
+        rich_help_panel=MACHINE,
+    ),
+]
+
+SamplerName = Annotated[
+    Sampler | None,
+    typer.Option(
+        "--sampler", help="What suggests the trials, of Optuna's.", show_default="tpe", rich_help_panel=SEARCH
     ),
 ]
 

@@ -27,10 +27,11 @@ from raygap.commands.options import (
     Address,
     Cache,
     CpusPerWorker,
-    GpusPerWorker,
+    GpusOrAuto,
     KeepOverlap,
     Metric,
     Patience,
+    SamplerName,
     Splits,
     Val,
     Workers,
@@ -47,7 +48,7 @@ from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.plugins import file_name
 from raygap.schema import parse_assignments, to_mapping
-from raygap.search.plan import Plan, Sampler, locked, make_folder, make_plan, newest_run, read_plan, write_plan
+from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
 from raygap.search.ray_start import use_cluster, which_ray
 from raygap.search.space import SEARCHABLE
 from raygap.storage import Storage, split_storage
@@ -108,10 +109,7 @@ def main(
     ] = None,
     metric: Metric = None,
     patience: Patience = None,
-    sampler: Annotated[
-        Sampler | None,
-        typer.Option(help="What suggests the trials, of Optuna's.", show_default="tpe", rich_help_panel=SEARCH),
-    ] = None,
+    sampler: SamplerName = None,
     first: Annotated[
         list[str] | None,
         typer.Option(
@@ -172,7 +170,7 @@ def main(
     ] = None,
     workers: Workers = None,
     cpus_per_worker: CpusPerWorker = None,
-    gpus_per_worker: GpusPerWorker = None,
+    gpus_per_worker: GpusOrAuto = None,
     trunk_gb: Annotated[
         float | None,
         typer.Option(

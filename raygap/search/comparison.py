@@ -22,7 +22,7 @@ from raygap.extras import lacking
 from raygap.plugins import file_name
 from raygap.provenance import in_words, made_by
 from raygap.schema import check_known, field_paths
-from raygap.search.plan import Plan, make_folder, make_plan, read_as, write_plan
+from raygap.search.plan import Plan, Sampler, make_folder, make_plan, read_as, write_plan
 from raygap.search.space import FOLDER, SEARCHABLE, check_method, load_space, read_space
 from raygap.tracking.comparison_table import (
     MethodResult,
@@ -66,6 +66,7 @@ class Comparison:
     wandb: Mode | None = None
     reader: ReaderOptions = field(default_factory=ReaderOptions)
     concurrency: Annotated[int, Field(ge=1)] | None = None
+    sampler: Sampler = "tpe"
 
     def plans(self) -> dict[str, Plan]:
         """Of each method by the name of its run folder. Raises UserError for whatever would make a trial fail."""
@@ -93,6 +94,7 @@ class Comparison:
                 own_trunk=True,  # or a method would have for nothing what others before it have trained
                 trial_seconds=self.budget,
                 concurrency=self.concurrency,
+                sampler=self.sampler,
                 wandb=self.wandb,
                 reader=self.reader,
             )

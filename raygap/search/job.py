@@ -13,6 +13,7 @@ from raygap.config import TrialConfig, load_yaml
 from raygap.extras import lacking
 from raygap.patience import patiently
 from raygap.schema import acting, from_mapping, to_mapping
+from raygap.search.gpus import settled
 from raygap.search.kept import keep_run
 from raygap.search.plan import Plan
 from raygap.search.seeds import train_seeds
@@ -117,7 +118,7 @@ def _search_and_test(
     if not interrupted and plan.test_seeds:
         # Fresh seeds: the one the configuration was chosen with may have been a lucky one.
         seeds = [config.seed + 1 + i for i in range(plan.test_seeds)]
-        placement = plan_placement(plan, concurrency)
+        placement = plan_placement(settled(plan, study), concurrency)
         place = f"seeds/trial-{best.number:04d}"
         kept, trunk = copies and copies.at(place), shared_warmups(plan, folder, copies)
         test = train_seeds(config, store, folder / place, seeds, placement, report, kept, trunk)

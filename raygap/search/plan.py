@@ -31,6 +31,7 @@ STORES = ".stores"
 """Folder beside the run folders of an object store in which their machines find what they train on."""
 
 
+AUTO = "auto"
 Sampler = Literal["tpe", "gp", "cmaes", "qmc", "random", "grid"]
 
 
@@ -62,7 +63,7 @@ class Plan:
     own_trunk: bool = False
     concurrency: Annotated[int, Field(ge=1)] | None = None
     cpus_per_worker: Annotated[float, Field(gt=0)] | None = None
-    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
+    gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] | None = None
     wandb: Mode | None = None
     wandb_project: str | None = None
     wandb_entity: str | None = None

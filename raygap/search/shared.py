@@ -17,7 +17,7 @@ from raygap.errors import UserError
 from raygap.schema import acting, from_mapping, to_mapping
 from raygap.search.journal import open_storage
 from raygap.search.placement import place
-from raygap.search.plan import Plan
+from raygap.search.plan import AUTO, Plan
 from raygap.search.ray_start import start_ray
 from raygap.search.space import own_fields
 from raygap.search.study import STUDY
@@ -129,7 +129,11 @@ def _validate(
     alike: dict[Any, dict[tuple[int, str], Training]] = {}
     for key, training in waiting.items():
         plan = plans[key[1]]
-        asked = (training.config.compute.workers, plan.cpus_per_worker, plan.gpus_per_worker)
+        asked = (
+            training.config.compute.workers,
+            plan.cpus_per_worker,
+            None if plan.gpus_per_worker == AUTO else plan.gpus_per_worker,
+        )
         alike.setdefault(asked, {})[key] = training
     found: dict[tuple[int, str], float | str] = {}
     for (_, cpus, gpus), trainings in alike.items():

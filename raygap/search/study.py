@@ -80,6 +80,15 @@ def check_store(study: optuna.Study, key: str) -> None:
     study.set_user_attr("store", key)
 
 
+def read_study(folder: Path) -> optuna.Study | None:
+    """That of a run folder which the caller holds; None if there is none yet."""
+    journal = folder / JOURNAL
+    storage = open_storage(journal) if journal.exists() else None
+    if not storage or not optuna.get_all_study_names(storage):
+        return None
+    return optuna.load_study(study_name=STUDY, storage=storage)
+
+
 def check_resumed(
     folder: Path, source: str, config: TrialConfig, distributions: dict[str, BaseDistribution], store_key: str
 ) -> None:
@@ -88,11 +97,9 @@ def check_resumed(
     `source` names where the plan stands, `config` is that of check_space. More trials, another range of a number, and
     fields that are searched no more or only now do no harm.
     """
-    journal = folder / JOURNAL
-    storage = open_storage(journal) if journal.exists() else None
-    if not storage or not optuna.get_all_study_names(storage):
+    study = read_study(folder)
+    if study is None:
         return
-    study = optuna.load_study(study_name=STUDY, storage=storage)
     trials = study.get_trials(deepcopy=False)
     if study.user_attrs.get("store", store_key) != store_key:
         raise UserError(

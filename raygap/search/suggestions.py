@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from ray.tune.search import Searcher
 
 from raygap.errors import UserError
+from raygap.search.gpus import GPU_MEMORY
 from raygap.search.known import Start
 from raygap.search.scheduler import PatientASHA
 from raygap.search.space import SearchSpace
@@ -58,6 +59,8 @@ class _Running:
     """When it was last heard of."""
     told: float | None = None
     """time_total_s of the last result: Tune tells some twice."""
+    gpu_memory: float = 0.0
+    """The largest share of a GPU's that was taken; 0 if there is none."""
     ended: bool = False
 
     def hear(self, result: dict[str, Any]) -> None:
@@ -234,6 +237,7 @@ class StudySearch(Searcher):
         self._report(running, result)
         running.hear(result)
         running.trial.set_user_attr("seconds", round(running.seconds, 1))  # for a sweep that goes on with it
+        running.gpu_memory = max(running.gpu_memory, result.get(GPU_MEMORY, 0.0))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study: failed if the trial says so or died, pruned if it was stopped early, else complete."""
@@ -241,6 +245,8 @@ class StudySearch(Searcher):
         if running.ended:
             return
         running.ended, trial = True, running.trial
+        if GPU_MEMORY not in self.study.user_attrs:  # the first trial's
+            self.study.set_user_attr(GPU_MEMORY, running.gpu_memory)
         if result:
             self._dead_in_a_row = 0
             running.hear(result)

@@ -1,5 +1,7 @@
 """The trials of a sweep, on Ray Tune."""
 
+import sys
+import time
 from contextlib import suppress
 from functools import partial
 from operator import itemgetter
@@ -14,16 +16,17 @@ from raygap.config import TrialConfig
 from raygap.data.local_store import keep_store
 from raygap.data.store import Store
 from raygap.patience import patiently
+from raygap.search.gpus import GPU_MEMORY, in_words, settled
 from raygap.search.journal import open_storage
 from raygap.search.kept import KeepJournal, drop_unknown_trials
 from raygap.search.known import as_trial
 from raygap.search.learning import learn
-from raygap.search.placement import RETRIES, CountTriesAnew, Placement, fit, needs_gpus, place, refusal_named
-from raygap.search.plan import Plan
+from raygap.search.placement import RETRIES, CountTriesAnew, Placement, fit, needs_gpus, nodes, place, refusal_named
+from raygap.search.plan import AUTO, Plan
 from raygap.search.ray_start import start_ray
 from raygap.search.samplers import make_sampler
 from raygap.search.scheduler import make_scheduler
-from raygap.search.study import FINISHED, TRIAL_NUMBER, check_store, suggested_config
+from raygap.search.study import FINISHED, TRIAL_NUMBER, check_store, read_study, suggested_config
 from raygap.search.suggestions import StudySearch
 from raygap.search.together import DRIVER, GiveBack, run_trial
 from raygap.search.trial import SweepTrial
@@ -49,7 +52,8 @@ def shared_warmups(plan: Plan, folder: Path, copies: Copies | None) -> SharedWar
 def plan_placement(plan: Plan, concurrency: int | None) -> Placement:
     """How the plan's trials share the cluster, or this machine if there is none. Raises UserError as place does."""
     needs_gpus(plan.space.get("model.norm", {}).get("choice", []))
-    return place(plan.check(), concurrency, plan.cpus_per_worker, plan.gpus_per_worker)
+    gpus = None if plan.gpus_per_worker == AUTO else plan.gpus_per_worker
+    return place(plan.check(), concurrency, plan.cpus_per_worker, gpus)
 
 
 @refusal_named()
@@ -66,11 +70,35 @@ def run_trials(
 
     `time_budget` is in seconds; `log` is told of every epoch; `quiet` shows no progress. Whatever ends this early (a
     kill, Ctrl-C, the budget) leaves a folder from which another call goes on: trials that were running keep their
-    number and start from their last epoch.
+    number and start from their last epoch. Where the GPUs of a trial are to be found out, the first runs alone.
     """
-    config = plan.check()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     start_ray()
+    began = time.monotonic()
+    if plan.gpus_per_worker == AUTO and any(node.get("GPU") for node in nodes()):
+        study = read_study(folder)
+        if study is None or GPU_MEMORY not in study.user_attrs:
+            study = _run(plan, folder, store, 1, time_budget, log, quiet, most=1)
+        plan = settled(plan, study)
+        if not quiet and study.user_attrs.get(GPU_MEMORY):
+            print(in_words(study.user_attrs[GPU_MEMORY]), file=sys.stderr, flush=True)
+        if time_budget is not None:
+            time_budget = max(time_budget - (time.monotonic() - began), 1.0)
+    return _run(plan, folder, store, concurrency, time_budget, log, quiet)
+
+
+def _run(
+    plan: Plan,
+    folder: Path,
+    store: Path,
+    concurrency: int | None,
+    time_budget: float | None,
+    log: SweepLog | None,
+    quiet: bool,
+    most: int | None = None,
+) -> optuna.Study:
+    """As run_trials; with `most`, until so many trials have ended."""
+    config = plan.check()
     placement = plan_placement(plan, concurrency)
     several = placement.workers > 1
     space = plan.search_space
@@ -86,7 +114,7 @@ def run_trials(
     if copies:
         keep_store(store, copies.store)
         drop_unknown_trials(copies.folder, len(search.study.trials))
-    if left := search.take_up(plan.trials):
+    if left := search.take_up(plan.trials if most is None else min(most, plan.trials)):
         ended = len(own_trials(search.study, *FINISHED))
         run = folder.resolve()
         trainable = tune.with_parameters(

@@ -21,6 +21,7 @@ from raygap.errors import TrainingDiverged, TrialFailed, UserError
 from raygap.patience import patiently
 from raygap.provenance import made_by
 from raygap.schema import to_mapping
+from raygap.search.gpus import memory_taken
 from raygap.search.lent_keys import borrow_keys
 from raygap.search.study import METRIC, TRIAL_NUMBER, suggested_config
 from raygap.search.training import Training
@@ -160,7 +161,8 @@ def _note_config(folder: Path, config: TrialConfig, storage: Storage | None) -> 
 
 def _for_tune(metrics: Metrics) -> Metrics:
     """TensorBoard would show the histogram of a list's numbers; the counts of a histogram, a tuple, it leaves out."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in metrics.items()}
+    told = {name: tuple(value) if isinstance(value, list) else value for name, value in metrics.items()}
+    return told | memory_taken()
 
 
 class SweepTrial(tune.Trainable):

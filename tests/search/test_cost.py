@@ -1,9 +1,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
+import pytest
+
 from raygap.models.network import make_network
 from raygap.schema import from_mapping
 from raygap.search.cost import cost_of
+from raygap.search.gpus import GPU_MEMORY, in_words, settled, trials_a_gpu
 from raygap.search.plan import Plan, make_plan
 
 SPACE = {"warmup.epochs": {"choice": [4]}, "loss.focus": {"uniform": [0, 5]}}
@@ -38,3 +42,19 @@ def test_shipped_plans_tell_their_cost_in_words(tmp_path: Path) -> None:
     assert "shared warm-up that is trained once" in first
     assert "MB" in second or "kB" in second
     assert third.endswith("within --trunk-gb 1")
+
+
+@pytest.mark.parametrize(
+    ("taken", "several", "share"), [(0.14, 6, 0.166), (0.29, 3, 0.333), (0.6, 1, 1.0), (0.001, 90, 0.011)]
+)
+def test_trials_share_a_gpu_as_the_first_one_s_memory_lets_them(taken: float, several: int, share: float) -> None:
+    study = optuna.create_study()
+    asked = plan(gpus_per_worker="auto")
+    assert settled(asked, study) == asked
+    study.set_user_attr(GPU_MEMORY, 0.0)  # of a trial that failed before it told
+    assert settled(asked, study) == asked
+    study.set_user_attr(GPU_MEMORY, taken)
+    assert trials_a_gpu(taken) == several
+    assert settled(asked, study).gpus_per_worker == share
+    assert settled(plan(gpus_per_worker=0.5), study).gpus_per_worker == 0.5
+    assert in_words(taken).startswith("the first trial took ")
