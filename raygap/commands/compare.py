@@ -161,6 +161,7 @@ def main(
         "max_quarantine": max_quarantine,
         "trunk_gb": trunk_gb,
         "concurrency": concurrency,
+        "sampler": sampler,
     }
     settings = {name: value for name, value in settings.items() if value is not None}
     if resume:
