@@ -172,7 +172,7 @@ def gather(out: Path, results: Path) -> None:
 def main(
     out: Annotated[Path, typer.Option(help="Folder for stores and what is finished.")],
     data: Annotated[list[str], typer.Option(help="digits, digits60, drones, demo; in this order.")] = ["digits"],  # noqa: B006
-    method: Annotated[list[str], typer.Option(help="Methods; each on all data sets.")] = list(METHODS),  # noqa: B006,B008
+    method: Annotated[list[str], typer.Option(help="Methods; each on all data sets.")] = list(METHODS),  # noqa: B006
     configurations: Annotated[int, typer.Option(min=1, help="Configurations a set.")] = 100,
     fsdd: Annotated[Path | None, typer.Option(envvar="RAYGAP_FSDD", help="The Free Spoken Digit Dataset.")] = None,
     drones: Annotated[Path | None, typer.Option(envvar="RAYGAP_DRONES", help="Folder with manifest.csv.")] = None,

@@ -57,6 +57,7 @@ def compare(
     seeds: Number | None = None,
     epochs: Count | None = None,
     protocol: Literal["validation", "paper"] = "validation",
+    stopper: str | None = None,
     set: Fields | None = None,
     concurrency: Count | None = None,
     address: str | None = None,
@@ -82,6 +83,7 @@ def compare(
     if resume:
         kept = present(dataset=dataset, budget=budget, epochs=epochs, set=set, val=val, out=out, cache=cache)
         kept |= present(keep_overlap=keep_overlap or None, protocol=protocol if protocol == "paper" else None)
+        kept |= present(stopper=stopper)
         for argument in kept:
             raise UserError(f"{argument}: a resumed comparison keeps it; leave it out, or start another comparison")
         if not (resume / COMPARISON).exists():
@@ -115,6 +117,7 @@ def compare(
             fixed=fixed,
             cache=str((cache or default_cache()).resolve()),
             reader=reader,
+            **present(stopper=stopper),
             **settings,
         )
     check_login(comparison.wandb)

@@ -29,6 +29,7 @@ from raygap.commands.options import (
     Cache,
     KeepOverlap,
     Splits,
+    Stopper,
     Val,
     check_shared,
     find_source,
@@ -108,6 +109,7 @@ def main(
             help="paper: beside it, a second search a method that chooses on test, labelled so.", rich_help_panel=SEARCH
         ),
     ] = "validation",
+    stopper: Stopper = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs a trial, all stages together.", rich_help_panel=TRAINING)
     ] = None,
@@ -163,7 +165,7 @@ def main(
     settings = {name: value for name, value in settings.items() if value is not None}
     if resume:
         kept: dict[str, Any] = {"--dataset": dataset, "--budget": budget, "--epochs": epochs, "--set": assignments}
-        kept |= {"--val": val, "--keep-overlap": keep_overlap or None}
+        kept |= {"--val": val, "--keep-overlap": keep_overlap or None, "--stopper": stopper}
         kept |= {"--out": out, "--cache": cache, "--protocol": protocol if protocol == "paper" else None}
         for option, value in kept.items():
             if value is not None:
@@ -211,6 +213,7 @@ def main(
                 fixed,
                 str((cache or default_cache()).resolve()),
                 reader=reader,
+                **({"stopper": stopper} if stopper else {}),
             )
             for name, (path, reader) in sources.items()
         }

@@ -19,6 +19,7 @@ from raygap.data.clips import ReaderOptions
 from raygap.data.prepared import default_cache, noted_source
 from raygap.data.readers import find_reader
 from raygap.errors import UserError
+from raygap.search.stopping import STOPPERS
 from raygap.tracking.run_folder import PLAN
 
 # The groups in which --help shows options.
@@ -86,6 +87,15 @@ GpusPerWorker = Annotated[
         help="GPUs of each, or a part of one.",
         show_default="1, or a share",
         rich_help_panel=MACHINE,
+    ),
+]
+
+Stopper = Annotated[
+    str | None,
+    typer.Option(
+        help=f"How trials are stopped early: {', '.join(STOPPERS)} (as asha, but not before epoch N).",
+        show_default="asha",
+        rich_help_panel=SEARCH,
     ),
 ]
 

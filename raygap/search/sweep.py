@@ -23,6 +23,7 @@ from raygap.search.plan import Plan
 from raygap.search.ray_start import start_ray
 from raygap.search.samplers import make_sampler
 from raygap.search.scheduler import make_scheduler
+from raygap.search.stopping import make_rule
 from raygap.search.study import FINISHED, TRIAL_NUMBER, check_store, suggested_config
 from raygap.search.suggestions import StudySearch
 from raygap.search.together import DRIVER, GiveBack, run_trial
@@ -82,7 +83,7 @@ def run_trials(
     if plan.learn_from and Path(plan.learn_from).exists():  # else what it was told already must do
         learn(search.study, Path(plan.learn_from))
     search.trial_seconds = plan.trial_seconds
-    search.scheduler = make_scheduler(search.study, config.epochs, max(config.warmup.epochs, plan.judged_after))
+    search.scheduler = make_scheduler(search.study, make_rule(plan.stopper, config.epochs), plan.fixed)
     copies = plan.copies(store)
     if copies:
         keep_store(store, copies.store)
