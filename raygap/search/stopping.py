@@ -9,13 +9,13 @@ How the settings were chosen: benchmarks/replay.py, benchmarks/results/replay.md
 
 import math
 import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from raygap.errors import UserError
 
 STOPPERS = ("asha", "median", "none", "after:N")
-FIRST, FACTOR, KEPT = 0.1, 1.5, 0.5
+FIRST, FACTOR, KEPT = 0.15, 1.5, 1 / 3
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,23 @@ class StoppingRule:
     """At each of its rungs a trial goes on if it is among the best `kept` share of those that came as far, itself
     included.
 
-    Its first rung is `first`, or the first after `soon` epochs of its adaptive stage; each other is `factor` times the
-    one before, and at least one epoch later.
+    Its first rung is after its first adaptive epoch, but not before epoch `first`; from each to the next the epochs
+    since its warm-up grow by `factor`, by one at least.
     """
 
     epochs: int
     first: int
     factor: float
     kept: float
-    soon: int = 1
     values: dict[int, dict[Hashable, float]] = field(default_factory=dict)
     """By epoch, then by trial."""
 
-    def rungs(self, warmup: int) -> Iterable[int]:
+    def rungs(self, warmup: int) -> Iterator[int]:
         """The epochs after which a trial with so long a warm-up is judged."""
-        rung = max(self.first, warmup + self.soon)
+        rung = max(self.first, warmup + 1)
         while rung < self.epochs:
             yield rung
-            rung = max(rung + 1, math.ceil(rung * self.factor))
+            rung = max(rung + 1, warmup + math.ceil((rung - warmup) * self.factor))
 
     def goes_on(self, trial: int, warmup: Warmup, epoch: int, value: float) -> bool:
         """Note a trial's value after an epoch, the larger the better. False: it is to be stopped.

@@ -3,7 +3,7 @@ from collections import defaultdict
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raygap.errors import UserError
@@ -53,11 +53,12 @@ def test_rungs_begin_soon_after_the_own_warmup_and_grow() -> None:
             assert all(warmup < rung < EPOCHS for rung in rungs)
             assert rungs == sorted(set(rungs))
     assert list(StoppingRule(100, 5, 1.5, 0.5).rungs(0)) == [5, 8, 12, 18, 27, 41, 62, 93]
-    assert list(StoppingRule(100, 5, 1.5, 0.5).rungs(40)) == [41, 62, 93]
+    assert list(StoppingRule(100, 5, 1.5, 0.5).rungs(40)) == [41, 42, 43, 45, 48, 52, 58, 67, 81]
     assert list(make_rule("median", 10).rungs(6)) == [7, 8, 9]
     assert not list(make_rule("none", 10).rungs(0))
 
 
+@settings(deadline=None, max_examples=50)
 @given(trials, st.sampled_from(RULES), st.randoms(use_true_random=False))
 def test_what_leads_at_every_epoch_is_never_stopped_and_somebody_ends(
     drawn: Trials, name: str, chance: random.Random
@@ -70,6 +71,7 @@ def test_what_leads_at_every_epoch_is_never_stopped_and_somebody_ends(
     assert reached[0] == EPOCHS
 
 
+@settings(deadline=None, max_examples=50)
 @given(trials, st.sampled_from(RULES))
 def test_nobody_is_judged_in_the_warmup_and_a_shared_one_counts_once(drawn: Trials, name: str) -> None:
     drawn = shared(drawn)
@@ -87,6 +89,7 @@ def test_nobody_is_judged_in_the_warmup_and_a_shared_one_counts_once(drawn: Tria
     assert run(busy, drawn, in_turn(drawn)) == run(alone, drawn, in_turn(drawn))
 
 
+@settings(deadline=None, max_examples=50)
 @given(trials, st.sampled_from(RULES), st.integers(0, 120), st.randoms(use_true_random=False))
 def test_a_resumed_search_is_as_strict_as_one_that_was_not_interrupted(
     drawn: Trials, name: str, cut: int, chance: random.Random
