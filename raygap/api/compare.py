@@ -79,6 +79,7 @@ def compare(
         raise UserError("trials and budget contradict each other; leave one out")
     chosen = tuple(dict.fromkeys(methods or ()))
     settings = present(wandb=wandb, max_quarantine=max_quarantine, trunk_gb=trunk_gb, concurrency=concurrency)
+    settings |= present(stopper=stopper)
     options = reader_options(splits, val, keep_overlap)
     if resume:
         kept = present(dataset=dataset, budget=budget, epochs=epochs, set=set, val=val, out=out, cache=cache)
@@ -117,7 +118,6 @@ def compare(
             fixed=fixed,
             cache=str((cache or default_cache()).resolve()),
             reader=reader,
-            **present(stopper=stopper),
             **settings,
         )
     check_login(comparison.wandb)

@@ -161,6 +161,7 @@ def main(
         "max_quarantine": max_quarantine,
         "trunk_gb": trunk_gb,
         "concurrency": concurrency,
+        "stopper": stopper,
     }
     settings = {name: value for name, value in settings.items() if value is not None}
     if resume:
@@ -213,7 +214,6 @@ def main(
                 fixed,
                 str((cache or default_cache()).resolve()),
                 reader=reader,
-                **({"stopper": stopper} if stopper else {}),
             )
             for name, (path, reader) in sources.items()
         }

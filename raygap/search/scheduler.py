@@ -10,8 +10,10 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from raygap.schema import from_mapping, shapes_warmup
 from raygap.search.placement import why_given_up
+from raygap.search.space import own_fields
 from raygap.search.stopping import StoppingRule, Warmup
 from raygap.search.study import METRIC, TRIAL_NUMBER, finished_trials
+from raygap.tracking.run_folder import fields_of, own_trials
 
 
 class StoppingScheduler(FIFOScheduler):
@@ -32,8 +34,8 @@ class StoppingScheduler(FIFOScheduler):
         """An epoch ended, but not the last one."""
         number = trial.config[TRIAL_NUMBER]
         if number not in self.warmups:
-            params = {path: value for path, value in trial.config.items() if path != TRIAL_NUMBER}
-            self.warmups[number] = warmup_of(params, self.fixed)
+            own = {path: value for path, value in trial.config.items() if path != TRIAL_NUMBER}
+            self.warmups[number] = warmup_of(own, self.fixed)
         go = self.rule.goes_on(number, self.warmups[number], result["epoch"], result[METRIC])
         return TrialScheduler.CONTINUE if go else TrialScheduler.STOP
 
@@ -48,14 +50,14 @@ class StoppingScheduler(FIFOScheduler):
 
 def make_scheduler(study: optuna.Study, rule: StoppingRule, fixed: dict[str, Any]) -> StoppingScheduler:
     """A scheduler whose rule knows what the study's trials had, so that a resumed sweep is as strict as before."""
-    for trial in (*finished_trials(study), *study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))):
+    for trial in (*finished_trials(study), *own_trials(study, TrialState.RUNNING)):
         if trial.intermediate_values:
-            rule.remember(trial.number, warmup_of(trial.params, fixed), trial.intermediate_values)
+            rule.remember(trial.number, warmup_of(fields_of(trial), fixed), trial.intermediate_values)
     return StoppingScheduler(rule, fixed)
 
 
-def warmup_of(params: dict[str, Any], fixed: dict[str, Any]) -> Warmup:
-    """Of a trial with these searched fields, over those that the sweep holds fixed."""
-    config = from_mapping(fixed | params)
-    shaping = sorted((path, value) for path, value in params.items() if shapes_warmup(path, config.method))
+def warmup_of(own: dict[str, Any], fixed: dict[str, Any]) -> Warmup:
+    """Of a trial that sets these fields itself, over those that the sweep holds fixed."""
+    config = from_mapping(own_fields(fixed, own))
+    shaping = sorted((path, value) for path, value in own.items() if shapes_warmup(path, config.method))
     return Warmup(config.warmup.epochs, tuple(shaping))

@@ -12,6 +12,7 @@ from raygap.search.plan import Sampler
 from raygap.search.samplers import grid, make_sampler, start_up
 from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace, holds
+from raygap.search.stopping import make_rule
 from raygap.search.study import ENDED, METRIC, TRIAL_NUMBER, finished_trials
 from raygap.search.suggestions import StudySearch
 from raygap.tracking.run_folder import own_trials
@@ -35,7 +36,7 @@ def searched(journal: Path, name: Sampler, space: SearchSpace = SPACE, trials: i
     earlier = len(searcher.study.trials)
     searcher.study.sampler = make_sampler(name, space, seed=0, trials=trials, known=1, earlier=earlier)
     searcher.begin_with([as_trial(Known("defaults", {}), space, 0)])
-    searcher.scheduler = make_scheduler(searcher.study, epochs=4, longest_warmup=2)
+    searcher.scheduler = make_scheduler(searcher.study, make_rule("none", 4), {})
     return searcher
 
 
