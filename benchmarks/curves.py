@@ -90,10 +90,19 @@ def space_of(data: str, method: str) -> SearchSpace:
 
 def drawn(space: SearchSpace, data: str, method: str, number: int) -> dict[str, Any]:
     """The configuration of this number; another set draws others."""
-    seed = int(generator(0, f"curves of {method} on {data}", number).integers(2**32))
-    state = np.random.RandomState(seed)  # what Ray's distributions draw from
-    values = {path: domain.sample(random_state=state) for path, domain in space.domains().items()}
-    return {path: value.item() if isinstance(value, np.generic) else value for path, value in values.items()}
+    draw = np.random.RandomState(int(generator(0, f"curves of {method} on {data}", number).integers(2**32)))
+    values = {}
+    for path, entry in space.space.items():
+        [(name, arguments)] = entry.items()
+        if name == "choice":
+            values[path] = draw.choice(arguments).item()
+        elif name == "randint":
+            values[path] = int(draw.randint(*arguments))
+        else:
+            low, high = np.log10(arguments) if name == "loguniform" else arguments
+            value = draw.uniform(low, high)
+            values[path] = float(10**value if name == "loguniform" else value)
+    return values
 
 
 class Tested(Trainer):
