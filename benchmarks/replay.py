@@ -1,7 +1,6 @@
 """What does early stopping save, and what does it miss? Sweeps replayed over recorded curves (curves.py).
 
 python benchmarks/replay.py --results benchmarks/results/replay.md
-python benchmarks/replay.py --grid
 
 A sweep is a random subset of a set's configurations in a random order, one trial after the other or several at a time,
 each an epoch in its turn. The rules are raygap's own code (raygap/search/stopping.py), told epoch by epoch as Tune
@@ -172,7 +171,7 @@ def table(sets: dict[str, list[Curve]], trials: int, number: int, at_once: int) 
 
 
 def grid(sets: dict[str, list[Curve]], trials: int, number: int, at_once: int) -> list[str]:
-    """Markdown: what was chosen among. Means over the sets, beside one rung; the fewest epochs first."""
+    """Markdown: what was chosen among, without those that another beats in both. Means over the sets, to one rung."""
     drawn = {name: sweeps(curves, trials, number) for name, curves in sets.items()}
     before = {name: replay_all(RULES[BEFORE], some, at_once) for name, some in drawn.items()}
     rows = []
@@ -189,7 +188,11 @@ def grid(sets: dict[str, list[Curve]], trials: int, number: int, at_once: int) -
         rows.append((np.mean(ratios), np.mean(regrets), max(regrets), first, factor, kept))
     lines = ["| first | factor | kept | epochs to one rung | regret to one rung | in the worst set |"]
     lines.append("|---|---|---|---|---|---|")
+    least = math.inf
     for ratio, regret, worst, first, factor, kept in sorted(rows):
+        if regret >= least:
+            continue
+        least = regret
         lines.append(f"| {first:g} | {factor:g} | {kept:.2f} | {ratio:.2f}x | {regret:+.2f} | {worst:+.2f} |")
     return lines
 
@@ -199,17 +202,23 @@ def main(
     trials: Annotated[int, typer.Option(min=2, help="Trials a sweep.")] = 50,
     number: Annotated[int, typer.Option("--sweeps", min=1, help="Sweeps a set.")] = 200,
     at_once: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
-    choices: Annotated[bool, typer.Option("--grid", help="Print what the settings were chosen among.")] = False,
     results: Annotated[Path | None, typer.Option(help="Markdown file to write.")] = None,
 ) -> None:
-    """Replay, and print a table."""
+    """Replay, and print what each rule does and what its settings were chosen among."""
     sets = read_curves(curves)
-    lines = [f"{name}: {len(some)} configurations of {some[0].epochs} epochs." for name, some in sets.items()]
-    make = grid if choices else table
-    lines += ["", *make(sets, trials, number, at_once)]
+    lines = [f"`python benchmarks/replay.py --trials {trials} --sweeps {number} --at-once {at_once}`\n"]
+    for name, some in sets.items():
+        drawn = len(sweeps(some, trials, 1)[0])
+        lines.append(f"* {name}: {len(some)} configurations of {some[0].epochs} epochs, sweeps of {drawn}.")
+    lines += [
+        "",
+        *table(sets, trials, number, at_once),
+        "",
+        "## Settings\n",
+        *grid(sets, trials, max(number // 4, 1), at_once),
+    ]
     print("\n".join(lines))
-    command = f"`python benchmarks/replay.py --trials {trials} --sweeps {number} --at-once {at_once}`\n"
-    write_page(results, "Early stopping, replayed", [command, *lines])
+    write_page(results, "Early stopping, replayed", lines)
 
 
 if __name__ == "__main__":
