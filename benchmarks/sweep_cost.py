@@ -43,7 +43,6 @@ from digits_data import write_data
 from loading import family, stat_of
 from pages import write_page
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler
 
 from raygap.data.prepare import prepare
 from raygap.data.readers import read_clips
@@ -55,7 +54,6 @@ from raygap.search import sweep
 from raygap.search.journal import open_storage
 from raygap.search.placement import Placement, trial_resources
 from raygap.search.plan import Plan, make_folder, write_plan
-from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace, distribution, load_space
 from raygap.search.study import STUDY
 from raygap.search.together import DRIVER, run_trial
@@ -174,7 +172,9 @@ def run_arm(arm: Arm, data: Data, folder: Path) -> list[Trial]:
     slots = {SLOT: arm.concurrency}
     ray.init(resources=slots, log_to_driver=False, logging_level=logging.ERROR)
     fixed = data.space.fixed | arm.changes
-    plan = Plan(data.name, None, len(data.points), fixed, data.space.space, "", trunk_gb=20.0 if arm.trunk else 0.0)
+    space, stopper = data.space.space, "asha" if arm.early_stopping else "none"
+    trunk_gb = 20.0 if arm.trunk else 0.0
+    plan = Plan(data.name, None, len(data.points), fixed, space, "", trunk_gb=trunk_gb, stopper=stopper)
     return _run_baseline(arm, data, plan, folder) if arm.baseline else _run_raygap(arm, data, plan, folder)
 
 
@@ -213,8 +213,6 @@ def _run_raygap(arm: Arm, data: Data, plan: Plan, folder: Path) -> list[Trial]:
         if arm.files:
             trial = type("FilesTrial", (FileTrial,), {"files": data.files})
             stack.enter_context(mock.patch.object(sweep, "SweepTrial", trial))
-        if not arm.early_stopping:
-            stack.enter_context(mock.patch.object(sweep, "make_scheduler", never_stopping))
         if not arm.reuse_actors:
             fresh = partial(_without_reuse, tune.TuneConfig)
             stack.enter_context(mock.patch.object(tune, "TuneConfig", fresh))
@@ -223,11 +221,6 @@ def _run_raygap(arm: Arm, data: Data, plan: Plan, folder: Path) -> list[Trial]:
         Trial(t.number, t.user_attrs["epochs"], t.user_attrs["epochs"] - t.user_attrs["epochs_reused"], t.value)
         for t in study.trials
     ]
-
-
-def never_stopping(study: optuna.Study, epochs: int, longest_warmup: int) -> ASHAScheduler:
-    """raygap's scheduler with its first verdict after the last epoch."""
-    return make_scheduler(study, epochs, epochs)
 
 
 def _without_reuse(make: Callable[..., tune.TuneConfig], **settings: Any) -> tune.TuneConfig:

@@ -57,6 +57,7 @@ def compare(
     seeds: Number | None = None,
     epochs: Count | None = None,
     protocol: Literal["validation", "paper"] = "validation",
+    stopper: str | None = None,
     set: Fields | None = None,
     sampler: Sampler | None = None,
     concurrency: Count | None = None,
@@ -79,11 +80,12 @@ def compare(
         raise UserError("trials and budget contradict each other; leave one out")
     chosen = tuple(dict.fromkeys(methods or ()))
     settings = present(wandb=wandb, max_quarantine=max_quarantine, trunk_gb=trunk_gb, concurrency=concurrency)
-    settings |= present(sampler=sampler)
+    settings |= present(sampler=sampler, stopper=stopper)
     options = reader_options(splits, val, keep_overlap)
     if resume:
         kept = present(dataset=dataset, budget=budget, epochs=epochs, set=set, val=val, out=out, cache=cache)
         kept |= present(keep_overlap=keep_overlap or None, protocol=protocol if protocol == "paper" else None)
+        kept |= present(stopper=stopper)
         for argument in kept:
             raise UserError(f"{argument}: a resumed comparison keeps it; leave it out, or start another comparison")
         if not (resume / COMPARISON).exists():

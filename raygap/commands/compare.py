@@ -30,6 +30,7 @@ from raygap.commands.options import (
     KeepOverlap,
     SamplerName,
     Splits,
+    Stopper,
     Val,
     check_shared,
     find_source,
@@ -110,6 +111,7 @@ def main(
         ),
     ] = "validation",
     sampler: SamplerName = None,
+    stopper: Stopper = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs a trial, all stages together.", rich_help_panel=TRAINING)
     ] = None,
@@ -162,11 +164,12 @@ def main(
         "trunk_gb": trunk_gb,
         "concurrency": concurrency,
         "sampler": sampler,
+        "stopper": stopper,
     }
     settings = {name: value for name, value in settings.items() if value is not None}
     if resume:
         kept: dict[str, Any] = {"--dataset": dataset, "--budget": budget, "--epochs": epochs, "--set": assignments}
-        kept |= {"--val": val, "--keep-overlap": keep_overlap or None}
+        kept |= {"--val": val, "--keep-overlap": keep_overlap or None, "--stopper": stopper}
         kept |= {"--out": out, "--cache": cache, "--protocol": protocol if protocol == "paper" else None}
         for option, value in kept.items():
             if value is not None:

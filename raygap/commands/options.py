@@ -21,6 +21,7 @@ from raygap.data.prepared import default_cache, noted_source
 from raygap.data.readers import find_reader
 from raygap.errors import UserError
 from raygap.search.plan import AUTO, Sampler
+from raygap.search.stopping import STOPPERS
 from raygap.tracking.objectives import OBJECTIVES
 from raygap.tracking.run_folder import PLAN
 
@@ -125,6 +126,15 @@ Metric = Annotated[
         help=f"What a trial is judged on, of its selected epoch: {', '.join(OBJECTIVES)}; or several by comma, of "
         "which the first stops trials and ranks them.",
         show_default="accuracy",
+        rich_help_panel=SEARCH,
+    ),
+]
+
+Stopper = Annotated[
+    str | None,
+    typer.Option(
+        help=f"How trials are stopped early: {', '.join(STOPPERS)} (as asha, but not before epoch N).",
+        show_default="asha",
         rich_help_panel=SEARCH,
     ),
 ]

@@ -33,6 +33,7 @@ from raygap.commands.options import (
     Patience,
     SamplerName,
     Splits,
+    Stopper,
     Val,
     Workers,
     check_shared,
@@ -51,6 +52,7 @@ from raygap.schema import parse_assignments, to_mapping
 from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
 from raygap.search.ray_start import use_cluster, which_ray
 from raygap.search.space import SEARCHABLE
+from raygap.search.stopping import make_rule
 from raygap.storage import Storage, split_storage
 from raygap.tracking.run_folder import BEST, JOURNAL, PLAN, REPORT, TRIALS
 from raygap.tracking.wandb.layout import Mode
@@ -133,6 +135,7 @@ def main(
             rich_help_panel=SEARCH,
         ),
     ] = False,
+    stopper: Stopper = None,
     time_budget: Annotated[
         float | None, typer.Option(min=1, help="Seconds after which the sweep stops.", rich_help_panel=SEARCH)
     ] = None,
@@ -213,6 +216,7 @@ def main(
         "max_quarantine": max_quarantine,
         "trunk_gb": trunk_gb,
         "concurrency": concurrency,
+        "stopper": stopper,
         "cpus_per_worker": cpus_per_worker,
         "gpus_per_worker": gpus_per_worker,
         "wandb": wandb,
@@ -410,6 +414,7 @@ def _print_plan(plan: Plan, folder: Path) -> None:
     from raygap.search.sweep import plan_placement
 
     config = plan.check()
+    rule = make_rule(plan.stopper, config.epochs)
     at_once: list[str] | str
     places = 1
     try:
@@ -424,7 +429,8 @@ def _print_plan(plan: Plan, folder: Path) -> None:
             "dataset": plan.dataset,
             "trials": plan.trials,
             "epochs a trial": config.epochs,
-            "first early stop after epoch": min(config.warmup.epochs + 1, config.epochs),
+            "early stopping": plan.stopper,
+            "judged, with the longest warm-up, after epochs": list(rule.rungs(config.warmup.epochs)),
             "trials at a time": at_once,
             "cost": cost_of(plan).lines(plan, places),
             "where": which_ray(),

@@ -7,7 +7,6 @@ the name for the search that chooses on test), and comparison.{md,tex,csv,json},
 import json
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -23,7 +22,7 @@ from raygap.plugins import file_name
 from raygap.provenance import in_words, made_by
 from raygap.schema import check_known, field_paths
 from raygap.search.plan import Plan, Sampler, make_folder, make_plan, read_as, write_plan
-from raygap.search.space import FOLDER, SEARCHABLE, check_method, load_space, read_space
+from raygap.search.space import FOLDER, check_method, load_space, read_space
 from raygap.tracking.comparison_table import (
     MethodResult,
     latex,
@@ -67,6 +66,8 @@ class Comparison:
     reader: ReaderOptions = field(default_factory=ReaderOptions)
     concurrency: Annotated[int, Field(ge=1)] | None = None
     sampler: Sampler = "tpe"
+    stopper: str = "asha"
+    """One for all, each method's trials judged among themselves."""
 
     def plans(self) -> dict[str, Plan]:
         """Of each method by the name of its run folder. Raises UserError for whatever would make a trial fail."""
@@ -95,6 +96,7 @@ class Comparison:
                 trial_seconds=self.budget,
                 concurrency=self.concurrency,
                 sampler=self.sampler,
+                stopper=self.stopper,
                 wandb=self.wandb,
                 reader=self.reader,
             )
@@ -112,24 +114,12 @@ class Comparison:
             for name, value in values.items():
                 if value != values[first]:
                     raise UserError(f"{what} differ between {first} and {name}; fix them for all with --set")
-        longest = self._longest_warmup()
-        return {name: replace(plan, judged_after=longest) for name, plan in plans.items()}
+        return plans
 
     def _fixed_for(self, method: str) -> dict[str, Any]:
         """What is fixed for all, of the fields that this method has."""
         known = field_paths(load_space(self.dataset, method, None).fixed["method"])
         return {path: value for path, value in self.fixed.items() if path in known}
-
-    def _longest_warmup(self) -> int:
-        """Early stopping judges every method from the same epoch on, or one without warm-up would get the fewest
-        epochs; also those that are added later, so that it does not depend on who takes part.
-        """
-        longest = 0
-        for method in SEARCHABLE:
-            with suppress(UserError):  # what is fixed may not suit a method that takes no part
-                plan = make_plan(self.dataset, method, None, self._fixed_for(method), root=None, cache="")
-                longest = max(longest, plan.check().warmup.epochs)
-        return longest
 
     def budget_in_words(self) -> str:
         """For the table."""

@@ -20,6 +20,7 @@ from raygap.schema import from_mapping, to_mapping
 from raygap.search.known import Known, known_before
 from raygap.search.shorten import shorten_stages
 from raygap.search.space import SearchSpace, check_method, check_space, drop_inert, load_space, parse_space
+from raygap.search.stopping import make_rule
 from raygap.storage import Copies, Storage
 from raygap.tracking.objectives import ONE_MODALITY, parse_metric
 from raygap.tracking.run_folder import PLAN, write_text
@@ -39,12 +40,11 @@ Sampler = Literal["tpe", "gp", "cmaes", "qmc", "random", "grid"]
 class Plan:
     """`fixed` and `space` by dotted path, as in a search space's file.
 
-    The search ends, and stops what still runs, once its trials took `trial_seconds` together. Early stopping judges no
-    trial before its longest warm-up is over, nor in the first `judged_after` epochs. `own_trunk` keeps its warm-ups
-    from other sweeps. `patience` trials in a row without improvement end the search, too. `known` configurations are
-    tried first; `learn_from` is a run folder whose trials the sampler knows. `storage` is the URI of the run folder's
-    copy in an object store, beside which the stores are kept. `notes` say what was made of the search space that the
-    user may not expect.
+    The search ends, and stops what still runs, once its trials took `trial_seconds` together. `stopper`, one of
+    STOPPERS, stops trials early; `patience` trials in a row without improvement end the search, too. `own_trunk` keeps
+    its warm-ups from other sweeps. `known` configurations are tried first; `learn_from` is a run folder whose trials
+    the sampler knows. `storage` is the URI of the run folder's copy in an object store, beside which the stores are
+    kept. `notes` say what was made of the search space that the user may not expect.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -59,7 +59,7 @@ class Plan:
     max_quarantine: Annotated[float, Field(ge=0, le=1)] = 0.05
     trunk_gb: Annotated[float, Field(ge=0)] = 20.0
     trial_seconds: float | None = None
-    judged_after: int = 0
+    stopper: str = "asha"
     own_trunk: bool = False
     concurrency: Annotated[int, Field(ge=1)] | None = None
     cpus_per_worker: Annotated[float, Field(gt=0)] | None = None
@@ -95,6 +95,7 @@ class Plan:
             raise UserError(f"--metric {self.metric}: {one[0]} has one modality; judge it on another metric")
         if self.sampler == "cmaes" and len(objectives) > 1:
             raise UserError(f"--metric {self.metric}: the sampler cmaes knows one metric; take tpe, gp, qmc or random")
+        make_rule(self.stopper, config.epochs)
         from_mapping(to_mapping(config) | {"seed": config.seed + self.test_seeds}, "the seeds of the test")
         return config
 
@@ -175,6 +176,7 @@ def read_plan(folder: Path) -> Plan:
         raise UserError(f"{folder}: holds no sweep ({PLAN} is missing)")
     content = load_yaml(folder / PLAN)
     content.pop(MADE_BY, None)
+    content.pop("judged_after", None)  # of older run folders, whose early stopping had one rung
     space = parse_space(content, str(folder / PLAN), 1)
     return read_as(Plan, content | {"fixed": space.fixed, "space": space.space}, folder / PLAN)
 

@@ -1,54 +1,65 @@
-"""Early stopping: Ray's ASHA over epochs of both stages, with a memory of earlier runs of the same sweep."""
+"""Early stopping in Ray Tune: a scheduler that asks the stopping rule after every epoch."""
 
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from raygap.schema import from_mapping, shapes_warmup
 from raygap.search.placement import why_given_up
-from raygap.search.study import METRIC, finished_trials, remember
+from raygap.search.space import own_fields
+from raygap.search.stopping import StoppingRule, Warmup
+from raygap.search.study import METRIC, TRIAL_NUMBER, finished_trials
+from raygap.tracking.run_folder import fields_of, own_trials
 
-REDUCTION_FACTOR = 3
-"""A trial goes on past a rung if it is among the best third of those that reached it."""
 
+class StoppingScheduler(FIFOScheduler):
+    """Stops trials as the rule says, keeps why trials were given up, and leaves their order to Tune's queue.
 
-class PatientASHA(ASHAScheduler):
-    """ASHA that never takes the place of a trial whose process is still starting, and keeps why trials were given up.
-
-    Ray's own hands a process that has become free to the first trial that waits, also to one whose own process is on
-    its way, and ends that one. Where trials are shorter than the start of a process, one process would do all the work.
+    Ray's own schedulers hand a process that has become free to the first trial that waits, also to one whose own
+    process is on its way, and end that one. Where trials are shorter than the start of a process, one process would do
+    all the work.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, rule: StoppingRule, fixed: dict[str, Any]) -> None:
+        super().__init__()
+        self.rule, self.fixed = rule, fixed
+        self.warmups: dict[int, Warmup] = {}
         self.given_up: dict[str, str] = {}
+
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
+        """An epoch ended, but not the last one."""
+        number = trial.config[TRIAL_NUMBER]
+        if number not in self.warmups:
+            own = {path: value for path, value in trial.config.items() if path != TRIAL_NUMBER}
+            self.warmups[number] = warmup_of(own, self.fixed)
+        go = self.rule.goes_on(number, self.warmups[number], result["epoch"], result[METRIC])
+        return TrialScheduler.CONTINUE if go else TrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
         """A try has failed; Tune tells the search of it next, if it was the last, but not why."""
-        super().on_trial_error(tune_controller, trial)
         self.given_up[trial.trial_id] = why_given_up(trial)
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> None:
-        """None: Tune's queue, which passes over such trials, decides."""
+        """None: Tune's queue, which passes over trials whose process is on its way, decides."""
         return None
 
 
-def make_scheduler(study: optuna.Study, epochs: int, longest_warmup: int) -> PatientASHA:
-    """ASHA whose first verdict falls after the first adaptive epoch of the trial with the longest warm-up.
+def make_scheduler(study: optuna.Study, rule: StoppingRule, fixed: dict[str, Any]) -> StoppingScheduler:
+    """A scheduler whose rule knows what the study's trials had, so that a resumed sweep is as strict as before."""
+    sign = -1 if study.direction == StudyDirection.MINIMIZE else 1  # to the rule, more is better
+    for trial in (*finished_trials(study), *own_trials(study, TrialState.RUNNING)):
+        if values := {epoch: sign * value for epoch, value in trial.intermediate_values.items()}:
+            rule.remember(trial.number, warmup_of(fields_of(trial), fixed), values)
+    return StoppingScheduler(rule, fixed)
 
-    Earlier verdicts would compare trials that are still warming up, all alike, with trials that are not.
-    """
-    scheduler = PatientASHA(
-        time_attr="epoch",
-        metric=METRIC,
-        mode="max",
-        max_t=epochs,
-        grace_period=min(longest_warmup + 1, epochs),
-        reduction_factor=REDUCTION_FACTOR,
-    )
-    # Filled from the study, so that a resumed sweep is as strict as before.
-    for trial in finished_trials(study):
-        remember(scheduler, f"earlier-{trial.number}", trial.intermediate_values)
-    return scheduler
+
+def warmup_of(own: dict[str, Any], fixed: dict[str, Any]) -> Warmup:
+    """Of a trial that sets these fields itself, over those that the sweep holds fixed."""
+    config = from_mapping(own_fields(fixed, own))
+    shaping = sorted((path, value) for path, value in own.items() if shapes_warmup(path, config.method))
+    return Warmup(config.warmup.epochs, tuple(shaping))

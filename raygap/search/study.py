@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -14,7 +13,6 @@ from optuna.distributions import (
     check_distribution_compatibility,
 )
 from optuna.trial import FrozenTrial, Trial, TrialState
-from ray.tune.schedulers import ASHAScheduler
 
 from raygap.config import TrialConfig, flatten, load_yaml
 from raygap.errors import UserError
@@ -141,10 +139,3 @@ def suggested_config(suggested: dict[str, Any], fixed: dict[str, Any]) -> TrialC
     """The configuration of a trial: what the search suggests for it, over what the sweep holds fixed."""
     own = {path: value for path, value in suggested.items() if path != TRIAL_NUMBER}
     return from_mapping(own_fields(fixed, own), f"trial {suggested[TRIAL_NUMBER]}")
-
-
-def remember(scheduler: ASHAScheduler, trial_id: str, values: dict[int, float]) -> None:
-    """Enter a trial's values by epoch into the rungs, which live in memory only, without a verdict."""
-    for epoch, value in sorted(values.items()):
-        trial: Any = SimpleNamespace(trial_id=trial_id)  # all that a rung asks of it
-        scheduler._brackets[0].on_result(trial, epoch, value)

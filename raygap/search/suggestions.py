@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 from raygap.errors import UserError
 from raygap.search.gpus import GPU_MEMORY
 from raygap.search.known import Start
-from raygap.search.scheduler import PatientASHA
+from raygap.search.scheduler import StoppingScheduler
 from raygap.search.space import SearchSpace
 from raygap.search.study import (
     ENDED,
@@ -27,7 +27,6 @@ from raygap.search.study import (
     TRIAL_NUMBER,
     TRIED_AGAIN,
     finished_trials,
-    remember,
     seconds_spent,
     suggest,
     taken_up,
@@ -95,7 +94,7 @@ class StudySearch(Searcher):
         self.study = optuna.create_study(storage=storage, study_name=STUDY, direction=direction, load_if_exists=True)
         self.study.set_user_attr(MEASURE, metric)
         self.study.sampler = sampler(len(self.study.get_trials(deepcopy=False)))
-        self.scheduler: PatientASHA
+        self.scheduler: StoppingScheduler
         self.trial_seconds: float | None = None
         self.patience: int | None = None
         self._running: dict[str, _Running] = {}
@@ -156,8 +155,6 @@ class StudySearch(Searcher):
             if trial is None:
                 return None if self._held else self.FINISHED
             self._running[trial_id] = _Running(trial, values, trial.user_attrs.get("seconds", 0.0))
-            if values:  # rungs that the trial has passed are not put to it again
-                remember(self.scheduler, trial_id, values)
         trial = self._running[trial_id].trial
         return {**_own_fields(trial), TRIAL_NUMBER: trial.number}
 

@@ -26,6 +26,7 @@ from raygap.search.plan import AUTO, Plan
 from raygap.search.ray_start import start_ray
 from raygap.search.samplers import make_sampler
 from raygap.search.scheduler import make_scheduler
+from raygap.search.stopping import make_rule
 from raygap.search.study import FINISHED, TRIAL_NUMBER, check_store, read_study, suggested_config
 from raygap.search.suggestions import StudySearch
 from raygap.search.together import DRIVER, GiveBack, run_trial
@@ -109,7 +110,7 @@ def _run(
     if plan.learn_from and Path(plan.learn_from).exists():  # else what it was told already must do
         learn(search.study, Path(plan.learn_from))
     search.trial_seconds, search.patience = plan.trial_seconds, plan.patience
-    search.scheduler = make_scheduler(search.study, config.epochs, max(config.warmup.epochs, plan.judged_after))
+    search.scheduler = make_scheduler(search.study, make_rule(plan.stopper, config.epochs), plan.fixed)
     copies = plan.copies(store)
     if copies:
         keep_store(store, copies.store)

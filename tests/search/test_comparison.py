@@ -69,12 +69,11 @@ def test_the_tables_say_what_made_them(tmp_path: Path) -> None:
         assert f"optuna {optuna.__version__}" in (tmp_path / name).read_text()
 
 
-def test_early_stopping_judges_all_methods_from_the_same_epoch_on_also_those_that_come_later() -> None:
-    plans = comparison(methods=("joint", "gmm_scores", "umt"), paper=True, fixed={}).plans()
-    longest = {name: plan.check().warmup.epochs for name, plan in plans.items()}
-    assert longest["joint"] < longest["gmm_scores"] < longest["umt"]
-    assert {plan.judged_after for plan in plans.values()} == {longest["umt"]}
-    assert comparison(methods=("joint",), fixed={}).plans()["joint"].judged_after == longest["umt"]
+def test_all_methods_are_stopped_early_by_the_same_rule() -> None:
+    plans = comparison(methods=("joint", "gmm_scores"), paper=True, fixed={}, stopper="after:3").plans()
+    assert {plan.stopper for plan in plans.values()} == {"after:3"}
+    with pytest.raises(UserError, match="--stopper after:99: trials have"):
+        comparison(stopper="after:99").plans()
 
 
 def test_presets_are_methods_with_some_fields_fixed() -> None:

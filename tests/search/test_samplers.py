@@ -16,6 +16,7 @@ from raygap.search.plan import Plan, Sampler
 from raygap.search.samplers import grid, make_sampler, start_up
 from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace, holds
+from raygap.search.stopping import make_rule
 from raygap.search.study import ENDED, METRIC, TRIAL_NUMBER, finished_trials
 from raygap.search.suggestions import StudySearch
 from raygap.tracking.objectives import front, judged, parse_metric
@@ -40,7 +41,7 @@ def searched(
 ) -> StudySearch:
     searcher = StudySearch(space, open_storage(journal), 4, partial(make_sampler, name, space, 0, trials, 1), metric)
     searcher.begin_with([as_trial(Known("defaults", {}), space, 0)])
-    searcher.scheduler = make_scheduler(searcher.study, epochs=4, longest_warmup=2)
+    searcher.scheduler = make_scheduler(searcher.study, make_rule("none", 4), {})
     return searcher
 
 

@@ -3,11 +3,12 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import optuna
 import pytest
 import yaml
+from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 
 from raygap.errors import UserError
@@ -17,6 +18,7 @@ from raygap.search.plan import Sampler
 from raygap.search.samplers import make_sampler
 from raygap.search.scheduler import make_scheduler
 from raygap.search.space import SearchSpace
+from raygap.search.stopping import make_rule
 from raygap.search.study import (
     ENDED,
     METRIC,
@@ -36,7 +38,7 @@ def search(journal: Path, space: dict[str, Any] = SPACE, name: Sampler = "tpe", 
     searched = SearchSpace({}, space)
     sampler = partial(make_sampler, name, searched, 0, trials, 0)
     searcher = StudySearch(searched, open_storage(journal), 4, sampler)
-    searcher.scheduler = make_scheduler(searcher.study, epochs=4, longest_warmup=2)
+    searcher.scheduler = make_scheduler(searcher.study, make_rule("asha", 4), {"epochs": 4})
     return searcher
 
 
@@ -229,27 +231,29 @@ def test_a_journal_that_cannot_be_written_for_a_while_gets_each_line_once(
         searcher.suggest("b")
 
 
+def verdicts(searcher: StudySearch, trial_id: str, warmup: int, value: float) -> list[str]:
+    trial = SimpleNamespace(trial_id=trial_id, config={"warmup.epochs": warmup, TRIAL_NUMBER: int(trial_id)})
+    said: list[str] = []
+    while len(said) < 3 and "STOP" not in said:
+        epoch = len(said) + 1
+        said.append(searcher.scheduler.on_trial_result(None, trial, result(epoch, value, epoch)))
+    return said
+
+
 def test_early_stopping_waits_for_the_adaptive_stage_and_remembers(tmp_path: Path) -> None:
-    study = optuna.create_study(direction="maximize")
-    scheduler = make_scheduler(study, epochs=27, longest_warmup=5)
-    assert min(milestone for milestone, _ in scheduler._brackets[0]._rungs) == 6
-    for value in (0.7, 0.8, 0.9):
-        trial = study.ask()
-        for epoch in range(1, 28):
-            trial.report(value, epoch)
-        study.tell(trial, value)
-    scheduler = make_scheduler(study, epochs=27, longest_warmup=5)
-
-    class Late:
-        trial_id = "late"
-
-    assert scheduler._brackets[0].on_result(Late(), 5, 0.1) == "CONTINUE"
-    assert scheduler._brackets[0].on_result(Late(), 6, 0.1) == "STOP"
-
-
-@pytest.mark.parametrize("longest_warmup", [0, 3, 4])
-def test_the_first_verdict_never_comes_after_the_last_epoch(longest_warmup: int) -> None:
-    make_scheduler(optuna.create_study(direction="maximize"), epochs=4, longest_warmup=longest_warmup)
+    first = search(tmp_path / "journal")
+    assert verdicts(first, "0", 1, 0.7) == ["CONTINUE"] * 3
+    assert verdicts(first, "1", 1, 0.1) == ["CONTINUE", "STOP"]
+    assert verdicts(first, "2", 2, 0.1) == ["CONTINUE", "CONTINUE", "STOP"]
+    for _ in range(2):  # one ends, the other is interrupted
+        trial = first.study.ask({"warmup.epochs": IntDistribution(1, 1)})
+        for epoch in range(1, 4):
+            trial.report(0.7, epoch)
+    first.study.tell(0, 0.7)
+    again = search(tmp_path / "journal")
+    assert verdicts(again, "1", 1, 0.7) == ["CONTINUE"] * 3  # what it tells again
+    assert verdicts(again, "2", 1, 0.1) == ["CONTINUE", "STOP"]
+    assert verdicts(again, "3", 2, 0.1) == ["CONTINUE", "CONTINUE", "STOP"]
 
 
 def studied(journal: Path) -> list[bytes]:

@@ -1,0 +1,88 @@
+"""Which trials are stopped early: a rule is told of every epoch and answers stop or go. It knows no Ray and no Optuna.
+
+A trial is judged at rungs, epochs counted from its own start, against the values that others had at the same epoch: so
+schedules and lengths compare like with like. Trials that are still warming up are neither judged nor counted; of the
+warm-ups that trials share, each counts once, as a trial whose adaptive stage has not begun.
+
+How the settings were chosen: benchmarks/replay.py, benchmarks/results/replay.md.
+"""
+
+import math
+import re
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from raygap.errors import UserError
+
+STOPPERS = ("asha", "median", "none", "after:N")
+FIRST, FACTOR, KEPT = 0.15, 1.5, 1 / 3
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """How many epochs a trial's warm-up has, and a name, no number, that those have in common which share theirs."""
+
+    epochs: int
+    name: Hashable
+
+
+@dataclass
+class StoppingRule:
+    """At each of its rungs a trial goes on if it is among the best `kept` share of those that came as far, itself
+    included.
+
+    Its first rung is after its first adaptive epoch, but not before epoch `first`; from each to the next the epochs
+    since its warm-up grow by `factor`, by one at least.
+    """
+
+    epochs: int
+    first: int
+    factor: float
+    kept: float
+    values: dict[int, dict[Hashable, float]] = field(default_factory=dict)
+    """By epoch, then by trial."""
+
+    def rungs(self, warmup: int) -> Iterator[int]:
+        """The epochs after which a trial with so long a warm-up is judged."""
+        rung = max(self.first, warmup + 1)
+        while rung < self.epochs:
+            yield rung
+            rung = max(rung + 1, warmup + math.ceil((rung - warmup) * self.factor))
+
+    def goes_on(self, trial: int, warmup: Warmup, epoch: int, value: float) -> bool:
+        """Note a trial's value after an epoch, the larger the better. False: it is to be stopped.
+
+        What is told twice, as by a trial that was started again, is judged once.
+        """
+        known = self.values.setdefault(epoch, {})
+        if trial in known:
+            return True
+        self.remember(trial, warmup, {epoch: value})
+        if epoch not in self.rungs(warmup.epochs):
+            return True
+        better = sum(other > value for other in known.values())
+        return better < self.kept * len(known)
+
+    def remember(self, trial: int, warmup: Warmup, values: Mapping[int, float]) -> None:
+        """Note values by epoch without a verdict: those of an earlier run of the same search."""
+        for epoch, value in values.items():
+            self.values.setdefault(epoch, {})[warmup.name if epoch <= warmup.epochs else trial] = value
+
+
+def make_rule(stopper: str, epochs: int) -> StoppingRule:
+    """The rule of this name for trials of so many epochs. Raises UserError for another name than those of STOPPERS."""
+    number = re.fullmatch(r"after:(\d+)", stopper)
+    if number:
+        first = int(number[1])
+        if not 0 < first < epochs:
+            raise UserError(
+                f"--stopper {stopper}: trials have {epochs} epochs, so give a number from 1 to {epochs - 1}, or none"
+            )
+        return StoppingRule(epochs, first, FACTOR, KEPT)
+    if stopper not in STOPPERS[:3]:
+        raise UserError(f"--stopper {stopper}: unknown; choose from {', '.join(STOPPERS)}, N a number of epochs")
+    return {
+        "asha": StoppingRule(epochs, math.ceil(FIRST * epochs), FACTOR, KEPT),
+        "median": StoppingRule(epochs, math.ceil(FIRST * epochs), 1.0, 0.5),
+        "none": StoppingRule(epochs, epochs, FACTOR, KEPT),
+    }[stopper]
