@@ -126,7 +126,7 @@ def test_the_image_is_locked_and_holds_what_a_sweep_needs() -> None:
     [base] = [value for step, value in steps if step == "FROM"]
     assert re.fullmatch(r"python:(\d+\.\d+)-slim", base).group(1) in SpecifierSet(PROJECT["requires-python"])
     copied = [name for step, value in steps if step == "COPY" for name in value.split()[:-1]]
-    assert set(copied) == set(SENT)
+    assert set(copied) == {*SENT, "launch"}, "the job of rayjob.yaml calls launch/sweep.py"
     syncs = [index for index, (step, value) in enumerate(steps) if step == "RUN" and "uv sync" in value]
     assert all("--locked" in steps[index][1] for index in syncs)
     last_copy = max(index for index, (step, _) in enumerate(steps) if step == "COPY")
@@ -143,7 +143,7 @@ def test_the_image_is_locked_and_holds_what_a_sweep_needs() -> None:
 def test_what_is_copied_into_the_image_is_not_ignored() -> None:
     ignored = (CLUSTERS / "Dockerfile.dockerignore").read_text().split()
     assert ignored[0] == "*", "nothing travels that is not named: no data, no runs, no keys"
-    assert {line[1:] for line in ignored if line.startswith("!")} == set(SENT)
+    assert {line[1:] for line in ignored if line.startswith("!")} == {*SENT, "launch"}
     assert not any(fnmatch.fnmatch("raygap", line) for line in ignored[1:] if not line.startswith("!"))
 
 
