@@ -47,6 +47,45 @@ class MeanOfHeads(nn.Module):
         return self.audio(audio), self.visual(visual)
 
 
+class BoostedHeads(nn.Module):
+    """Classifiers of hidden layers over one output layer for both modalities, of which each uses some; see aug.
+
+    The fused logits weigh audio's by `share`. How many are in use goes into the state, too.
+    """
+
+    def __init__(self, features: int, classes: int, most: int, share: float) -> None:
+        super().__init__()
+        self.share = share
+        hidden = max(features // 2, 1)
+        self.audio = nn.ModuleList(nn.Linear(features, hidden) for _ in range(most))
+        self.visual = nn.ModuleList(nn.Linear(features, hidden) for _ in range(most))
+        self.head = nn.Linear(hidden, classes)
+        self.used = {"audio": 1, "visual": 1}
+        draw_linear_weights(self)
+
+    def forward(self, audio: Tensor, visual: Tensor) -> Tensor:
+        """Two (B, features) -> (B, classes)."""
+        u_audio, u_visual = self.split(audio, visual)
+        return self.share * u_audio + (1 - self.share) * u_visual
+
+    def split(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits of either: the sums of its classifiers'."""
+        return self.logits("audio", audio).sum(0), self.logits("visual", visual).sum(0)
+
+    def logits(self, name: str, features: Tensor) -> Tensor:
+        """Of each classifier in use: (B, features) -> (classifiers, B, classes)."""
+        layers = self.get_submodule(name)[: self.used[name]]
+        return torch.stack([self.head(layer(features).relu()) for layer in layers])
+
+    def get_extra_state(self) -> Tensor:
+        """How many classifiers audio and visual use."""
+        return torch.tensor([self.used["audio"], self.used["visual"]])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Inverse of get_extra_state."""
+        self.used = dict(zip(("audio", "visual"), state.tolist(), strict=True))
+
+
 class CosineFusion(nn.Module):
     """Sum over the modalities of `scale` times the cosines between features and class weights."""
 

@@ -1,4 +1,4 @@
-"""The stages of a training that was made shorter: as long in proportion, the ranges they are searched in too."""
+"""The stages of a training that was made shorter, or whose stages are shares: as long in proportion, ranges too."""
 
 import math
 from typing import Any
@@ -12,21 +12,24 @@ STAGES = ("warmup.epochs", "purify.epochs")
 def shorten_stages(space: SearchSpace, given: dict[str, Any]) -> tuple[SearchSpace, str]:
     """The space with its stages as much shorter as `given`, which lies over it, makes the training; and a line on it.
 
-    Only where they would leave no adaptive epoch, and never a stage that `given` holds fixed. Lengths are rounded to
-    whole epochs, of which a stage that has any keeps one as long as there is room; 0 stays 0. What is no whole number
-    is left for check_space to name.
+    Only where they would leave no adaptive epoch, or where the space means them as shares (meant_for; then longer too,
+    and without a line), and never a stage that `given` holds fixed. Lengths are rounded to whole epochs, of which a
+    stage that has any keeps one as long as there is room; 0 stays 0. What is no whole number is left for check_space to
+    name.
     """
     defaults = TrialConfig()
     own = space.fixed.get("epochs", defaults.epochs)
     epochs = given.get("epochs", own)
     lengths = {path: _lengths(path, space, given) for path in STAGES}
     # A stage that the space does not name has the default's length, which was meant for as many epochs as the default.
-    meant_for = {path: own if path in space.fixed | space.space else defaults.epochs for path in STAGES}
+    named = space.meant_for or own
+    meant_for = {path: named if path in space.fixed | space.space else defaults.epochs for path in STAGES}
     if not all(_whole(number) for number in (own, epochs, *lengths["warmup.epochs"], *lengths["purify.epochs"])):
         return space, ""
     longest = {path: int(max(numbers)) for path, numbers in lengths.items()}
-    changed = [path for path in STAGES if path not in given and meant_for[path] > epochs]
-    if not changed or sum(longest.values()) < epochs:
+    shares = space.meant_for is not None
+    changed = [path for path in STAGES if path not in given and (shares or meant_for[path] > epochs)]
+    if not changed or (not shares and sum(longest.values()) < epochs):
         return space, ""
     room = max(epochs - 1 - sum(longest[path] for path in STAGES if path not in changed), 0)
     fixed, searched, words = dict(space.fixed), dict(space.space), []
@@ -49,7 +52,7 @@ def shorten_stages(space: SearchSpace, given: dict[str, Any]) -> tuple[SearchSpa
             words.append(f"{path} {_range(shorter)} (was {_range(lengths[path])})")
     before = max(meant_for[path] for path in changed)
     note = f"stages shortened in proportion to {epochs} epochs instead of {before}: {', '.join(words)}"
-    return SearchSpace(fixed, searched, space.trials), note
+    return SearchSpace(fixed, searched, space.trials), "" if shares else note
 
 
 def _lengths(path: str, space: SearchSpace, given: dict[str, Any]) -> list[Any]:

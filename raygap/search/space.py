@@ -10,6 +10,8 @@ space:
   purify.epochs: {choice: [0, 4, 10]}
   purify.threshold: {uniform: [0.2, 0.9], when: {purify.epochs: [4, 10]}}
 
+`meant_for: 32` says of how many epochs the stages' lengths are a share: they are as long in proportion in others.
+
 A trial is asked for a field only where it can act: as its mark in the schema says (acts_when), and its own `when`.
 Where it is not asked for, and where a search begins, it has the value that is fixed for it, else its default.
 """
@@ -56,11 +58,15 @@ DISTRIBUTIONS = ("uniform", "quniform", "loguniform", "randint", "qrandint", "lo
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """`fixed` and `space` as flat dicts by dotted path; a distribution is {ray name: arguments}, with `when` behind."""
+    """`fixed` and `space` as flat dicts by dotted path; a distribution is {ray name: arguments}, with `when` behind.
+
+    `meant_for` is the number of epochs of which the lengths of its stages are a share; None: they are lengths.
+    """
 
     fixed: dict[str, Any]
     space: dict[str, dict[str, Any]]
     trials: int = DEFAULT_TRIALS
+    meant_for: int | None = None
 
     @property
     def methods(self) -> list[str]:
@@ -189,22 +195,23 @@ def load_space(dataset: str, method: str | None, file: Path | None) -> SearchSpa
         beneath = {path: value for path, value in base.fixed.items() if path.startswith("prepare.")}
         stages = {path: value for path, value in (own.fixed if own else {}).items() if path.endswith(".epochs")}
         beneath |= {path: value for path, value in stages.items() if path not in top.space}
-        return SearchSpace(beneath | top.fixed | {"method": method}, top.space, top.trials)
+        return SearchSpace(beneath | top.fixed | {"method": method}, top.space, top.trials, top.meant_for)
     if own:
-        return SearchSpace(base.fixed | {"method": method} | own.fixed, own.space, base.trials)
+        return SearchSpace(base.fixed | {"method": method} | own.fixed, own.space, base.trials, own.meant_for)
     return SearchSpace(base.fixed | {"method": method}, base.space, base.trials)
 
 
 def read_space(file: Path, method: str | None = None) -> SearchSpace:
     """Read one file, for this method where the file does not name another. Raises UserError naming file and field."""
     content = load_yaml(file)
-    unknown = [key for key in content if key not in ("fixed", "space", "trials")]
+    unknown = [key for key in content if key not in ("fixed", "space", "trials", "meant_for")]
     if unknown:
-        raise UserError(f"{file}: unknown key {unknown[0]!r}; the keys are trials, fixed and space")
-    trials = content.get("trials", DEFAULT_TRIALS)
-    if not isinstance(trials, int) or isinstance(trials, bool) or trials < 1:
-        raise UserError(f"{file}: trials = {trials!r}: expected a whole number from 1 on")
-    return parse_space(content, str(file), trials, method)
+        raise UserError(f"{file}: unknown key {unknown[0]!r}; the keys are trials, fixed, space and meant_for")
+    for key in ("trials", "meant_for"):
+        if key in content and (type(content[key]) is not int or content[key] < 1):
+            raise UserError(f"{file}: {key} = {content[key]!r}: expected a whole number from 1 on")
+    space = parse_space(content, str(file), content.get("trials", DEFAULT_TRIALS), method)
+    return replace(space, meant_for=content.get("meant_for"))
 
 
 def parse_space(content: Mapping[str, Any], source: str, trials: int, method: str | None = None) -> SearchSpace:

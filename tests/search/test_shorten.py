@@ -29,6 +29,16 @@ def test_stages_and_their_ranges_shrink_with_the_training_in_proportion() -> Non
     assert stages("manifest", None, epochs=30) == {"warmup.epochs": {"randint": [4, 17]}, "purify.epochs": 4}  # fits
 
 
+def test_stages_that_are_shares_are_as_long_in_proportion_in_any_training() -> None:
+    ranges = {12: [3, 7], 32: [8, 17], 60: [15, 31], 100: [25, 51]}
+    for epochs, ends in ranges.items():
+        assert stages("demo", "umt", epochs=epochs) == {"warmup.epochs": {"randint": ends}, "purify.epochs": 0}
+    assert stages("demo", "umt") == {"warmup.epochs": {"randint": [3, 7]}, "purify.epochs": 0}
+    plan = make_plan("demo", "umt", None, {"epochs": 60, "warmup.epochs": 5}, root=None, cache="")
+    assert plan.fixed["warmup.epochs"] == 5
+    assert plan.notes == ()
+
+
 def test_what_was_shortened_is_said_and_what_the_user_fixed_is_left_alone() -> None:
     plan = make_plan("manifest", None, None, {"epochs": 15, "purify.epochs": 5}, root=None, cache="")
     assert plan.fixed["purify.epochs"] == 5
