@@ -66,6 +66,8 @@ class Store:
         self.labels: np.ndarray = clips["label"].to_numpy().astype(np.int64)
         """int64 (N,), indices into class_names."""
         self.class_names: tuple[str, ...] = tuple(header["class_names"])
+        self.channels = {"audio": 1, "visual": 3}
+        """Of a spectrogram, and of a frame."""
         self._splits = np.array(clips["split"].to_pylist())
 
     @classmethod
@@ -109,7 +111,7 @@ def store_key(clip_list: ClipList, settings: Prepare, checksums: Checksums | Non
         checksums = media_checksums(clip_list)
     content = {
         "version": STORE_VERSION,
-        "settings": settings.model_dump(),
+        "settings": settings.model_dump(exclude={"input"}),
         "classes": clip_list.class_names,
         "clips": [
             (

@@ -48,4 +48,4 @@ class MMCosine(Joint):
         """The fusion is one of cosines."""
         from raygap.models.heads import CosineFusion
 
-        network.fusion = CosineFusion(network.features, network.classes, config.mmcosine.scale)
+        network.fusion = CosineFusion(*network.sizes.values(), network.classes, config.mmcosine.scale)
