@@ -119,8 +119,8 @@ def test_pretrained_weights_ask_for_pictures_like_those_of_their_training(
     with pytest.raises(UserError) as error:
         check_trial(from_mapping(fields))
     assert str(error.value) == (
-        "model.visual.weights DEFAULT: those of resnet18 are for pictures of 224 pixels in the scale of their training; "
-        "set prepare.frame_size=224 and prepare.frame_scaling=imagenet"
+        "model.visual.weights DEFAULT: those of resnet18 are for pictures of 224 pixels in the scale of their "
+        "training; set prepare.frame_size=224 and prepare.frame_scaling=imagenet"
     )
     check_trial(from_mapping(fields | {"prepare.frame_size": 224, "prepare.frame_scaling": "imagenet"}))
     with pytest.raises(UserError, match=r"has IMAGENET1K_V1, DEFAULT, or a file"):
