@@ -57,8 +57,9 @@ class Prepare(Section):
     """Length of audio a clip; shorter sound is filled up, longer sound is cut."""
     fill: Literal["silence", "repeat"] = "silence"
     """What follows a sound shorter than seconds: silence, or the same sound again."""
-    spectrogram: Literal["mel", "stft", "psd", "fbank"] = "mel"
-    """Log-mel bands, log-magnitude Fourier transform, log power density (SciPy's), or Kaldi's log-mel filter bank."""
+    spectrogram: Literal["mel", "stft", "psd", "fbank", "waveform"] = "mel"
+    """Log-mel bands, log-magnitude Fourier transform, log power density (SciPy's), or Kaldi's log-mel filter bank; or
+    the waveform itself, for encoders that take it."""
     n_mels: int = Field(64, ge=8, le=512, json_schema_extra=acts_when({"prepare.spectrogram": ("mel", "fbank")}))
     """Mel bands (spectrogram mel and fbank)."""
     n_fft: int = Field(1024, ge=16, le=8192)
@@ -116,9 +117,11 @@ TORCHVISION = (
 """Networks of torchvision for one picture at a time, by its own names."""
 VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18", "mvit_v1_b", "mvit_v2_s", "swin3d_t")
 """Networks of torchvision for all frames of a clip together."""
+WAVEFORM = ("wav2vec2_base", "wav2vec2_large", "hubert_base", "wavlm_base")
+"""Networks of torchaudio for sound at 16,000 Hz as it is (prepare.spectrogram=waveform)."""
 FEATURES = ("linear", "mlp", "transformer")
 """Networks for features that other networks have made (prepare.input=features)."""
-ENCODERS = ("small_cnn", *TORCHVISION, *VIDEO, *FEATURES)
+ENCODERS = ("small_cnn", *TORCHVISION, *VIDEO, *WAVEFORM, *FEATURES)
 TIMM = "timm:"
 """Before the name of a network of timm's."""
 _WIDE = ("small_cnn", *FEATURES, "*:*")

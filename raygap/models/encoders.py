@@ -1,7 +1,7 @@
 """Encoders: one modality's input to one feature vector.
 
-Sound comes as (B, 1, F, S), pictures as (B, 3, H, W), one frame at a time, or (B, T, 3, H, W) where the encoder says
-`whole_clip`; features of other networks as models/features.py says.
+Sound comes as (B, 1, F, S), of a waveform (B, 1, 1, samples); pictures as (B, 3, H, W), one frame at a time, or as
+(B, T, 3, H, W) where the encoder says `whole_clip`; features of other networks as models/features.py says.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from raygap.config import FEATURES, TIMM, VIDEO, Model
+from raygap.config import FEATURES, TIMM, VIDEO, WAVEFORM, Model
 from raygap.errors import UserError
 from raygap.models.weights import load_weights
 from raygap.plugins import in_words, is_plugin, load_plugin
@@ -85,6 +85,10 @@ def _make(settings: Model, modality: str, channels: int, weights: str) -> Encode
         from raygap.models.features import FEATURE_ENCODERS
 
         return FEATURE_ENCODERS[name](channels, settings.width, settings.norm)
+    if name in WAVEFORM:
+        from raygap.models.waveform import Waveform
+
+        return Waveform(name)
     if name.startswith(TIMM) or not is_plugin(name):
         # Here, not above: it brings in torch.compile's machinery, seconds for a process that builds no such network.
         from raygap.models.library import Timm, Torchvision, Video

@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from raygap.config import TIMM
+from raygap.config import TIMM, WAVEFORM
 from raygap.errors import UserError, first_line
 from raygap.locks import lock
 
@@ -38,6 +38,8 @@ def load_weights(encoder: nn.Module, name: str, weights: str, modality: str) -> 
     """
     what = f"model.{modality}.weights {weights}"
     if not is_file(weights):
+        if name in WAVEFORM:
+            return _load_torchaudio(encoder, name, weights, what)
         if name.startswith(TIMM):
             return _load_timm(encoder, name.removeprefix(TIMM), what)
         if not hasattr(encoder, "expects"):
@@ -72,6 +74,23 @@ def _load_timm(encoder: nn.Module, name: str, what: str) -> str:
             ) from None
     encoder.net.load_state_dict(pretrained.state_dict())
     return f"{what}: all of timm's {name} loaded"
+
+
+def _load_torchaudio(encoder: nn.Module, name: str, weights: str, what: str) -> str:
+    import torchaudio
+
+    if weights != "DEFAULT":
+        raise UserError(f"{what}: {name} has DEFAULT, or a file with a state dict")
+    with (_weights_folder() / f".torchaudio-{name}.lock").open("a") as file:
+        lock(file, wait=True)
+        try:
+            pretrained = getattr(torchaudio.pipelines, name.upper()).get_model()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"{what}: {name} cannot be fetched ({first_line(error)}); give a file with its state dict instead"
+            ) from None
+    encoder.net.load_state_dict(pretrained.state_dict())
+    return f"{what}: all of torchaudio's {name} loaded"
 
 
 def _weights_folder() -> Path:

@@ -3,13 +3,15 @@
 import logging
 from functools import cache
 
-from raygap.config import FEATURES, MODALITIES, Model, Prepare, TrialConfig
+from raygap.config import FEATURES, MODALITIES, WAVEFORM, Model, Prepare, TrialConfig
 from raygap.errors import UserError
 from raygap.methods import find_method
 from raygap.plugins import is_plugin
 
 UNTRIED = ("small_cnn", "resnet18", *FEATURES)
 """Encoders that take what there is: commands that train no others need no torch so far."""
+WAVEFORM_RATE = 16_000
+"""Hz, of torchaudio's networks for waveforms."""
 SOME_NUMBERS = 8
 """How long features are is not known yet."""
 
@@ -37,12 +39,21 @@ def check_trial(config: TrialConfig) -> None:
 
 
 def _check_input(modality: str, name: str, prepare: Prepare) -> None:
-    if is_plugin(name) or (name in FEATURES) == (prepare.input == "features"):
+    """Raise UserError if an encoder of raygap's is for another kind of input."""
+    if is_plugin(name):
         return
-    if name in FEATURES:
-        raise UserError(f"model.{modality}.encoder {name}: is for features; with media choose another (model.encoder)")
-    theirs = f"with features choose one of {', '.join(FEATURES)}"
-    raise UserError(f"model.{modality}.encoder {name}: is for media; {theirs} (model.encoder)")
+    what, takes = f"model.{modality}.encoder {name}", "features" if name in FEATURES else "media"
+    if takes != prepare.input:
+        mend = "another" if takes == "features" else f"one of {', '.join(FEATURES)}"
+        raise UserError(f"{what}: is for {takes}; with {prepare.input} choose {mend} (model.encoder)")
+    if takes == "features":
+        return
+    waveform = modality == "audio" and prepare.spectrogram == "waveform"
+    if name in WAVEFORM and not (waveform and prepare.sample_rate == WAVEFORM_RATE):
+        settings = f"prepare.spectrogram=waveform and prepare.sample_rate={WAVEFORM_RATE}"
+        raise UserError(f"{what}: is for sound as it is; set {settings}, and another encoder for pictures")
+    if waveform and name not in WAVEFORM:
+        raise UserError(f"{what}: prepare.spectrogram = waveform needs one of {', '.join(WAVEFORM)}, or your own")
 
 
 @cache

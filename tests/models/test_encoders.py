@@ -31,6 +31,19 @@ def test_networks_of_torchvision_are_encoders(name: str, norm: str) -> None:
         assert not norms or norm == "batch"
 
 
+def test_networks_for_waveforms_are_encoders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    encoder = make_encoder(Model(encoder="wav2vec2_base"), "audio", 1)
+    check_shape("wav2vec2_base", encoder, torch.zeros(2, 1, 1, 4000))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", unreachable)
+    with pytest.raises(UserError, match=r"DEFAULT: wav2vec2_base cannot be fetched .no network.; give a file"):
+        make_encoder(Model(encoder="wav2vec2_base", audio={"weights": "DEFAULT"}), "audio", 1)
+
+
+def unreachable(*arguments: object, **options: object) -> None:
+    raise OSError("no network")
+
+
 def test_names_of_torchvision_are_its_own() -> None:
     from torchvision import models
 
@@ -108,6 +121,11 @@ def test_a_training_with_frozen_parts_is_resumed_and_forked_to_the_last_bit(smal
             {"prepare.input": "features", "model.encoder": "resnet18"},
             "is for media; with features choose one of linear",
         ),
+        (
+            {"model.encoder": "hubert_base"},
+            "is for sound as it is; set prepare.spectrogram=waveform and",
+        ),
+        ({"prepare.spectrogram": "waveform"}, "prepare.spectrogram = waveform needs one of wav2vec2_base, "),
         ({"model.visual.frozen_until": "layer2"}, "frozen_until = layer2: no such stage with weights; the first"),
         (
             {"model.visual.encoder": "vit_b_16"},
