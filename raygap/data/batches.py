@@ -82,6 +82,7 @@ def batches(
     parts = cut_up(len(order), batch_size)
     shares = [workers.share(part) if workers else (part, len(part)) for part in parts]
     mine = [order[part] for part, _ in shares]
+    read: Iterator[_Tensors]
     if store.features:
         read = (_read_features(store, rows, index, device) for index in mine)
     elif device.type == "cuda":
@@ -97,9 +98,7 @@ def _read_features(store: Store, rows: np.ndarray, index: np.ndarray, device: to
     chosen, statistics = rows[index], store.header["statistics"]
     arrays = (("audio", store.spectrograms), ("visual", store.frames))
     audio, visual = (scaled(np.take(array, chosen, axis=0), statistics, name) for name, array in arrays)
-    host = (index, audio, visual, store.labels[chosen])
-    index, audio, visual, labels = (torch.from_numpy(array).to(device) for array in host)
-    return index, audio, visual, labels
+    return tuple(torch.from_numpy(array).to(device) for array in (index, audio, visual, store.labels[chosen]))
 
 
 class _CpuReader:

@@ -33,7 +33,7 @@ class Features:
 
     def statistics(self, trained: np.ndarray) -> dict[str, list[float]]:
         """Mean and deviation of each number over the steps of the clips `trained`, bool (N,), as a store has them."""
-        found = {}
+        found: dict[str, list[float]] = {}
         for name, array in (("audio", self.audio), ("visual", self.visual)):
             steps = array[trained]
             if steps.ndim == 3:

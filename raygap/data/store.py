@@ -119,7 +119,7 @@ def store_key(clip_list: ClipList, settings: Prepare, checksums: Checksums | Non
     features = clip_list.features
     if checksums is None:
         checksums = {} if features else media_checksums(clip_list)
-    content = {
+    content: dict[str, Any] = {
         "version": STORE_VERSION,
         "settings": features.digest if features else settings.model_dump(exclude={"input"}),
         "classes": clip_list.class_names,

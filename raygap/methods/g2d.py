@@ -12,8 +12,8 @@ no weight of encoder m: the other modality leads (sequential modality prioritisa
 
 As in its code: temperature 1, all weights 1, 150 of 300 epochs led, weights alone are stopped, there those of
 convolutions (normalisation goes on, and so do momentum and weight decay), and the fused logits are the mean of two
-linear heads', which take the fusion's place; model.fusion has none in it. The teachers are umt's: trained side by side in the warm-up, after
-which network and optimiser start anew.
+linear heads', which take the fusion's place; model.fusion has none in it. The teachers are umt's: trained side by side
+in the warm-up, after which network and optimiser start anew.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class G2D(Umt):
         """The fusion is the mean of two heads."""
         from raygap.models.heads import MeanOfHeads
 
-        network.fusion = MeanOfHeads(*network.sizes.values(), network.classes)
+        network.fusion = MeanOfHeads(network.sizes["audio"], network.sizes["visual"], network.classes)
 
     def adaptive_terms(self, outputs: TaughtOutputs, labels: Tensor, index: Tensor) -> Terms:
         """The losses of the batch."""

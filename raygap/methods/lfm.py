@@ -80,7 +80,7 @@ class Lfm(Joint):
         """The fusion is the mean of two heads."""
         from raygap.models.heads import MeanOfHeads
 
-        network.fusion = MeanOfHeads(*network.sizes.values(), network.classes)
+        network.fusion = MeanOfHeads(network.sizes["audio"], network.sizes["visual"], network.classes)
 
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
         """The weighted losses of the batch."""

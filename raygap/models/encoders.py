@@ -95,7 +95,9 @@ def _make(settings: Model, modality: str, channels: int, weights: str) -> Encode
 
         if name in VIDEO and modality == "audio":
             raise UserError(f"model.audio.encoder: {name} is for the frames of a clip; choose one for sound")
-        kind = Timm if name.startswith(TIMM) else Video if name in VIDEO else Torchvision
+        kind: type[Timm | Video | Torchvision] = (
+            Timm if name.startswith(TIMM) else Video if name in VIDEO else Torchvision
+        )
         encoder = kind(name.removeprefix(TIMM), channels, weights)
         return encoder if settings.norm == "batch" else with_norm(encoder, settings.norm, weights)
     return _make_own(settings, channels)
@@ -122,7 +124,7 @@ def with_norm(encoder: Encoder, norm: str, weights: str) -> Encoder:
     Raises UserError for weights that were trained with batch normalisation and are to go on without.
     """
     if norm == "sync_batch":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(encoder)
+        return cast(Encoder, nn.SyncBatchNorm.convert_sync_batchnorm(encoder))
     make_norm, found = _normalisation(norm), False
     for module in list(encoder.modules()):
         for name, child in module.named_children():

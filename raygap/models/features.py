@@ -4,9 +4,12 @@ Of a sequence the last number of a step is 1 where the step is there, and 0 beyo
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from raygap.models.encoders import Encoder
 
 
 def mean_over_steps(x: Tensor) -> Tensor:
@@ -17,7 +20,7 @@ def mean_over_steps(x: Tensor) -> Tensor:
     return (x[..., :-1] * there).sum(1) / there.sum(1).clamp_min(1)
 
 
-class Linear(nn.Module):
+class Linear(Encoder):
     """One linear layer over the mean of the steps."""
 
     def __init__(self, numbers: int, width: int, norm: str) -> None:
@@ -30,7 +33,7 @@ class Linear(nn.Module):
         return self.layer(mean_over_steps(x))
 
 
-class MLP(nn.Module):
+class MLP(Encoder):
     """Two layers, each followed by normalisation and ReLU, over the mean of the steps."""
 
     def __init__(self, numbers: int, width: int, norm: str) -> None:
@@ -47,7 +50,7 @@ class MLP(nn.Module):
         return self.layers(mean_over_steps(x))
 
 
-class Transformer(nn.Module):
+class Transformer(Encoder):
     """Two layers of self-attention over the steps, with sine positions (Vaswani et al., NeurIPS 2017), and the mean."""
 
     def __init__(self, numbers: int, width: int, norm: str) -> None:
@@ -76,4 +79,4 @@ def positions(steps: int, wide: int, device: torch.device) -> Tensor:
     return torch.stack(((place * rates).sin(), (place * rates).cos()), 2).flatten(1)
 
 
-FEATURE_ENCODERS = {"linear": Linear, "mlp": MLP, "transformer": Transformer}
+FEATURE_ENCODERS: dict[str, type[Any]] = {"linear": Linear, "mlp": MLP, "transformer": Transformer}

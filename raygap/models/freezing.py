@@ -4,9 +4,10 @@ from torch import nn
 
 from raygap.config import MODALITIES, Model
 from raygap.errors import UserError
+from raygap.models.network import Network
 
 
-def freeze(network: nn.Module, model: Model, epoch: int) -> None:
+def freeze(network: Network, model: Model, epoch: int) -> None:
     """Freeze and unfreeze for an epoch (from 0); to be called after network.train().
 
     What is frozen gets no gradients, and its normalisation keeps its statistics. Raises UserError for an unknown stage.

@@ -7,12 +7,15 @@ of networks that were trained with other constants are brought to these.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision import models
 
 from raygap.errors import UserError
+from raygap.extras import need
+from raygap.models.encoders import Encoder
 from raygap.models.weights import is_file, library_weights
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -30,10 +33,8 @@ class Expected:
     """A channel, of values from 0 to 1."""
 
 
-class Torchvision(nn.Module):
+class Torchvision(Encoder):
     """A network of torchvision for pictures."""
-
-    whole_clip = False
 
     def __init__(self, name: str, channels: int, weights: str) -> None:
         super().__init__()
@@ -55,7 +56,7 @@ class Torchvision(nn.Module):
         return self.net(self.scaled(x))
 
 
-class Video(nn.Module):
+class Video(Encoder):
     """A network of torchvision for all frames of a clip."""
 
     whole_clip = True
@@ -72,17 +73,14 @@ class Video(nn.Module):
         return self.net(self.scaled(x).transpose(1, 2))
 
 
-class Timm(nn.Module):
+class Timm(Encoder):
     """A network of timm's, which brings its weights to the number of channels itself."""
-
-    whole_clip = False
 
     def __init__(self, name: str, channels: int, weights: str) -> None:
         super().__init__()
-        try:
-            import timm
-        except ImportError:
-            raise UserError(f"model.encoder timm:{name}: needs timm; pip install 'raygap[timm]'") from None
+        need("timm", f"model.encoder timm:{name}:")
+        import timm
+
         try:
             self.net = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
         except Exception as error:
@@ -101,6 +99,9 @@ class Timm(nn.Module):
 
 class Rescale(nn.Module):
     """From ImageNet's mean and deviation to the weights' own; nothing where they are the same, or unknown."""
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, expects: Expected | None) -> None:
         super().__init__()
@@ -137,7 +138,8 @@ def _first_layer(net: nn.Module) -> str:
 
 def _replace(net: nn.Module, name: str, channels: int) -> nn.Conv2d:
     """Put a convolution like the one of this name, but for so many channels, in its place."""
-    old, (parent, _, leaf) = net.get_submodule(name), name.rpartition(".")
+    old: Any = net.get_submodule(name)
+    parent, _, leaf = name.rpartition(".")
     new = nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)
     setattr(net.get_submodule(parent), leaf, new)
     return new

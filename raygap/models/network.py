@@ -21,7 +21,7 @@ class Network(nn.Module):
         self.audio_encoder = make_encoder(model, "audio", channels["audio"], weights)
         self.visual_encoder = make_encoder(model, "visual", channels["visual"], weights)
         self.channels, self.classes = channels, classes
-        self.sizes = {m: self.get_submodule(f"{m}_encoder").out_features for m in MODALITIES}
+        self.sizes = {"audio": self.audio_encoder.out_features, "visual": self.visual_encoder.out_features}
         """Lengths of the feature vectors."""
         self.fixed = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
         """Weights that an encoder of one's own keeps from being trained."""

@@ -1,10 +1,12 @@
 """Networks of torchaudio for sound as it is, of which the mean over time is taken."""
 
 import torchaudio
-from torch import Tensor, nn
+from torch import Tensor
+
+from raygap.models.encoders import Encoder
 
 
-class Waveform(nn.Module):
+class Waveform(Encoder):
     """wav2vec 2.0, HuBERT or WavLM, without a head."""
 
     def __init__(self, name: str) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from raygap.config import TIMM, WAVEFORM
 from raygap.errors import UserError, first_line
+from raygap.extras import need
 from raygap.locks import lock
 
 URLS = ("http://", "https://", "file://")
@@ -72,7 +73,7 @@ def _load_timm(encoder: nn.Module, name: str, what: str) -> str:
             raise UserError(
                 f"{what}: timm:{name} cannot be fetched ({first_line(error)}); give a file with its state dict instead"
             ) from None
-    encoder.net.load_state_dict(pretrained.state_dict())
+    encoder.get_submodule("net").load_state_dict(pretrained.state_dict())
     return f"{what}: all of timm's {name} loaded"
 
 
@@ -89,7 +90,7 @@ def _load_torchaudio(encoder: nn.Module, name: str, weights: str, what: str) -> 
             raise UserError(
                 f"{what}: {name} cannot be fetched ({first_line(error)}); give a file with its state dict instead"
             ) from None
-    encoder.net.load_state_dict(pretrained.state_dict())
+    encoder.get_submodule("net").load_state_dict(pretrained.state_dict())
     return f"{what}: all of torchaudio's {name} loaded"
 
 
@@ -111,7 +112,7 @@ def fetch(url: str, what: str) -> Path:
         lock(file, wait=True)
         if not path.exists():
             try:
-                torch.hub.download_url_to_file(url, str(path), digest and digest[1], progress=False)
+                torch.hub.download_url_to_file(url, str(path), digest[1] if digest else None, progress=False)
             except (OSError, RuntimeError, ValueError) as error:
                 raise UserError(
                     f"{what}: {url} cannot be fetched ({first_line(error)}); put {path.name} into {folder}"
@@ -131,14 +132,14 @@ def read_state(path: Path, what: str) -> dict[str, Tensor]:
     """The tensors of a state dict by name. Raises UserError if the file holds anything else."""
     if not path.is_file():
         raise UserError(f"{what}: {path}: no such file")
+    if path.suffix == ".safetensors":
+        need("safetensors", f"{what}:")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError:
-        raise UserError(f"{what}: needs safetensors; pip install 'raygap[safetensors]'") from None
     except Exception as error:
         raise UserError(
             f"{what}: not a state dict that can be read without running code of its own ({first_line(error):.80}); "

@@ -2,6 +2,7 @@
 
 import logging
 from functools import cache
+from typing import Any
 
 from raygap.config import FEATURES, MODALITIES, WAVEFORM, Model, Prepare, TrialConfig
 from raygap.errors import UserError
@@ -89,7 +90,7 @@ def _try_encoder(model: Model, modality: str, prepare: Prepare) -> int | None:
     return encoder.out_features
 
 
-def _check_pictures(name: str, weights: str, expects: object, prepare: Prepare) -> None:
+def _check_pictures(name: str, weights: str, expects: Any, prepare: Prepare) -> None:
     """Raise UserError unless the store holds pictures as they were when the weights were made."""
     if expects is None:
         return

@@ -237,9 +237,10 @@ def read_media(paths: Sequence[Path], classifier: "Classifier | None" = None) ->
 
 def _read_features(path: Path, channels: Mapping[str, int]) -> list[Media]:
     ids, found, faults = read_unlabelled(path)
-    for name, array in found.items():
-        if isinstance(array, np.ndarray) and numbers(array) != channels[name]:
-            raise UserError(f"{path}: {name} of {numbers(array)} numbers; the network takes {channels[name]}")
+    for name, features in found.items():
+        there = next((one for one in features if one is not None), None)
+        if there is not None and (count := numbers(there[None])) != channels[name]:
+            raise UserError(f"{path}: {name} of {count} numbers; the network takes {channels[name]}")
     media = []
     for row, (clip, fault) in enumerate(zip(ids, faults, strict=True)):
         parts = {name: None if fault else array[row] for name, array in found.items()}
@@ -289,7 +290,7 @@ def _listed(path: Path, line: int, row: dict[str, str], finder: FileFinder) -> M
             raise UserError(f"{path}, line {line}: {name} {text!r} is not a time; give seconds such as 2.5")
     if times["end"] is not None and times["end"] <= (times["start"] or 0):
         raise UserError(f"{path}, line {line}: end {times['end']:g} is not after start {times['start'] or 0:g}")
-    return Media(row.get("id") or row.get("video") or row["audio"], video, audio, **times)
+    return Media(row.get("id") or row.get("video") or row["audio"], video, audio, times["start"], times["end"])
 
 
 def fingerprint(path: Path) -> str:

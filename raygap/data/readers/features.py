@@ -8,7 +8,7 @@ AVE's files    a folder with audio_feature.h5, visual_feature.h5, labels.h5 and 
 Of a clip a modality is a vector, or a sequence of steps (steps, numbers), of which clips may have different numbers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from raygap.data.clips import SPLITS, Clip, ClipList, LeftOut, ReaderOptions, fault_of
 from raygap.data.readers.lists import read_table, split_named
 from raygap.errors import UserError, first_line
+from raygap.extras import need
 
 if TYPE_CHECKING:  # the names of the readers are told without numpy
     import numpy as np
@@ -63,7 +64,7 @@ def read_features(root: Path, options: ReaderOptions) -> ClipList:
     return clip_list
 
 
-def read_unlabelled(path: Path) -> tuple[list[str], dict[str, Sequence["np.ndarray | None"]], list[str]]:
+def read_unlabelled(path: Path) -> tuple[list[str], "dict[str, list[np.ndarray | None]]", list[str]]:
     """Ids of clips, their features by modality (None: there are none), and what is wrong with a clip's ("": nothing).
 
     Of sequences each clip has its own steps (L, D + 1). Raises UserError as read_features does.
@@ -72,7 +73,9 @@ def read_unlabelled(path: Path) -> tuple[list[str], dict[str, Sequence["np.ndarr
     if not set(MODALITIES) & set(columns):
         raise UserError(f"{path}: neither audio nor visual among {', '.join(sorted(columns)) or 'nothing'}")
     given = _Modalities.of(columns, str(path))
-    found = {name: array if array is not None else [None] * given.count for name, array in given.arrays.items()}
+    found: dict[str, list[np.ndarray | None]] = {
+        name: [None] * given.count if array is None else list(array) for name, array in given.arrays.items()
+    }
     return _ids(columns, given.count), found, given.faults
 
 
@@ -198,10 +201,9 @@ def _load_npz(path: Path) -> Columns:
 
 
 def _load_h5(path: Path) -> Columns:
-    try:
-        import h5py
-    except ImportError:
-        raise UserError(f"{path}: needs h5py; pip install 'raygap[h5]'") from None
+    need("h5", f"{path}:")
+    import h5py
+
     with h5py.File(path, "r") as file:
         return {name: file[name][()] for name in file}
 
@@ -254,10 +256,9 @@ def _load_ave(path: Path) -> Columns:
 
     from raygap.data.readers.ave import CLASSES
 
-    try:
-        import h5py
-    except ImportError:
-        raise UserError(f"{path}: needs h5py; pip install 'raygap[h5]'") from None
+    need("h5", f"{path}:")
+    import h5py
+
     for name in AVE_FILES:
         if not (path / name).is_file():
             raise UserError(f"{path / name}: no such file; AVE's features are {', '.join(AVE_FILES)}")
@@ -276,8 +277,8 @@ def _load_ave(path: Path) -> Columns:
             raise UserError(f"{path}: files that do not belong together ({told}); get them again")
         # A clip at a time: all places together take 4 GB.
         pictures = [clip.mean((1, 2)) if clip.ndim == 4 else clip for clip in shown]
-    event = steps[..., : len(CLASSES)].sum((1, 2)) > 0
-    there = steps[..., : len(CLASSES)].any(-1)
+    there = np.asarray(steps[..., : len(CLASSES)].any(-1))
+    event = np.asarray(there.any(1))
     rows = rows[event[rows]]
     splits = [split for split, order in orders.items() for _ in order[event[order]]]
     return {
