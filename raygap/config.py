@@ -20,8 +20,9 @@ LATER: dict[str, Any] = {"shapes_warmup": False}
 def acts_when(*cases: dict[str, Any]) -> dict[str, Any]:
     """Marks a field, or a section by its `model_config`, that can only act in one of these cases.
 
-    A case holds when each field in it meets its condition: a value, a tuple of values, "!=VALUE" or ">NUMBER". Besides
-    fields, `method.NAME` asks the method's class for a flag. A field without the mark is taken to act always.
+    A case holds when each field in it meets its condition: a value, a tuple of values (or patterns, as "*:*"),
+    "!=VALUE" or ">NUMBER". Besides fields, `method.NAME` asks the method's class for a flag. A field without the mark
+    is taken to act always.
     """
     return {"acts_when": cases}
 
@@ -42,6 +43,8 @@ class Section(BaseModel):
 class Prepare(Section):
     """How media become the packed store; a change here means another store."""
 
+    input: Literal["media", "features"] = "media"
+    """Video and sound, as all below says; or features of clips that other networks have made, as they are."""
     frames: int = Field(1, ge=1, le=64)
     """Frames kept of each clip: from the middles of as many equal stretches, or as frame_rate says."""
     frame_rate: float = Field(0.0, ge=0, le=240)
@@ -54,8 +57,9 @@ class Prepare(Section):
     """Length of audio a clip; shorter sound is filled up, longer sound is cut."""
     fill: Literal["silence", "repeat"] = "silence"
     """What follows a sound shorter than seconds: silence, or the same sound again."""
-    spectrogram: Literal["mel", "stft", "psd", "fbank"] = "mel"
-    """Log-mel bands, log-magnitude Fourier transform, log power density (SciPy's), or Kaldi's log-mel filter bank."""
+    spectrogram: Literal["mel", "stft", "psd", "fbank", "waveform"] = "mel"
+    """Log-mel bands, log-magnitude Fourier transform, log power density (SciPy's), or Kaldi's log-mel filter bank; or
+    the waveform itself, for encoders that take it."""
     n_mels: int = Field(64, ge=8, le=512, json_schema_extra=acts_when({"prepare.spectrogram": ("mel", "fbank")}))
     """Mel bands (spectrogram mel and fbank)."""
     n_fft: int = Field(1024, ge=16, le=8192)
@@ -101,30 +105,88 @@ class Augment(Section):
     """Mirror half of the clips left to right."""
 
 
-ENCODERS = ("small_cnn", "resnet18")
+MODALITIES = ("audio", "visual")
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+TORCHVISION = (
+    *RESNETS,
+    *("efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_v2_s"),
+    *("mobilenet_v3_small", "mobilenet_v3_large", "densenet121", "regnet_y_400mf", "regnet_y_1_6gf"),
+    *("convnext_tiny", "convnext_small", "convnext_base", "swin_t", "swin_s"),
+    *("vit_b_16", "vit_b_32", "vit_l_16"),
+)
+"""Networks of torchvision for one picture at a time, by its own names."""
+VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18", "mvit_v1_b", "mvit_v2_s", "swin3d_t")
+"""Networks of torchvision for all frames of a clip together."""
+WAVEFORM = ("wav2vec2_base", "wav2vec2_large", "hubert_base", "wavlm_base")
+"""Networks of torchaudio for sound at 16,000 Hz as it is (prepare.spectrogram=waveform)."""
+FEATURES = ("linear", "mlp", "transformer")
+"""Networks for features that other networks have made (prepare.input=features)."""
+ENCODERS = ("small_cnn", *TORCHVISION, *VIDEO, *WAVEFORM, *FEATURES)
+TIMM = "timm:"
+"""Before the name of a network of timm's."""
+_WIDE = ("small_cnn", *FEATURES, "*:*")
+_OWN_WIDE = tuple({f"model.{modality}.encoder": _WIDE} for modality in MODALITIES)
 
 
-def _encoder(name: str) -> str:
-    if name not in ENCODERS and not is_plugin(name):
+def _encoder(name: str | None) -> str | None:
+    if name is not None and name not in ENCODERS and not is_plugin(name):
         near = difflib.get_close_matches(name, ENCODERS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"Input should be {', '.join(map(repr, ENCODERS))} or package.module:function{hint}")
+        hint = f"did you mean {near[0]}?" if near else f"they are {', '.join(ENCODERS)}"
+        raise ValueError(f"not the name of an encoder, package.module:function or timm:NAME; {hint}")
     return name
+
+
+class Encoder(Section):
+    """The encoder of one modality: where it differs from the other's, its weights, and how they are trained."""
+
+    encoder: Annotated[str | None, AfterValidator(_encoder)] = None
+    """As model.encoder, for this modality alone; none: model.encoder."""
+    width: int | None = Field(None, ge=4, le=256, json_schema_extra=acts_when({"model.encoder": _WIDE}, *_OWN_WIDE))
+    """As model.width, for this modality alone; none: model.width."""
+    weights: str = Field("none", min_length=1)
+    """none: random. DEFAULT, or a name of the library's: pretrained ones. Or a file (or URL) with a state dict."""
+    lr_factor: float = Field(1.0, gt=0, le=100)
+    """Factor on the learning rate of this encoder's weights."""
+    frozen_epochs: int = Field(0, ge=0, le=10_000)
+    """First epochs in which this encoder stays as it is: its weights, and the statistics of its normalisation."""
+    frozen_until: str = ""
+    """Its stages up to and with the one of this name (as layer2 of a ResNet) stay as they are in all epochs."""
+
+    @property
+    def in_use(self) -> bool:
+        """Whether anything of it is set."""
+        return self != Encoder()
 
 
 class Model(Section):
     """The two encoders and what joins them."""
 
     encoder: Annotated[str, AfterValidator(_encoder)] = "small_cnn"
-    """Network of each modality: small_cnn, resnet18 (from random weights), or package.module:function of one's own."""
-    width: int = Field(16, ge=4, le=256, json_schema_extra=acts_when({"model.encoder": "!=resnet18"}))
-    """Channels of the first layer of small_cnn; an encoder of one's own may make of it what it likes."""
+    """Network of either modality: small_cnn, one of torchvision's, timm:NAME, or package.module:function of one's own;
+    from random weights, unless model.audio.weights or model.visual.weights name others."""
+    width: int = Field(16, ge=4, le=256, json_schema_extra=acts_when({"model.encoder": _WIDE}, *_OWN_WIDE))
+    """Channels of the first layer of small_cnn, a quarter of the feature vectors of it, linear, mlp and transformer; an
+    encoder of one's own may make of it what it likes."""
+    audio: Encoder = Encoder()
+    """The encoder of the sound."""
+    visual: Encoder = Encoder()
+    """The encoder of the pictures."""
     fusion: Literal["concat", "sum", "film", "gated"] = "concat"
     """How the two feature vectors become fused logits."""
     readout: Literal["split", "heads"] = "split"
     """Unimodal logits: the fused linear head cut in two (concat and sum), or one linear head a modality."""
     norm: Literal["batch", "sync_batch", "group"] = "batch"
     """Normalise over a worker's part of the batch, over all workers' (GPUs only), or each clip alone (group)."""
+
+    def of(self, modality: str) -> "Model":
+        """The settings as this modality's encoder has them."""
+        own: Encoder = getattr(self, modality)
+        return self.model_copy(update={"encoder": own.encoder or self.encoder, "width": own.width or self.width})
+
+    def without_weights(self) -> "Model":
+        """The same network, from random weights: what is loaded next replaces them."""
+        random = {m: getattr(self, m).model_copy(update={"weights": "none"}) for m in MODALITIES}
+        return self.model_copy(update=random)
 
     @model_validator(mode="after")
     def _split_needs_a_linear_head(self) -> Self:

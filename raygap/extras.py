@@ -4,7 +4,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 from raygap.errors import UserError
 
-EXTRAS = {"report": ("jinja2", "matplotlib", "plotly"), "wandb": ("wandb", "wandb-workspaces")}
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "report": ("jinja2", "matplotlib", "plotly"),
+    "wandb": ("wandb", "wandb-workspaces"),
+    "h5": ("h5py",),
+    "safetensors": ("safetensors",),
+    "timm": ("timm",),
+}
 """Packages of each extra, by the names under which they are installed."""
 
 

@@ -7,6 +7,7 @@
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -148,7 +149,7 @@ def why_inert(path: str, values: Values) -> str:
 def meets(value: Any, condition: Any) -> bool:
     """Whether a field's value is as a condition asks: see acts_when; a list is as good as a tuple."""
     if isinstance(condition, tuple | list):
-        return bool(value in condition)
+        return value in condition or any(fnmatchcase(str(value), one) for one in condition if "*" in str(one))
     if isinstance(condition, str) and condition.startswith(">"):
         return isinstance(value, int | float) and value > float(condition[1:])
     if isinstance(condition, str) and condition.startswith("!="):
@@ -230,8 +231,18 @@ def from_mapping(mapping: Mapping[str, Any], source: str = "configuration") -> T
 
 def to_mapping(config: TrialConfig) -> dict[str, Any]:
     """Nested plain dict, as written to YAML, of the sections that are in use; from_mapping reads it back."""
-    unused = {name for name, value in config if isinstance(value, Section) and not value.in_use}
-    return config.model_dump(mode="python", exclude=unused)
+    return config.model_dump(mode="python", exclude=_unused(config))
+
+
+def _unused(section: Section) -> dict[str, Any]:
+    """As pydantic's exclude takes it."""
+    found: dict[str, Any] = {}
+    for name, value in section:
+        if isinstance(value, Section) and not value.in_use:
+            found[name] = True
+        elif isinstance(value, Section) and (within := _unused(value)):
+            found[name] = within
+    return found
 
 
 def parse_assignments(assignments: list[str], methods: Iterable[str] = ()) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def predict(
     corrected, known = read_correction(correction, classifier) if correction else (None, True)
     if not known:
         shown.note([f"{correction}: fitted to a file of predictions; make sure that they were this network's"])
-    clips = read_media([media] if isinstance(media, Path) else media)
+    clips = read_media([media] if isinstance(media, Path) else media, classifier)
     with shown.preparing() as bar:
         found = answers(classifier, clips, workers=workers or cpu_count(), correction=corrected, progress=bar)
         rows = [answer_row(answer, classifier.class_names) for answer in found]

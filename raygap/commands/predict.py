@@ -59,7 +59,7 @@ def main(
         print(
             f"{correction}: fitted to a file of predictions; make sure that they were this network's", file=sys.stderr
         )
-    clips = read_media(media)
+    clips = read_media(media, classifier)
     columns = answer_columns(classifier.class_names)
     unusable = 0
     with preparation_bar(Console(stderr=True)) as progress, table_writer(out, columns) as write:

@@ -94,6 +94,8 @@ def main(
         if not field.startswith("prepare."):
             raise UserError(f"--set {field}: preparation takes only prepare.* fields; leave it out")
     settings = from_mapping(load_space(dataset, None, None).fixed | fields, "--set").prepare
+    if inspect and settings.input == "features":
+        raise UserError("--inspect: features have no pictures and no sound to show; leave it out")
     cache = cache or default_cache()
     root, reader = find_source(dataset, root, reader_options(splits, val, keep_overlap), cache)
     clip_list = read_clips(dataset, root, reader)

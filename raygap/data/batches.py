@@ -12,6 +12,7 @@ from torch import Tensor
 
 from raygap.config import Augment
 from raygap.data.augment import cut_out, cut_out_all, draw_boxes
+from raygap.data.features import scaled
 from raygap.data.store import Store
 from raygap.rng import generator
 from raygap.workers import Workers
@@ -27,10 +28,11 @@ class Batch:
     index: Tensor
     """int64 (B,): position of each clip within the rows that were asked for."""
     audio: Tensor
-    """float32 (B, 1, F, S): spectrograms, standardised with the training clips' mean and deviation."""
+    """float32 (B, 1, F, S): spectrograms, standardised with the training clips' mean and deviation; or features, as
+    data/features.py has them, standardised likewise."""
     visual: Tensor
     """float32 (B, T, 3, H, W): frames, standardised a channel with the training clips' mean and deviation. On a CPU the
-    three channels of a pixel lie together in memory, as convolutions there want them."""
+    three channels of a pixel lie together in memory, as convolutions there want them. Or features."""
     labels: Tensor
     """int64 (B,)."""
     clips: int
@@ -74,16 +76,29 @@ def batches(
     position alone: not on batch_size, nor on which other clips are read. With `workers`, each batch is cut down to
     this worker's part (Workers.share).
     """
-    boxes = None if augment is None else draw_boxes(len(rows), store.frames.shape[2], augment, seed, epoch)
+    boxes = None
+    if augment and not store.features:
+        boxes = draw_boxes(len(rows), store.frames.shape[2], augment, seed, epoch)
     parts = cut_up(len(order), batch_size)
     shares = [workers.share(part) if workers else (part, len(part)) for part in parts]
     mine = [order[part] for part, _ in shares]
-    if device.type == "cuda":
+    read: Iterator[_Tensors]
+    if store.features:
+        read = (_read_features(store, rows, index, device) for index in mine)
+    elif device.type == "cuda":
         read = _read_on_gpu(store, rows, boxes, mine, device)
     else:
         read = map(_CpuReader(store, rows, boxes), mine)
     for whole, (part, clips), (index, audio, visual, labels) in zip(parts, shares, read, strict=True):
         yield Batch(index, audio, visual, labels, clips, len(whole), part)
+
+
+def _read_features(store: Store, rows: np.ndarray, index: np.ndarray, device: torch.device) -> _Tensors:
+    """They are few numbers a clip, so that no thread and no memory of its own is worth while."""
+    chosen, statistics = rows[index], store.header["statistics"]
+    arrays = (("audio", store.spectrograms), ("visual", store.frames))
+    audio, visual = (scaled(np.take(array, chosen, axis=0), statistics, name) for name, array in arrays)
+    return tuple(torch.from_numpy(array).to(device) for array in (index, audio, visual, store.labels[chosen]))
 
 
 class _CpuReader:

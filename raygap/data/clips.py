@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:  # the names of the readers are told without numpy
+    from raygap.data.features import Features
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -58,6 +61,8 @@ class ClipList:
     """What the reader left out or drew by itself, a line each; shown to the user and kept in the store."""
     left_out: tuple[LeftOut, ...] = ()
     """Faulty lines of the lists; they count among the quarantined clips."""
+    features: "Features | None" = field(default=None, compare=False)
+    """What other networks have made of the clips, in their order, in place of media."""
 
 
 def fault_of(clip_list: ClipList) -> str | None:

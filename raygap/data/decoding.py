@@ -93,6 +93,8 @@ class Media:
     """None: the sound of the video file."""
     start: float | None = None
     end: float | None = None
+    features: "Parts | None" = None
+    """What other networks have made of it, in place of the files."""
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,9 @@ def _image(picture: np.ndarray, name: str, scale: tuple[float, float] | None = N
 
 
 def thumbnails(store: Store, row: int, side: int) -> tuple[str, str]:
-    """Data URLs of a clip's middle frame and of its spectrogram, each side so many pixels at most."""
+    """Data URLs of a clip's middle frame and of its spectrogram, each side so many pixels at most; of features none."""
+    if store.features:
+        return "", ""
     frames, sound = store.frames[row], store.spectrograms[row].astype(np.float32)
     darkest, brightest = np.percentile(sound, (1, 99.8))
     return (

@@ -59,8 +59,13 @@ def prepare(
 
     Raises UserError: too many bad clips, a split or a class left empty, too little disk, a damaged store in the way.
     """
-    checksums = media_checksums(clip_list, cache, anew=refresh)
-    clip_list = replace(clip_list, notes=(*clip_list.notes, *note_twins(clip_list.clips, checksums)))
+    if (clip_list.features is not None) != (settings.input == "features"):
+        other = "media" if settings.input == "features" else "features"
+        raise UserError(f"prepare.input = {settings.input}: {clip_list.name} has {other}; set prepare.input={other}")
+    checksums = None
+    if not clip_list.features:
+        checksums = media_checksums(clip_list, cache, anew=refresh)
+        clip_list = replace(clip_list, notes=(*clip_list.notes, *note_twins(clip_list.clips, checksums)))
     key = store_key(clip_list, settings, checksums)
     path = store_folder(cache, clip_list.name, key)
     # A store appears by a rename, so what is there is whole; and a cache of others may be open for reading only.
@@ -92,6 +97,13 @@ def _build(
 ) -> None:
     clips = clip_list.clips
     _check_quarantine(list(clip_list.left_out), clip_list, max_quarantine)
+    if features := clip_list.features:
+        writer = StoreWriter(folder, len(clips), settings, features)
+        for row in range(len(clips)):
+            writer.write(row, features.visual[row], features.audio[row])
+        trained = np.array([clip.split == "train" for clip in clips])
+        writer.finish(clip_list, key, features.statistics(trained), {})
+        return
     reasons = {row: fault for row, clip in enumerate(clips) if (fault := _fault_of_files(clip))}
     _check_quarantine(_all_left_out(clip_list, reasons), clip_list, max_quarantine)
     _check_disk(folder, len(clips), settings)

@@ -2,6 +2,8 @@
 
 frames.npy          uint8 (N, T, H, W, 3), RGB
 spectrograms.npy    float16 (N, F, S), natural logarithms
+visual.npy          in place of frames.npy, float32: features as data/features.py has them
+audio.npy           in place of spectrograms.npy, likewise
 clips.parquet       id, label (class index), split, video, audio (relative to the root), start, end, seconds (length),
                     sound_seconds (length of the sound, empty if not known), sound_note (what is odd of its choice)
 header.json         version, key, settings, classes, counts, statistics, quarantined clips, reader's notes, file sizes
@@ -33,6 +35,7 @@ from raygap.called import command
 from raygap.config import Prepare
 from raygap.data.checksums import Checksums, media_checksums
 from raygap.data.clips import SPLITS, Clip, ClipList, Split
+from raygap.data.features import Features, numbers
 from raygap.data.media.pictures import frames_shape
 from raygap.data.media.spectrogram import spectrogram_shape
 from raygap.errors import UserError
@@ -43,6 +46,7 @@ from raygap.plugins import file_name
 STORE_VERSION = 6
 
 FRAMES, SPECTROGRAMS, CLIPS = "frames.npy", "spectrograms.npy", "clips.parquet"
+VISUAL, AUDIO = "visual.npy", "audio.npy"
 HEADER, QUARANTINED = "header.json", "quarantined.csv"
 
 
@@ -55,17 +59,23 @@ class Store:
         self.path = path
         self.header = header
         """`statistics` holds spectrogram_mean, spectrogram_std and, in units of 0..255 a channel, frame_mean,
-        frame_std, over the training clips."""
+        frame_std, over the training clips; of features audio_mean, audio_std, visual_mean, visual_std, a number each.
+        """
+        self.features = "audio_mean" in header["statistics"]
+        """Whether it holds features in place of media."""
         self.frames = frames
-        """uint8 (N, T, H, W, 3)."""
+        """uint8 (N, T, H, W, 3), or features of the pictures."""
         self.spectrograms = spectrograms
-        """float16 (N, F, S)."""
+        """float16 (N, F, S), or features of the sound."""
         self.clips = clips
         """Table of N rows: id, label, split, video, audio, start, end, seconds, sound_seconds, sound_note."""
         self.clip_ids: list[str] = clips["id"].to_pylist()
         self.labels: np.ndarray = clips["label"].to_numpy().astype(np.int64)
         """int64 (N,), indices into class_names."""
         self.class_names: tuple[str, ...] = tuple(header["class_names"])
+        arrays = {"audio": spectrograms, "visual": frames}
+        self.channels = {m: numbers(a) for m, a in arrays.items()} if self.features else {"audio": 1, "visual": 3}
+        """Of a spectrogram, and of a frame; of features how many numbers they are."""
         self._splits = np.array(clips["split"].to_pylist())
 
     @classmethod
@@ -86,11 +96,12 @@ class Store:
             if found != size:
                 problem = "is missing" if found is None else f"has {found} bytes instead of {size}"
                 raise UserError(f"{path}: {name} {problem}; {mend}")
+        visual, audio = (VISUAL, AUDIO) if AUDIO in header["files"] else (FRAMES, SPECTROGRAMS)
         return cls(
             path,
             header,
-            np.load(path / FRAMES, mmap_mode="r"),
-            np.load(path / SPECTROGRAMS, mmap_mode="r"),
+            np.load(path / visual, mmap_mode="r"),
+            np.load(path / audio, mmap_mode="r"),
             pyarrow.parquet.read_table(path / CLIPS),
         )
 
@@ -105,16 +116,17 @@ def store_key(clip_list: ClipList, settings: Prepare, checksums: Checksums | Non
     The same clips have the same key wherever they lie: neither the root nor the files' times or names are in it (a
     clip's id may be a path, relative to the root). `checksums` are media_checksums(clip_list), if they are known.
     """
+    features = clip_list.features
     if checksums is None:
-        checksums = media_checksums(clip_list)
-    content = {
+        checksums = {} if features else media_checksums(clip_list)
+    content: dict[str, Any] = {
         "version": STORE_VERSION,
-        "settings": settings.model_dump(),
+        "settings": features.digest if features else settings.model_dump(exclude={"input"}),
         "classes": clip_list.class_names,
         "clips": [
             (
                 clip.id,
-                checksums[clip.video],
+                None if features else checksums[clip.video],
                 clip.audio and checksums[clip.audio],
                 clip.label,
                 clip.split,
@@ -204,14 +216,24 @@ def _sync(path: Path) -> None:
 class StoreWriter:
     """A store in the making. Several processes may hold one for the same folder and write different rows."""
 
-    def __init__(self, folder: Path, count: int, settings: Prepare) -> None:
-        """Open the arrays for `count` clips in this folder, making the files if they are not there yet."""
+    def __init__(self, folder: Path, count: int, settings: Prepare, features: Features | None = None) -> None:
+        """Open the arrays for `count` clips, or for these features, in this folder, making the files if they are not
+        there yet."""
         self.folder, self.settings = folder, settings
+        if features:
+            self._names = (VISUAL, AUDIO)
+            self._frames = _RowFile(folder / VISUAL, features.visual.shape, np.float32)
+            self._spectrograms = _RowFile(folder / AUDIO, features.audio.shape, np.float32)
+            return
+        self._names = (FRAMES, SPECTROGRAMS)
         self._frames = _RowFile(folder / FRAMES, (count, *frames_shape(settings)), np.uint8)
         self._spectrograms = _RowFile(folder / SPECTROGRAMS, (count, *spectrogram_shape(settings)), np.float16)
 
     def write(self, row: int, frames: np.ndarray, spectrogram: np.ndarray) -> None:
-        """Write uint8 (T, H, W, 3) and float16 (F, S) of one clip. Raises OSError, for one when the disk is full."""
+        """Write uint8 (T, H, W, 3) and float16 (F, S) of one clip, or its features.
+
+        Raises OSError, for one when the disk is full.
+        """
         self._frames.write(row, frames)
         self._spectrograms.write(row, spectrogram)
 
@@ -266,7 +288,7 @@ class StoreWriter:
             "statistics": statistics,
             "quarantined": left_out,
             "notes": clip_list.notes,
-            "files": {name: (self.folder / name).stat().st_size for name in (FRAMES, SPECTROGRAMS, CLIPS)},
+            "files": {name: (self.folder / name).stat().st_size for name in (*self._names, CLIPS)},
         }
         (self.folder / HEADER).write_text(json.dumps(header, indent=1), encoding="utf-8")
         sync_files(self.folder)

@@ -76,7 +76,8 @@ class Agm(Joint):
         for name, factor in zip(("audio", "visual"), factors, strict=True):
             self.note(f"agm_factor_{name}", factor)
             for parameter in network.get_submodule(f"{name}_encoder").parameters():
-                parameter.grad *= factor
+                if parameter.grad is not None:
+                    parameter.grad *= factor
         modulate_linear(network.fusion, factors)
         self._clip(network)
 
@@ -109,7 +110,7 @@ def modulate_linear(fusion: torch.nn.Module, factors: Tensor) -> None:
     from raygap.models.fusion import Concat, Sum
 
     if isinstance(fusion, Concat):
-        for gradient, factor in zip(fusion.head.weight.grad.chunk(2, 1), factors, strict=True):
+        for gradient, factor in zip(fusion.head.weight.grad.split(fusion.sizes, 1), factors, strict=True):
             gradient *= factor
     elif isinstance(fusion, Sum):
         for head, factor in zip((fusion.audio, fusion.visual), factors, strict=True):

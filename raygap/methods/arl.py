@@ -76,7 +76,8 @@ class Arl(Method):
         for (name, encoder), weight in zip(encoders.items(), weights, strict=True):
             self.note(f"arl_share_{name}", weight)
             for parameter in encoder.parameters():
-                parameter.grad *= 1 + weight
+                if parameter.grad is not None:
+                    parameter.grad *= 1 + weight
         torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
 
 

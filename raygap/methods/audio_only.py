@@ -23,4 +23,4 @@ class AudioOnly(Joint):
         """Nothing of the picture reaches the answer."""
         from raygap.models.heads import OneModality
 
-        network.fusion = OneModality(network.features, network.classes, 0)
+        network.fusion = OneModality(network.sizes["audio"], network.classes, 0)

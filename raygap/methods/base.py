@@ -53,6 +53,11 @@ class Step:
     """(B,): where each clip stands in what `draw` gave for this epoch."""
 
 
+def layer_weights(encoder: torch.nn.Module) -> list[Tensor]:
+    """Of all layers, whatever they are, without biases and normalisation; frozen ones have no gradient."""
+    return [parameter for parameter in encoder.parameters() if parameter.ndim > 1]
+
+
 class Look(Protocol):
     """Outputs of training clips, without augmentation, in evaluation mode, on the CPU; all workers call it together."""
 
@@ -119,6 +124,11 @@ class Method:
                 f"optimizer.batch_size = {clips}{share}: model.norm={norm} needs two clips or more in each batch"
                 f"{' of a worker' if share else ''}; set optimizer.batch_size={least} or more, or model.norm=group"
             )
+
+    @classmethod
+    def equal_features(cls, config: TrialConfig) -> bool:
+        """Whether it compares feature vectors of both modalities, or reads them by one layer: of equal length alone."""
+        return False
 
     @classmethod
     def extend(cls, network: Network, config: TrialConfig) -> None:

@@ -102,7 +102,8 @@ class Cggm(Joint):
         for name, share in zip(("audio", "visual"), self.balance, strict=True):
             self.note(f"cggm_share_{name}", share)
             for parameter in network.get_submodule(f"{name}_encoder").parameters():
-                parameter.grad *= settings.rho * share
+                if parameter.grad is not None:
+                    parameter.grad *= settings.rho * share
         torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
 
     def state_dict(self) -> dict[str, Any]:
@@ -118,8 +119,10 @@ class Cggm(Joint):
 
 
 def reading_weights(fusion: Any) -> tuple[Tensor, ...]:
-    """With which a linear fusion reads audio and visual, (classes, F) each."""
-    return fusion.head.weight.chunk(2, 1) if hasattr(fusion, "head") else (fusion.audio.weight, fusion.visual.weight)
+    """With which a linear fusion reads audio and visual, (classes, features) each."""
+    if hasattr(fusion, "head"):
+        return fusion.head.weight.split(fusion.sizes, 1)
+    return fusion.audio.weight, fusion.visual.weight
 
 
 def balance(rises: Tensor) -> Tensor:

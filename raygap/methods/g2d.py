@@ -8,12 +8,12 @@ L = CE(fused) + logit_weight * sum over m of KL(softmax(t_m) || softmax(fused))
     + feature_weight * sum over m of the mean squared distance between the features of encoder m and z_m.
 
 In a first part of the training, `led` of it, a batch of which teacher m has the higher summed true-class score trains
-no convolution of encoder m: the other modality leads (sequential modality prioritisation).
+no weight of encoder m: the other modality leads (sequential modality prioritisation).
 
-As in its code: temperature 1, all weights 1, 150 of 300 epochs led, convolutions alone are stopped (normalisation
-layers go on, and so do momentum and weight decay), and the fused logits are the mean of two linear heads', which take
-the fusion's place; model.fusion has none in it. The teachers are umt's: trained side by side in the warm-up, after
-which network and optimiser start anew.
+As in its code: temperature 1, all weights 1, 150 of 300 epochs led, weights alone are stopped, there those of
+convolutions (normalisation goes on, and so do momentum and weight decay), and the fused logits are the mean of two
+linear heads', which take the fusion's place; model.fusion has none in it. The teachers are umt's: trained side by side
+in the warm-up, after which network and optimiser start anew.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from raygap.config import LATER, Section
 from raygap.errors import UserError
 from raygap.imbalance.gap import true_class_score
 from raygap.lazy import torch
+from raygap.methods.base import layer_weights
 from raygap.methods.losses import cross_entropy
 from raygap.methods.umt import TaughtOutputs, Umt, squared_distance
 
@@ -65,7 +66,7 @@ class G2D(Umt):
         """The fusion is the mean of two heads."""
         from raygap.models.heads import MeanOfHeads
 
-        network.fusion = MeanOfHeads(network.features, network.classes)
+        network.fusion = MeanOfHeads(network.sizes["audio"], network.sizes["visual"], network.classes)
 
     def adaptive_terms(self, outputs: TaughtOutputs, labels: Tensor, index: Tensor) -> Terms:
         """The losses of the batch."""
@@ -88,9 +89,9 @@ class G2D(Umt):
         scores = self.batch_mean(torch.stack([true_class_score(logits, step.labels) for logits in taught]), step)
         for name, learns in zip(("audio", "visual"), scores <= scores.flip(0), strict=True):
             self.note(f"g2d_led_by_{name}", learns.float())
-            for layer in network.get_submodule(f"{name}_encoder").modules():
-                if isinstance(layer, torch.nn.Conv2d):
-                    layer.weight.grad *= learns
+            for weight in layer_weights(network.get_submodule(f"{name}_encoder")):
+                if weight.grad is not None:
+                    weight.grad *= learns
 
 
 def divergence(taught: Tensor, answer: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from pydantic import Field
 from raygap.config import LATER, Section
 from raygap.imbalance.gap import true_class_score
 from raygap.lazy import torch
-from raygap.methods.base import Method
+from raygap.methods.base import Method, layer_weights
 from raygap.methods.losses import cross_entropy
 
 if TYPE_CHECKING:
@@ -94,9 +94,11 @@ class InfoReg(Method):
             held = torch.where(lead[place] > 0, strength * lead[place].tanh().exp(), 0.0) * self.learning[place]
             self.note(f"inforeg_held_{name}", held)
             for parameter, anchor in zip(encoder.parameters(), self.anchors[name], strict=True):
-                parameter.grad += held * (parameter.detach() - anchor)
+                if parameter.grad is not None:
+                    parameter.grad += held * (parameter.detach() - anchor)
             for square, weight in zip(self.squares[name], layer_weights(encoder), strict=True):
-                square += weight.grad.square()
+                if weight.grad is not None:
+                    square += weight.grad.square()
 
     def end_epoch(self, epoch: int, metrics: dict[str, Any]) -> None:
         """Adds the traces."""
@@ -113,11 +115,6 @@ class InfoReg(Method):
         """Inverse of state_dict."""
         super().load_state_dict(state)
         self.traces = state["traces"]
-
-
-def layer_weights(encoder: torch.nn.Module) -> list[Tensor]:
-    """Of its convolutional and linear layers."""
-    return [layer.weight for layer in encoder.modules() if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear)]
 
 
 def growth(traces: list[float]) -> float:

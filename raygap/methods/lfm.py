@@ -71,11 +71,16 @@ class Lfm(Joint):
             raise UserError(f"{config.method} has a head a modality in place of the fusion; set model.readout=split")
 
     @classmethod
+    def equal_features(cls, config: TrialConfig) -> bool:
+        """The older variant contrasts them."""
+        return config.lfm.variant == "features"
+
+    @classmethod
     def extend(cls, network: Network, config: TrialConfig) -> None:
         """The fusion is the mean of two heads."""
         from raygap.models.heads import MeanOfHeads
 
-        network.fusion = MeanOfHeads(network.features, network.classes)
+        network.fusion = MeanOfHeads(network.sizes["audio"], network.sizes["visual"], network.classes)
 
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
         """The weighted losses of the batch."""

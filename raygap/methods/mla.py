@@ -63,6 +63,11 @@ class Mla(Method):
             raise UserError(f"{config.method} has one shared head; set model.readout=split")
 
     @classmethod
+    def equal_features(cls, config: TrialConfig) -> bool:
+        """One head reads both."""
+        return True
+
+    @classmethod
     def extend(cls, network: Network, config: TrialConfig) -> None:
         """The fusion is the shared head."""
         from raygap.models.heads import SharedHead

@@ -48,4 +48,6 @@ class MMCosine(Joint):
         """The fusion is one of cosines."""
         from raygap.models.heads import CosineFusion
 
-        network.fusion = CosineFusion(network.features, network.classes, config.mmcosine.scale)
+        network.fusion = CosineFusion(
+            network.sizes["audio"], network.sizes["visual"], network.classes, config.mmcosine.scale
+        )

@@ -50,25 +50,28 @@ class MMPareto(UnimodalLosses):
     def backward(self, network: Network, outputs: Outputs, terms: Terms, step: Step) -> None:
         """Three gradients, each summed over the workers, then their integration."""
         fused, audio, visual = (self._gradients(terms[name], network) for name in ("fusion", "audio", "visual"))
-        for parameter in network.parameters():
+        for parameter in fused:
             parameter.grad = fused[parameter] + audio[parameter] + visual[parameter]
         self._reconcile(network.audio_encoder, fused, audio, "audio")
         self._reconcile(network.visual_encoder, fused, visual, "visual")
 
     def _gradients(self, term: Tensor, network: Network) -> Gradients:
-        parameters = list(network.parameters())
+        parameters = [p for p in network.parameters() if p.requires_grad]
         parts = torch.autograd.grad(term, parameters, retain_graph=True, materialize_grads=True)
         flat = self.workers.sum(_joined(parts))
         whole = flat.split([p.numel() for p in parameters])
         return {p: part.view_as(p) for p, part in zip(parameters, whole, strict=True)}
 
     def _reconcile(self, encoder: torch.nn.Module, fused: Gradients, alone: Gradients, name: str) -> None:
-        both = [_joined([gradients[p] for p in encoder.parameters()]) for gradients in (fused, alone)]
+        trained = [p for p in encoder.parameters() if p.requires_grad]
+        if not trained:
+            return
+        both = [_joined([gradients[p] for p in trained]) for gradients in (fused, alone)]
         product = both[0] @ both[1]
         smallest = ((both[1] - both[0]) @ both[1] / (both[0] - both[1]).square().sum().clamp_min(TINY)).clamp(0, 1)
         # Orthogonal gradients, one of them perhaps zero, are in no conflict.
         weight = torch.where(product >= 0, 0.5, smallest)
-        for parameter in encoder.parameters():
+        for parameter in trained:
             direction = 2 * weight * fused[parameter] + 2 * (1 - weight) * alone[parameter]
             longer = parameter.grad.norm() / direction.norm().clamp_min(TINY)
             parameter.grad = self.config.mmpareto.gamma * longer.clamp_min(1) * direction

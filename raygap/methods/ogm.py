@@ -6,9 +6,11 @@ With s_m = sum over the batch of the softmax score of the true class through the
 rho_m = s_m / s_other (eq. 8 and 9): the gradient of encoder m is multiplied by k_m = 1 - tanh(alpha * rho_m) where
 rho_m > 1, else by 1 (eq. 10). ogm_ge adds Gaussian noise, with the gradient's standard deviation, to it (eq. 12).
 
-Where the paper is silent we do as its code does: weights of convolutions alone are modulated, each with the standard
-deviation of its own gradient, which is taken before the multiplication, for both modalities; modulation ends after
-ogm.epochs. The paper's unimodal logits are the split read-out; with heads, these are probes, and any fusion will do.
+Where the paper is silent we do as its code does: weights are modulated, biases and normalisation are not, each with the
+standard deviation of its own gradient, which is taken before the multiplication, for both modalities; modulation ends
+after ogm.epochs. Weights are all parameters of two dimensions or more; the code names the convolutions, which are all
+that its ResNets have, while of a transformer they are nothing, or the cutting up into patches alone. What is frozen is
+not modulated. The paper's unimodal logits are the split read-out; with heads, these are probes, and any fusion will do.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pydantic import Field
 from raygap.config import LATER, Section
 from raygap.imbalance.gap import true_class_score
 from raygap.lazy import torch
+from raygap.methods.base import layer_weights
 from raygap.methods.joint import Joint
 from raygap.rng import generator
 
@@ -57,9 +60,9 @@ class Ogm(Joint):
         draw = torch.Generator(self.device)
         draw.manual_seed(int(generator(self.config.seed, "ogm_ge", step.epoch, step.number).integers(2**62)))
         for factor, encoder in zip(kept, (network.audio_encoder, network.visual_encoder), strict=True):
-            for layer in encoder.modules():
-                if isinstance(layer, torch.nn.Conv2d):
-                    self._modulate(layer.weight, factor, draw)
+            for weight in layer_weights(encoder):
+                if weight.grad is not None:
+                    self._modulate(weight, factor, draw)
         self.note("ogm_kept_audio", kept[0])
         self.note("ogm_kept_visual", kept[1])
 

@@ -72,8 +72,8 @@ class Pmr(Joint):
     """CE(fused) and the losses of prototype classifiers."""
 
     sections = {"pmr": Settings}
-    prototypes: Tensor | None = None
-    """(2, classes, features): of audio and visual."""
+    prototypes: list[Tensor] | None = None
+    """(classes, features) each: of audio and visual."""
     in_entropy_epochs = True
 
     def begin_epoch(self, epoch: int, network: Network, look: Look) -> None:
@@ -81,14 +81,13 @@ class Pmr(Joint):
         settings = self.config.pmr
         clips = class_share(self.labels, settings.share, generator(self.config.seed, "pmr", epoch))
         outputs = look(clips)
-        fresh = torch.stack(
-            [
-                class_means(features, torch.from_numpy(self.labels[clips]), network.classes)
-                for features in (outputs.audio_features, outputs.visual_features)
-            ]
-        ).to(self.device)
+        fresh = [
+            class_means(features, torch.from_numpy(self.labels[clips]), network.classes).to(self.device)
+            for features in (outputs.audio_features, outputs.visual_features)
+        ]
         last = fresh if self.prototypes is None else self.prototypes
-        self.prototypes = (1 - settings.momentum) * fresh + settings.momentum * last
+        share = settings.momentum
+        self.prototypes = [(1 - share) * new + share * old for new, old in zip(fresh, last, strict=True)]
         self.in_entropy_epochs = epoch - self.config.warmup.epochs < settings.entropy_epochs
 
     def outputs(self, network: Network, step: Step) -> PrototypeOutputs:
@@ -127,7 +126,7 @@ class Pmr(Joint):
         super().load_state_dict(state)
         self.prototypes = state["prototypes"]
         if self.prototypes is not None:  # None where no epoch is adaptive
-            self.prototypes = self.prototypes.to(self.device)
+            self.prototypes = [prototypes.to(self.device) for prototypes in self.prototypes]
 
 
 def class_share(labels: np.ndarray, share: float, draw: np.random.Generator) -> np.ndarray:

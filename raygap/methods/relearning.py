@@ -67,7 +67,8 @@ class Relearning(HoldsOut, Joint):
         self.done += 1
         from raygap.models.network import make_network
 
-        initial = make_network(self.config.model, network.classes, self.config.seed).to(self.device)
+        model, channels = self.config.model, network.channels
+        initial = make_network(model, network.classes, self.config.seed, channels=channels).to(self.device)
         # Clustered once: another machine's k-means could end elsewhere.
         outputs = look(np.concatenate((self.compared, self.held)))
         features = {"audio": outputs.audio_features, "visual": outputs.visual_features}

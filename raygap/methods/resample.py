@@ -92,10 +92,10 @@ class Resample(Joint):
 
     def _contributions(self, network: Network, outputs: Outputs, clips: np.ndarray) -> np.ndarray:
         audio, visual = outputs.audio_features.to(self.device), outputs.visual_features.to(self.device)
-        absent = torch.zeros_like(audio)
+        no_audio, no_visual = torch.zeros_like(audio), torch.zeros_like(visual)
         labels = torch.from_numpy(self.labels[clips]).to(self.device)
         with torch.no_grad():
-            answers = [network.fusion(*pair) for pair in ((audio, visual), (audio, absent), (absent, visual))]
+            answers = [network.fusion(*pair) for pair in ((audio, visual), (audio, no_visual), (no_audio, visual))]
         return contributions(*((logits.argmax(1) == labels) for logits in answers)).cpu().numpy()
 
 

@@ -16,6 +16,7 @@ repeat the warm-up's loss.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,12 +80,13 @@ class Umt(Method):
         if epoch > self.config.warmup.epochs:
             return
         self._teach(copy.deepcopy(network))
-        network.load_state_dict(self._fresh(network.classes).state_dict())
+        network.load_state_dict(self._fresh(network.classes, network.channels).state_dict())
 
-    def _fresh(self, classes: int) -> Network:
+    def _fresh(self, classes: int, channels: Mapping[str, int], weights: bool = True) -> Network:
         from raygap.models.network import make_network
 
-        return make_network(self.config.model, classes, self.config.seed, lambda new: self.extend(new, self.config))
+        model, seed = self.config.model, self.config.seed
+        return make_network(model, classes, seed, lambda new: self.extend(new, self.config), channels, weights)
 
     def _teach(self, teachers: Network) -> None:
         modules: Any = teachers  # torch's stub of `to` knows either argument alone
@@ -118,13 +120,14 @@ class Umt(Method):
         """Adds the teachers."""
         if self.teachers is None:
             return {**super().state_dict(), "teachers": None}
-        return {**super().state_dict(), "teachers": self.teachers.state_dict(), "classes": self.teachers.classes}
+        inputs = {"classes": self.teachers.classes, "channels": dict(self.teachers.channels)}
+        return {**super().state_dict(), "teachers": self.teachers.state_dict(), **inputs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of state_dict."""
         super().load_state_dict(state)
         if state["teachers"]:
-            self._teach(self._fresh(state["classes"]))
+            self._teach(self._fresh(state["classes"], state["channels"], weights=False))
             self.teachers.load_state_dict(state["teachers"])
 
 

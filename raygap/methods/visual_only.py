@@ -23,4 +23,4 @@ class VisualOnly(Joint):
         """Nothing of the sound reaches the answer."""
         from raygap.models.heads import OneModality
 
-        network.fusion = OneModality(network.features, network.classes, 1)
+        network.fusion = OneModality(network.sizes["visual"], network.classes, 1)

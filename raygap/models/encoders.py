@@ -1,4 +1,8 @@
-"""Encoders: one modality's picture-like input to one feature vector."""
+"""Encoders: one modality's input to one feature vector.
+
+Sound comes as (B, 1, F, S), of a waveform (B, 1, 1, samples); pictures as (B, 3, H, W), one frame at a time, or as
+(B, T, 3, H, W) where the encoder says `whole_clip`; features of other networks as models/features.py says.
+"""
 
 from collections.abc import Callable
 from typing import cast
@@ -6,9 +10,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from raygap.config import Model
+from raygap.config import FEATURES, TIMM, VIDEO, WAVEFORM, Model
 from raygap.errors import UserError
+from raygap.models.weights import load_weights
 from raygap.plugins import in_words, is_plugin, load_plugin
+
+MEDIA = {"audio": 1, "visual": 3}
+"""Channels of a spectrogram, and of a frame."""
 
 
 def _normalisation(kind: str) -> Callable[[int], nn.Module]:
@@ -28,6 +36,10 @@ class Encoder(nn.Module):
 
     out_features: int
     """Length of its feature vectors."""
+    whole_clip = False
+    """It takes all frames of a clip together."""
+    loaded = ""
+    """What was loaded of its weights, in a line."""
 
 
 class SmallCNN(Encoder):
@@ -52,41 +64,50 @@ class SmallCNN(Encoder):
         return self.layers(x).mean((2, 3))
 
 
-class ResNet18(Encoder):
-    """torchvision's ResNet-18 from random weights, with a stem for `channels` and no classifier."""
+def make_encoder(model: Model, modality: str, channels: int, weights: bool = True) -> Encoder:
+    """A modality's encoder, with attribute `out_features`, for inputs of `channels` channels (of features: numbers).
 
-    out_features = 512
-
-    def __init__(self, channels: int, width: int, norm: str) -> None:
-        super().__init__()
-        # Here, not above: it brings in torch.compile's machinery, seconds for a process that builds no network.
-        from torchvision.models import resnet18
-
-        self.net = resnet18(weights=None, norm_layer=_normalisation(norm))
-        self.net.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
-        nn.init.kaiming_normal_(self.net.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.net.fc = nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, 512)."""
-        return self.net(x)
-
-
-ENCODERS: dict[str, Callable[[int, int, str], Encoder]] = {"small_cnn": SmallCNN, "resnet18": ResNet18}
-
-
-def make_encoder(model: Model, channels: int) -> Encoder:
-    """An encoder with attribute `out_features` for inputs of `channels` channels.
-
-    One from elsewhere, `package.module:function`, is what the function makes of the same two arguments. Raises
-    UserError if that is no encoder.
+    It comes with the weights that the model's settings name, unless these are loaded later (`weights` False); what was
+    loaded stands in its attribute `loaded`. One from elsewhere, `package.module:function`, is what the function makes
+    of (settings, channels). Raises UserError if that is no encoder, or for weights that are none of its.
     """
-    if not is_plugin(model.encoder):
-        return ENCODERS[model.encoder](channels, model.width, model.norm)
-    what = f"model.encoder {model.encoder}"
-    make = load_plugin(model.encoder, "model.encoder")
+    settings, source = model.of(modality), getattr(model, modality).weights
+    encoder = _make(settings, modality, channels, source)
+    encoder.loaded = load_weights(encoder, settings.encoder, source, modality) if weights and source != "none" else ""
+    return encoder
+
+
+def _make(settings: Model, modality: str, channels: int, weights: str) -> Encoder:
+    name = settings.encoder
+    if name == "small_cnn":
+        return SmallCNN(channels, settings.width, settings.norm)
+    if name in FEATURES:
+        from raygap.models.features import FEATURE_ENCODERS
+
+        return FEATURE_ENCODERS[name](channels, settings.width, settings.norm)
+    if name in WAVEFORM:
+        from raygap.models.waveform import Waveform
+
+        return Waveform(name)
+    if name.startswith(TIMM) or not is_plugin(name):
+        # Here, not above: it brings in torch.compile's machinery, seconds for a process that builds no such network.
+        from raygap.models.library import Timm, Torchvision, Video
+
+        if name in VIDEO and modality == "audio":
+            raise UserError(f"model.audio.encoder: {name} is for the frames of a clip; choose one for sound")
+        kind: type[Timm | Video | Torchvision] = (
+            Timm if name.startswith(TIMM) else Video if name in VIDEO else Torchvision
+        )
+        encoder = kind(name.removeprefix(TIMM), channels, weights)
+        return encoder if settings.norm == "batch" else with_norm(encoder, settings.norm, weights)
+    return _make_own(settings, channels)
+
+
+def _make_own(settings: Model, channels: int) -> Encoder:
+    what = f"model.encoder {settings.encoder}"
+    make = load_plugin(settings.encoder, "model.encoder")
     try:
-        encoder = make(model, channels)
+        encoder = make(settings, channels)
     except Exception as error:  # a user's own code may raise anything
         raise UserError(f"{what}: fails for {channels} channels ({in_words(error)})") from None
     if not isinstance(encoder, nn.Module):
@@ -97,11 +118,29 @@ def make_encoder(model: Model, channels: int) -> Encoder:
     return cast(Encoder, encoder)
 
 
+def with_norm(encoder: Encoder, norm: str, weights: str) -> Encoder:
+    """A library's network with another normalisation in place of its batch normalisation; others keep what they have.
+
+    Raises UserError for weights that were trained with batch normalisation and are to go on without.
+    """
+    if norm == "sync_batch":
+        return cast(Encoder, nn.SyncBatchNorm.convert_sync_batchnorm(encoder))
+    make_norm, found = _normalisation(norm), False
+    for module in list(encoder.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d | nn.BatchNorm3d):
+                setattr(module, name, make_norm(child.num_features))
+                found = True
+    if found and weights != "none":
+        raise UserError(f"model.norm = {norm}: the weights {weights} need batch normalisation; set model.norm=batch")
+    return encoder
+
+
 def check_shape(name: str, encoder: Encoder, batch: Tensor) -> None:
     """Raise UserError unless an encoder gives a feature vector a clip of such a batch."""
     with torch.no_grad():
         try:
-            given = encoder.eval()(batch)
+            given = encode_frames(encoder.eval(), batch)
         except Exception as error:
             raise UserError(f"model.encoder {name}: fails on {_shape(batch)} ({in_words(error)})") from None
     wanted = (len(batch), encoder.out_features)
@@ -114,7 +153,10 @@ def _shape(batch: Tensor) -> str:
     return str(tuple(batch.shape))
 
 
-def encode_frames(encoder: nn.Module, frames: Tensor) -> Tensor:
-    """(B, T, C, H, W) -> (B, features): every frame through the encoder, then the mean over time."""
-    features = encoder(torch.flatten(frames, 0, 1))
-    return features.unflatten(0, frames.shape[:2]).mean(1)
+def encode_frames(encoder: nn.Module, x: Tensor) -> Tensor:
+    """A modality's batch to (B, features): of frames (B, T, C, H, W) every one through the encoder, and the mean over
+    time, unless it takes them together."""
+    if x.ndim != 5 or getattr(encoder, "whole_clip", False):
+        return encoder(x)
+    features = encoder(torch.flatten(x, 0, 1))
+    return features.unflatten(0, x.shape[:2]).mean(1)

@@ -33,9 +33,9 @@ class SharedHead(nn.Module):
 class MeanOfHeads(nn.Module):
     """A linear head a modality; the fused logits are the mean of theirs, which are the read-out."""
 
-    def __init__(self, features: int, classes: int) -> None:
+    def __init__(self, audio: int, visual: int, classes: int) -> None:
         super().__init__()
-        self.audio, self.visual = nn.Linear(features, classes), nn.Linear(features, classes)
+        self.audio, self.visual = nn.Linear(audio, classes), nn.Linear(visual, classes)
         draw_linear_weights(self)
 
     def forward(self, audio: Tensor, visual: Tensor) -> Tensor:
@@ -89,11 +89,11 @@ class BoostedHeads(nn.Module):
 class CosineFusion(nn.Module):
     """Sum over the modalities of `scale` times the cosines between features and class weights."""
 
-    def __init__(self, features: int, classes: int, scale: float) -> None:
+    def __init__(self, audio: int, visual: int, classes: int, scale: float) -> None:
         super().__init__()
         self.scale = scale
-        self.audio = nn.Linear(features, classes, bias=False)
-        self.visual = nn.Linear(features, classes, bias=False)
+        self.audio = nn.Linear(audio, classes, bias=False)
+        self.visual = nn.Linear(visual, classes, bias=False)
         draw_linear_weights(self)
 
     def forward(self, audio: Tensor, visual: Tensor) -> Tensor:

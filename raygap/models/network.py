@@ -1,38 +1,44 @@
 """The two-modality network: an encoder a modality, the fusion, the unimodal read-out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from raygap.config import Model
+from raygap.config import MODALITIES, Model
 from raygap.errors import UserError
-from raygap.models.encoders import encode_frames, make_encoder
+from raygap.models.encoders import MEDIA, encode_frames, make_encoder
 from raygap.models.fusion import FUSIONS
 from raygap.models.outputs import Outputs
 
 
 class Network(nn.Module):
-    """Audio (B, 1, F, S) and visual (B, T, 3, H, W) to fused and unimodal logits."""
+    """Audio (B, 1, F, S) and visual (B, T, 3, H, W), or features of both, to fused and unimodal logits."""
 
-    def __init__(self, model: Model, classes: int) -> None:
+    def __init__(self, model: Model, classes: int, channels: Mapping[str, int] = MEDIA, weights: bool = True) -> None:
         super().__init__()
-        self.audio_encoder = make_encoder(model, channels=1)
-        self.visual_encoder = make_encoder(model, channels=3)
-        self.features = features = self.audio_encoder.out_features
-        if self.visual_encoder.out_features != features:
-            other = self.visual_encoder.out_features
-            raise UserError(f"model.encoder {model.encoder}: {features} features for sound, but {other} for pictures")
-        self.classes = classes
-        self.fusion: Any = FUSIONS[model.fusion](features, classes)  # a module; methods put in kinds of their own
+        self.audio_encoder = make_encoder(model, "audio", channels["audio"], weights)
+        self.visual_encoder = make_encoder(model, "visual", channels["visual"], weights)
+        self.channels, self.classes = channels, classes
+        self.sizes = {"audio": self.audio_encoder.out_features, "visual": self.visual_encoder.out_features}
+        """Lengths of the feature vectors."""
+        self.fixed = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        """Weights that an encoder of one's own keeps from being trained."""
+        # A module; methods put in kinds of their own.
+        self.fusion: Any = FUSIONS[model.fusion](self.sizes["audio"], self.sizes["visual"], classes)
         self.heads: nn.ModuleDict | None = None
         if model.readout == "heads":
-            self.heads = nn.ModuleDict({m: nn.Linear(features, classes) for m in ("audio", "visual")})
+            self.heads = nn.ModuleDict({m: nn.Linear(self.sizes[m], classes) for m in MODALITIES})
         self.extra = nn.ModuleDict()
         for module in (self.fusion, self.heads):  # an encoder of one's own may come with weights
             if module is not None:
                 draw_linear_weights(module)
+
+    @property
+    def features(self) -> int:
+        """Length of both feature vectors. Raises UserError if they differ, for what needs them equally long."""
+        return equal_size(self.sizes)
 
     def forward(self, audio: Tensor, visual: Tensor, probe: bool = False) -> Outputs:
         """`probe` cuts the separate heads off the encoders: they are trained to read, not to shape, the features."""
@@ -48,6 +54,17 @@ class Network(nn.Module):
         return Outputs(self.fusion(z_audio, z_visual), u_audio, u_visual, z_audio, z_visual)
 
 
+def equal_size(sizes: Mapping[str, int]) -> int:
+    """The length of both modalities' feature vectors. Raises UserError if they differ."""
+    if sizes["audio"] != sizes["visual"]:
+        lengths = " and ".join(f"{size} numbers for {modality}" for modality, size in sizes.items())
+        raise UserError(
+            f"feature vectors of {lengths}: this method needs them equally long; choose such encoders or widths "
+            "(model.audio, model.visual)"
+        )
+    return sizes["audio"]
+
+
 def draw_linear_weights(module: nn.Module) -> None:
     """Initial weights of all linear layers, as the field's code bases draw them; biases are zero."""
     for layer in module.modules():
@@ -58,14 +75,21 @@ def draw_linear_weights(module: nn.Module) -> None:
 
 
 def make_network(
-    model: Model, classes: int, seed: int, extend: Callable[[Network], None] = lambda network: None
+    model: Model,
+    classes: int,
+    seed: int,
+    extend: Callable[[Network], None] = lambda network: None,
+    channels: Mapping[str, int] = MEDIA,
+    weights: bool = True,
 ) -> Network:
-    """A network whose initial weights follow from `seed` alone, whatever was drawn before.
+    """A network whose initial weights follow from `seed`, and the files that the settings name, alone, whatever was
+    drawn before.
 
+    `channels` are those of its inputs (of features: numbers), a modality; with `weights` False no such file is read.
     `extend` may add modules to the network's `extra`, or replace its fusion, after its own weights are drawn.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Network(model, classes)
+        network = Network(model, classes, channels, weights)
         extend(network)
     return network

@@ -5,7 +5,7 @@ import hashlib
 import json
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from raygap.called import command
 from raygap.config import Prepare, TrialConfig
 from raygap.data.clips import Split
 from raygap.data.decoding import Media, Parts, decode_parts, in_processes
+from raygap.data.features import numbers, scaled
 from raygap.data.media.pictures import frames_shape
 from raygap.data.media.sound import SOUND_FILES
 from raygap.data.media.spectrogram import spectrogram_shape
 from raygap.data.predictions import MODALITIES, READOUTS, Predictions
+from raygap.data.readers.features import read_unlabelled
 from raygap.data.readers.folders import FileFinder
 from raygap.data.readers.lists import BadLine, read_table
 from raygap.data.store import Store
@@ -32,6 +34,7 @@ from raygap.imbalance.correction import Correction
 from raygap.imbalance.correction import from_mapping as correction_from_mapping
 from raygap.imbalance.decision_layer import adds_up
 from raygap.methods import find_method
+from raygap.models.encoders import MEDIA
 from raygap.models.network import Network
 from raygap.schema import from_mapping as config_from_mapping
 from raygap.training import checkpoint
@@ -75,16 +78,21 @@ class Classifier:
 
     @torch.no_grad()
     def logits(self, frames: np.ndarray, spectrograms: np.ndarray) -> dict[str, np.ndarray]:
-        """Fused, audio and visual logits, (B, C) float32, of uint8 (B, T, H, W, 3) and float16 (B, F, S)."""
+        """Fused, audio and visual logits, (B, C) float32, of uint8 (B, T, H, W, 3) and float16 (B, F, S), or of
+        features."""
         given = self.statistics
+        if self.config.prepare.input == "features":
+            arrays = (("audio", spectrograms), ("visual", frames))
+            return self._read(*(torch.from_numpy(scaled(array, given, name)).to(self.device) for name, array in arrays))
         mean, deviation = (torch.tensor(given[name], device=self.device) for name in ("frame_mean", "frame_std"))
         visual = (torch.from_numpy(frames).to(self.device).float() - mean) / deviation
         audio = torch.from_numpy(spectrograms).to(self.device).float()
         audio = (audio - given["spectrogram_mean"]) / given["spectrogram_std"]
+        return self._read(audio[:, None], visual.permute(0, 1, 4, 2, 3))
+
+    def _read(self, audio: Tensor, visual: Tensor) -> dict[str, np.ndarray]:
         with autocast(self.config, self.device):
-            outputs = find_method(self.config.method).predict(
-                self.network, audio[:, None], visual.permute(0, 1, 4, 2, 3)
-            )
+            outputs = find_method(self.config.method).predict(self.network, audio, visual)
         return {name: getattr(outputs, name).float().cpu().numpy() for name in READOUTS}
 
 
@@ -122,7 +130,10 @@ def answers(
     ready: dict[int, Answer] = {}
     batch: list[tuple[int, Parts]] = []
     done = 0
-    for row, result in in_processes(functools.partial(_decoder, settings), media, range(len(media)), workers):
+    decoded: Iterator[tuple[int, Parts | str]] = ((row, one.features) for row, one in enumerate(media))
+    if settings.input == "media":
+        decoded = in_processes(functools.partial(_decoder, settings), media, range(len(media)), workers)
+    for row, result in decoded:
         # The decoder crashed on it: which modality is at fault is not known.
         parts = Parts(None, None, dict.fromkeys(MODALITIES, result)) if isinstance(result, str) else result
         batch.append((row, parts))
@@ -169,11 +180,15 @@ def _answer(
 ) -> Iterator[tuple[int, Answer]]:
     settings = classifier.config.prepare
     # A missing modality is filled up for the others' sake: a modality's read-out looks at nothing but that modality.
-    no_frames = np.zeros(frames_shape(settings), np.uint8)
-    no_sound = np.zeros(spectrogram_shape(settings), np.float16)
+    if settings.input == "features":
+        channels = classifier.network.channels
+        no_frames, no_sound = (np.zeros(channels[name], np.float32) for name in ("visual", "audio"))
+    else:
+        no_frames = np.zeros(frames_shape(settings), np.uint8)
+        no_sound = np.zeros(spectrogram_shape(settings), np.float16)
     logits = classifier.logits(
-        np.stack([no_frames if parts.frames is None else parts.frames for _, parts in batch]),
-        np.stack([no_sound if parts.spectrogram is None else parts.spectrogram for _, parts in batch]),
+        _filled([parts.frames for _, parts in batch], no_frames),
+        _filled([parts.spectrogram for _, parts in batch], no_sound),
     )
     both = softmax(logits["fused"], axis=1) if correction is None else np.exp(correction.apply(logits))
     alone = {
@@ -187,14 +202,27 @@ def _answer(
         yield row, Answer(media[row], fused | own, parts.reasons)
 
 
-def read_media(paths: Sequence[Path]) -> list[Media]:
-    """The clips that these files are, or, of a .csv, that its rows list.
+def _filled(parts: list[np.ndarray | None], nothing: np.ndarray) -> np.ndarray:
+    """One array of them, with zeros where there is none."""
+    shape = max((part.shape for part in parts if part is not None), default=nothing.shape)
+    filled = np.zeros((len(parts), *shape), nothing.dtype)
+    for row, part in enumerate(parts):
+        if part is not None:  # of features a clip may have fewer steps than another
+            filled[row][tuple(slice(length) for length in part.shape)] = part
+    return filled
+
+
+def read_media(paths: Sequence[Path], classifier: "Classifier | None" = None) -> list[Media]:
+    """The clips that these files are, or, of a .csv, that its rows list; of a classifier of features, those whose
+    features they hold.
 
     A list has the columns video and/or audio (paths relative to the list; without audio, the video's own sound), and
     may have start and end (seconds) and id; other columns are ignored. That a media file does not exist is found later,
     and costs its own row. Raises UserError, with file and line, for a list that cannot be read.
     """
     found: list[Media] = []
+    if classifier and classifier.config.prepare.input == "features":
+        return [one for path in paths for one in _read_features(path, classifier.network.channels)]
     for path in paths:
         if path.is_dir():
             raise UserError(f"{path}: a folder; {_media_in(path)}")
@@ -205,6 +233,20 @@ def read_media(paths: Sequence[Path]) -> list[Media]:
         else:
             found.append(Media(str(path), path, None))
     return found
+
+
+def _read_features(path: Path, channels: Mapping[str, int]) -> list[Media]:
+    ids, found, faults = read_unlabelled(path)
+    for name, features in found.items():
+        there = next((one for one in features if one is not None), None)
+        if there is not None and (count := numbers(there[None])) != channels[name]:
+            raise UserError(f"{path}: {name} of {count} numbers; the network takes {channels[name]}")
+    media = []
+    for row, (clip, fault) in enumerate(zip(ids, faults, strict=True)):
+        parts = {name: None if fault else array[row] for name, array in found.items()}
+        reasons = {name: fault or "no features" for name, part in parts.items() if part is None}
+        media.append(Media(clip, path, None, features=Parts(parts["visual"], parts["audio"], reasons)))
+    return media
 
 
 def _media_in(folder: Path) -> str:
@@ -248,7 +290,7 @@ def _listed(path: Path, line: int, row: dict[str, str], finder: FileFinder) -> M
             raise UserError(f"{path}, line {line}: {name} {text!r} is not a time; give seconds such as 2.5")
     if times["end"] is not None and times["end"] <= (times["start"] or 0):
         raise UserError(f"{path}, line {line}: end {times['end']:g} is not after start {times['start'] or 0:g}")
-    return Media(row.get("id") or row.get("video") or row["audio"], video, audio, **times)
+    return Media(row.get("id") or row.get("video") or row["audio"], video, audio, times["start"], times["end"])
 
 
 def fingerprint(path: Path) -> str:
@@ -328,6 +370,8 @@ def store_predictions(path: Path, store: Store, splits: Sequence[Split]) -> Pred
         # What the network expects is scaled as its own training clips were.
         store.header = store.header | {"statistics": saved["statistics"]}
         notes.append("These are other data than the network was trained on; they are scaled as its training data were.")
+    if (channels := saved.get("channels", MEDIA)) != store.channels:
+        raise UserError(f"{path}: takes {_in_words(channels)}, but the data have {_in_words(store.channels)}")
     config, network = load_network(path, len(store.class_names))
     if config.protocol == "paper":
         notes.append("Protocol paper: the network was trained on val too and its epoch chosen on test.")
@@ -354,6 +398,11 @@ def store_predictions(path: Path, store: Store, splits: Sequence[Split]) -> Pred
         notes=tuple(notes),
     )
     return _with_fusion(predictions, network, features, means, device)
+
+
+def _in_words(channels: Mapping[str, int]) -> str:
+    counts = " and ".join(f"{count} numbers of {modality}" for modality, count in channels.items())
+    return "media" if channels == MEDIA else counts
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """The optimisers, without torch's compiler: its own import it at their first step, which takes seconds a process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,11 +12,20 @@ _HELD_FROM_COMPILER = ("add_param_group", "state_dict", "load_state_dict", "zero
 """Methods that torch wraps so that a compiled program leaves them out. raygap compiles nothing."""
 
 
-def make_optimizer(settings: Optimizer, network: torch.nn.Module) -> torch.optim.Optimizer:
-    """The optimiser that a configuration names, over all parameters of the network."""
+def make_optimizer(
+    settings: Optimizer, network: torch.nn.Module, factors: Mapping[str, float] = MappingProxyType({})
+) -> torch.optim.Optimizer:
+    """The optimiser that a configuration names, over all parameters of the network.
+
+    `factors` on the learning rate of parts of it, by their names, stand as `lr_factor` in the parts' groups.
+    """
+    apart = {part: list(network.get_submodule(part).parameters()) for part, factor in factors.items() if factor != 1}
+    theirs = {parameter for parameters in apart.values() for parameter in parameters}
+    groups: list[dict[str, Any]] = [{"params": [p for p in network.parameters() if p not in theirs]}]
+    groups += [{"params": apart[part], "lr_factor": factors[part]} for part in apart]
     if settings.name == "adamw":
-        return _AdamW(network.parameters(), settings.lr, weight_decay=settings.weight_decay)
-    return _SGD(network.parameters(), settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+        return _AdamW(groups, settings.lr, weight_decay=settings.weight_decay)
+    return _SGD(groups, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
 def _eager(kind: type[torch.optim.Optimizer]) -> type[Any]:

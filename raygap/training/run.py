@@ -22,6 +22,7 @@ from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.methods import find_method
 from raygap.methods.base import Method
+from raygap.models.encoders import MEDIA
 from raygap.models.network import Network
 from raygap.pace import Told
 from raygap.patience import patiently
@@ -68,7 +69,9 @@ def train(
         if (folder / "checkpoint.pt").exists():
             saved = patiently(lambda: checkpoint.load(folder / "checkpoint.pt", trainer.device))
     if saved := workers.broadcast(saved):
-        if saved["identity"] != identity:
+        # Not the mappings: an older raygap's has fewer fields.
+        before = saved["identity"] | {"config": to_mapping(from_mapping(saved["identity"]["config"], str(folder)))}
+        if before != identity:
             raise UserError(f"{folder}: holds a run of another configuration or data; choose another folder")
         trainer.load_state_dict(saved["trainer"])
         history = saved["history"]
@@ -94,6 +97,7 @@ def _keep(folder: Path, trainer: Trainer, history: list[Metrics], identity: Metr
     best = trainer.best_epoch == trainer.epoch and not warming
     if best:
         usage = {"class_names": list(trainer.store.class_names), "statistics": trainer.store.header["statistics"]}
+        usage["channels"] = dict(trainer.network.channels)
         weights = {"network": trainer.network.state_dict(), "made_by": made}
         checkpoint.save({**identity, **usage, **weights}, folder / "best.pt")
     write_table(folder / "metrics.parquet", _columns(history))
@@ -107,7 +111,8 @@ def load_network(path: Path, classes: int) -> tuple[TrialConfig, Network]:
     """Configuration and weights of a best.pt. Raises UserError if it is damaged or was made for other classes."""
     saved = checkpoint.load(path)
     config = from_mapping(saved["config"], str(path))
-    network = trial_network(config, classes, find_method(config.method))
+    channels = saved.get("channels", MEDIA)
+    network = trial_network(config, classes, find_method(config.method), channels, weights=False)
     try:
         network.load_state_dict(saved["network"])
     except RuntimeError as error:

@@ -4,14 +4,14 @@ Nothing here knows of Ray. Every random draw follows from (seed, epoch, clip, pu
 resumed equals one that was not.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
-from raygap.config import TrialConfig
+from raygap.config import MODALITIES, TrialConfig
 from raygap.data.batches import batches, cut_up, epoch_order
 from raygap.data.clips import Split
 from raygap.data.store import Store
@@ -20,6 +20,8 @@ from raygap.imbalance.gap import gap_counts, mixture_values, true_class_score
 from raygap.imbalance.ledger import Ledger
 from raygap.methods import find_method
 from raygap.methods.base import Method, Step
+from raygap.models.encoders import MEDIA
+from raygap.models.freezing import freeze
 from raygap.models.network import Network, Outputs, make_network
 from raygap.pace import Pace
 from raygap.rng import generator
@@ -47,9 +49,10 @@ class Trainer:
         self.labels = store.labels[self.rows]
         kind = method or find_method(config.method)
         kind.check(config)
-        self.network = trial_network(config, len(store.class_names), kind).to(self.device)
+        self.network = trial_network(config, len(store.class_names), kind, store.channels).to(self.device)
         self.network.to(memory_format=torch.channels_last)
-        self.optimizer = make_optimizer(config.optimizer, self.network)
+        factors = {f"{modality}_encoder": getattr(config.model, modality).lr_factor for modality in MODALITIES}
+        self.optimizer = make_optimizer(config.optimizer, self.network, factors)
         self.method = kind(config, self.labels, self.device, self.workers)
         self.ledger = Ledger(len(self.rows), self.method.score_memory(config))
         self.epoch = 0
@@ -72,7 +75,7 @@ class Trainer:
         metrics |= self._separate(stage)
         metrics["learning_rate"] = learning_rate(config.optimizer, config.epochs, self.epoch)
         for group in self.optimizer.param_groups:
-            group["lr"] = metrics["learning_rate"]
+            group["lr"] = metrics["learning_rate"] * group.get("lr_factor", 1.0)
         if stage == "adaptive":
             self.method.begin_epoch(self.epoch, self.network, self._look)
         with self._own_draws():
@@ -148,6 +151,7 @@ class Trainer:
         sums: dict[str, torch.Tensor] = {}
         correct = torch.zeros((), device=device)
         self.network.train()
+        freeze(self.network, config.model, self.epoch)
         self.pace.begin(self.epoch + 1, len(cut_up(len(order), config.optimizer.batch_size)))
         for number, batch in enumerate(
             batches(
@@ -247,6 +251,18 @@ def training_rows(config: TrialConfig, store: Store) -> np.ndarray:
     return store.rows("train")
 
 
-def trial_network(config: TrialConfig, classes: int, method: type[Method]) -> Network:
-    """The network of a trial, with its method's own modules, as it is before training."""
-    return make_network(config.model, classes, config.seed, lambda network: method.extend(network, config))
+def trial_network(
+    config: TrialConfig,
+    classes: int,
+    method: type[Method],
+    channels: Mapping[str, int] = MEDIA,
+    weights: bool = True,
+) -> Network:
+    """The network of a trial, with its method's own modules, as it is before training; see make_network."""
+
+    def extend(network: Network) -> None:
+        if method.equal_features(config):
+            _ = network.features  # raises if they are not
+        method.extend(network, config)
+
+    return make_network(config.model, classes, config.seed, extend, channels, weights)

@@ -23,7 +23,7 @@ from typing import IO, Any
 
 import torch
 
-from raygap.config import TrialConfig, flatten
+from raygap.config import MODALITIES, TIMM, Model, TrialConfig, flatten
 from raygap.locks import lock
 from raygap.methods.base import Method
 from raygap.plugins import is_plugin, own_code
@@ -69,7 +69,7 @@ def warmup_key(config: TrialConfig, store_key: str, method: type[Method]) -> str
     seen = [(hook.__module__, hook.__qualname__) for hook in (method.plain_terms, method.extend, method.predict)]
     loss = [*seen, method.probe_heads]
     # A hook's name says nothing of what it does today, nor of what it calls.
-    code = [_sources(), *sorted(_digest(file) for file in _own_files(method, config.model.encoder))]
+    code = [_sources(), *sorted(_digest(file) for file in _own_files(method, config.model))]
     machine = [pick_device().type, torch.__version__]
     content = json.dumps([code, machine, store_key, loss, rates, fields], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:24]
@@ -83,11 +83,17 @@ def _sources() -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _own_files(method: type[Method], encoder: str) -> set[Path]:
-    """The code from outside raygap that a warm-up may depend on: that of the method and of the encoder."""
+def _own_files(method: type[Method], model: Model) -> set[Path]:
+    """What a warm-up may depend on from outside raygap: code of the method and of the encoders, and files of weights.
+
+    Of a URL, as of weights by a library's name, the name says enough.
+    """
     modules = {kind.__module__ for kind in method.__mro__} - {"builtins"}
-    modules |= {encoder.partition(":")[0]} if is_plugin(encoder) else set()
-    return {file for name in modules if not name.startswith("raygap.") for file in own_code(name).values()}
+    encoders = {model.of(modality).encoder for modality in MODALITIES}
+    modules |= {name.partition(":")[0] for name in encoders if is_plugin(name) and not name.startswith(TIMM)}
+    weights = {Path(getattr(model, modality).weights) for modality in MODALITIES}
+    code = {file for name in modules if not name.startswith("raygap.") for file in own_code(name).values()}
+    return code | {file for file in weights if file.is_file()}
 
 
 @cache

@@ -3,7 +3,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from steps import gradients, method_and_network, step
+from steps import configured, gradients, method_and_network, step
 from torch.nn.functional import cross_entropy
 
 
@@ -59,3 +59,25 @@ def test_generalisation_enhancement_adds_noise_of_the_gradients_own_deviation() 
 def test_modulation_ends() -> None:
     got, expected, *_ = one_step("ogm_ge", epoch=3, ogm__epochs=3)
     assert all(torch.equal(got[name], gradient) for name, gradient in expected.items())
+
+
+def test_the_weights_of_encoders_without_convolutions_are_modulated_too() -> None:
+    method, network = method_and_network("ogm")
+    network.audio_encoder = torch.nn.Sequential(
+        torch.nn.Flatten(2), torch.nn.TransformerEncoderLayer(256, 2, 8, dropout=0, batch_first=True),
+        torch.nn.Flatten(), torch.nn.Linear(256, 16),
+    )  # fmt: skip
+    got, plain = [], []
+    for alpha, found in ((0.8, got), (0.0, plain)):
+        method.config = configured("ogm", ogm__alpha=alpha)
+        method.train_step(network, torch.optim.SGD(network.parameters(), 0.0), step(), nullcontext)
+        found.append(gradients(network))
+    metrics: dict[str, float] = {}
+    method.end_epoch(0, metrics)
+    (got,), (plain,) = got, plain
+    # Means over both steps, of which one keeps all; one of the two modalities is behind and keeps all in both.
+    kept = {m: 2 * metrics[f"ogm_kept_{m}"] - 1 for m in ("audio", "visual")}
+    assert min(kept.values()) < 1
+    for name, gradient in plain.items():
+        factor = kept[name.split("_")[0]] if "encoder" in name and gradient.ndim > 1 else 1.0
+        torch.testing.assert_close(got[name], factor * gradient, rtol=1e-4, atol=1e-7)

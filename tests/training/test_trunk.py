@@ -63,8 +63,9 @@ def test_a_forked_trial_equals_a_cold_one(
 
 def other_value(path: str, value: Any) -> Any:
     kind = field_paths()[path].annotation
-    if path == "model.encoder":  # a name among those that raygap has, or of one's own
-        return "resnet18"
+    if path.startswith("model.") and path.endswith(("encoder", "weights", "frozen_until", "width")):
+        # a name among those that raygap has, or of one's own; none of a width is that of both
+        return {"encoder": "resnet18", "width": 8}.get(path.rpartition(".")[2], "other")
     if get_args(kind):
         return next(choice for choice in get_args(kind) if choice != value)
     if isinstance(value, bool):

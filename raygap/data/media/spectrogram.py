@@ -13,6 +13,8 @@ FLOOR = 1e-7
 def spectrogram_shape(settings: Prepare) -> tuple[int, int]:
     """(bins, steps) of every spectrogram made with these settings."""
     samples = _samples(settings)
+    if settings.spectrogram == "waveform":
+        return 1, samples
     if settings.spectrogram == "mel":
         return settings.n_mels, samples // settings.hop_length + 1
     if settings.spectrogram == "stft":
@@ -44,7 +46,13 @@ class Spectrogram:
         self._samples, self._longest = _samples(settings), longest_sound(settings)
         self._torch = torch
         kind = settings.spectrogram
-        self._picture = {"mel": self._fourier, "stft": self._fourier, "psd": self._density, "fbank": self._fbank}[kind]
+        self._picture = {
+            "mel": self._fourier,
+            "stft": self._fourier,
+            "psd": self._density,
+            "fbank": self._fbank,
+            "waveform": lambda waveform: self._padded(waveform)[None],
+        }[kind]
         # Padding with silence, not with the mirrored sound, works for sounds shorter than a window.
         window = {"n_fft": settings.n_fft, "hop_length": settings.hop_length, "pad_mode": "constant"}
         if kind == "mel":
@@ -68,8 +76,8 @@ class Spectrogram:
         """float32 (n,), n > 0, at the settings' sample rate -> float16 (bins, steps), natural logarithms.
 
         mel and fbank: of the energy a band; stft: of the magnitude; psd: of the power density, both of the sound
-        limited to [-1, 1]. Sound that is longer than the settings' seconds is cut off, shorter sound filled up. With
-        sound_scaling clip the spectrogram has mean 0 and deviation 1.
+        limited to [-1, 1]; waveform: the sound itself, in one bin. Sound that is longer than the settings' seconds is
+        cut off, shorter sound filled up. With sound_scaling clip the spectrogram has mean 0 and deviation 1.
         """
         if self._settings.fill == "repeat":
             waveform = np.tile(waveform, math.ceil(self._samples / len(waveform)))[: self._samples]

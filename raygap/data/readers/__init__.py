@@ -13,6 +13,7 @@ from pathlib import Path
 from raygap.data.clips import ClipList, ReaderOptions, fault_of
 from raygap.data.readers.ave import read_ave
 from raygap.data.readers.cremad import read_cremad
+from raygap.data.readers.features import read_features
 from raygap.data.readers.kinetic_sound import read_kinetic_sound
 from raygap.data.readers.manifest import read_manifest
 from raygap.errors import UserError
@@ -59,6 +60,7 @@ READERS = {
     "demo": Reader(_read_demo, None),
     "cremad": Reader(read_cremad, "the folder with AudioWAV and VideoFlash", ("--splits", "--val")),
     "ave": Reader(read_ave, "the folder with AVE/ and its lists", ("--splits", "--keep-overlap")),
+    "features": Reader(read_features, "a file .npz, .parquet or .h5 of features, or a folder with clips.csv"),
     "kinetic_sound": Reader(read_kinetic_sound, "the folder of the videos", ("--splits", "--keep-overlap")),
 }
 

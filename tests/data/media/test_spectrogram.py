@@ -39,6 +39,15 @@ def test_the_recipes_have_their_published_shapes(dataset, name, shape):
         assert np.isfinite(picture).all()
 
 
+def test_a_waveform_is_kept_as_it_is():
+    settings = Prepare(spectrogram="waveform", sample_rate=16_000, seconds=0.5)
+    sound = tone(440, seconds=0.25, rate=16_000)
+    kept = Spectrogram(settings)(sound)
+    assert kept.shape == spectrogram_shape(settings) == (1, 8000)
+    assert kept[0, : len(sound)] == pytest.approx(sound, abs=1e-3)
+    assert not kept[0, len(sound) :].any()
+
+
 def test_a_recipe_replaces_another_whole_and_can_be_refined():
     assert len({frozenset(fields) for fields in RECIPES.values()}) == 1
     fixed = load_space("cremad", None, None).fixed
