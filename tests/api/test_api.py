@@ -160,10 +160,8 @@ def test_progress_is_silent_unless_wanted(capsys: pytest.CaptureFixture[str]) ->
         assert bool(said.err) is shown
 
 
-def test_from_a_sweep_to_answers(
-    here: Path, ray_cluster: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A training by a mapping, on real media, quietly; then predict, diagnose, and a comparison, gone on with."""
+def test_from_a_training_to_answers(here: Path, ray_cluster: None, capfd: pytest.CaptureFixture[str]) -> None:
+    """A training by a mapping, on real media, quietly; then predict and diagnose."""
     (here / "clips").mkdir()
     clips = write_data_set(here / "clips")
     tiny = {"model.encoder": "small_cnn", "model.width": 4, "optimizer.batch_size": 8}
@@ -180,14 +178,8 @@ def test_from_a_sweep_to_answers(
     assert found.page.exists()
     assert found.verdict
     assert set(found.accuracy) == {"fused", "audio", "visual"}
-    again = raygap.train("manifest", root=clips, config=trained.config, out=Path("again"))
+    # Its configuration is that of the seed that has ended: nothing is trained again.
+    again = raygap.train("manifest", root=clips, config=trained.config, out=Path("run"))
     assert again.test.mean == trained.test.mean
-    few = {"trials": 1, "epochs": 2, "seeds": 1, "set": tiny, "concurrency": 1}
-    compared = raygap.compare("manifest", ["joint"], root=clips, out=Path("compared"), **few)
-    assert list(compared.table.index) == list(compared.runs) == ["joint"]
-    assert compared.table.loc["joint", "test_accuracy_mean"] == compared.runs["joint"].test.mean
-    assert len(compared.seeds) == 1
-    resumed = raygap.compare(resume=compared.folder)
-    assert resumed.table.loc["joint", "test_accuracy_mean"] == compared.table.loc["joint", "test_accuracy_mean"]
     said = capfd.readouterr()
     assert (said.out, said.err) == ("", "")
