@@ -15,7 +15,6 @@ import typer
 from media import write_data_set
 
 import raygap
-from raygap.api.arguments import Progress
 from raygap.api.results import TestResults
 from raygap.tracking.seed_results import SeedResults
 
@@ -144,20 +143,6 @@ def test_no_seed_that_ended_has_no_mean() -> None:
     assert test.seeds.empty
     assert test.failed == {3: "out of memory"}
     assert pd.isna(test.mean)
-
-
-def test_progress_is_silent_unless_wanted(capsys: pytest.CaptureFixture[str]) -> None:
-    for shown in (False, True):
-        progress = Progress(shown)
-        progress.say("at work")
-        progress.note(["a clip is lost"])
-        with progress.preparing() as bar, progress.seeds(1, 3) as report:
-            report(0, {"epoch": 3, "test_accuracy": 0.5})
-            assert (bar is None) is not shown
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert ("seed 0: test accuracy 0.500" in said.err, "note: a clip is lost" in said.err) == (shown, shown)
-        assert bool(said.err) is shown
 
 
 def test_from_a_training_to_answers(here: Path, ray_cluster: None, capfd: pytest.CaptureFixture[str]) -> None:
