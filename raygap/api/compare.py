@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -84,8 +84,14 @@ def compare(
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder}: is not empty; go on with resume={str(folder)!r}, or choose another out")
         source = find_source(dataset, root, reader_options(splits, val, keep_overlap), cache, shown.say)
-        what = {"trials": trials, "budget": budget, "seeds": seeds, "protocol": protocol, "cache": cache}
-        comparison = compare_anew(dataset, methods, source, fixed, **what, **settings)
+        what: dict[str, Any] = {
+            "trials": trials,
+            "budget": budget,
+            "seeds": seeds,
+            "protocol": protocol,
+            "cache": cache,
+        }
+        comparison = compare_anew(dataset, methods, source, fixed, protocol=protocol, **what, **settings)
     comparison.plans()  # raises for whatever would make a trial fail
     use_cluster(address)
     check_surroundings(comparison)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE
@@ -184,10 +184,16 @@ def main(
             )
         roots = roots_by_dataset(list(names), root)
         options = reader_options(splits, val, keep_overlap)
-        what = {"trials": trials, "budget": budget, "seeds": seeds, "protocol": protocol, "cache": cache}
+        what: dict[str, Any] = {
+            "trials": trials,
+            "budget": budget,
+            "seeds": seeds,
+            "protocol": protocol,
+            "cache": cache,
+        }
         comparisons = {
             folder / file_name(name) if len(names) > 1 else folder: compare_anew(
-                name, chosen, find_source(name, path, options, cache), fixed, **what, **settings
+                name, chosen, find_source(name, path, options, cache), fixed, protocol=protocol, **what, **settings
             )
             for name, path in roots.items()
         }
