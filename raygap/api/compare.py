@@ -84,13 +84,7 @@ def compare(
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder}: is not empty; go on with resume={str(folder)!r}, or choose another out")
         source = find_source(dataset, root, reader_options(splits, val, keep_overlap), cache, shown.say)
-        what: dict[str, Any] = {
-            "trials": trials,
-            "budget": budget,
-            "seeds": seeds,
-            "protocol": protocol,
-            "cache": cache,
-        }
+        what: dict[str, Any] = {"trials": trials, "budget": budget, "seeds": seeds, "cache": cache}
         comparison = compare_anew(dataset, methods, source, fixed, protocol=protocol, **what, **settings)
     comparison.plans()  # raises for whatever would make a trial fail
     use_cluster(address)

@@ -184,13 +184,7 @@ def main(
             )
         roots = roots_by_dataset(list(names), root)
         options = reader_options(splits, val, keep_overlap)
-        what: dict[str, Any] = {
-            "trials": trials,
-            "budget": budget,
-            "seeds": seeds,
-            "protocol": protocol,
-            "cache": cache,
-        }
+        what: dict[str, Any] = {"trials": trials, "budget": budget, "seeds": seeds, "cache": cache}
         comparisons = {
             folder / file_name(name) if len(names) > 1 else folder: compare_anew(
                 name, chosen, find_source(name, path, options, cache), fixed, protocol=protocol, **what, **settings

@@ -49,7 +49,7 @@ def test_what_a_resumed_comparison_takes_on(tmp_path: Path, monkeypatch: pytest.
     write_comparison(ASKED, tmp_path)
     compare = load("compare")
     seen: dict[Path, Comparison] = {}
-    monkeypatch.setattr(compare, "_compare_all", lambda console, comparisons, *others: seen.update(comparisons) or True)
+    monkeypatch.setattr(compare, "_compare_all", lambda comparisons, *others: seen.update(comparisons) or True)
     result = call("compare", "--resume", tmp_path, "--trunk-gb", "0", "--max-quarantine", "0.2")
     assert result.exit_code == 0, result.output
     assert seen == {tmp_path: replace(ASKED, trunk_gb=0.0, max_quarantine=0.2)}
