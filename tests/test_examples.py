@@ -12,6 +12,7 @@ import ray
 from notebook import SCRIPT, notebook
 
 from raygap import plugins
+from raygap.data.demo.clips import NAME, generate_demo
 from raygap.schema import trial_schema
 
 HERE = Path(__file__).parents[1]
@@ -20,15 +21,21 @@ OWN_CLIPS = HERE / "examples" / "own_clips.py"
 """Its preparation starts processes, which a script without `if __name__ == "__main__"` must bear."""
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a demo data set of 80 clips in place of a thousand."""
+    folder = tmp_path_factory.mktemp("cache")
+    generate_demo(folder / NAME, clips_per_class=(6, 2, 2), workers=1)
+    return folder
+
+
 @pytest.fixture
-def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The working directory, with a cache beside it; code of one's own is forgotten after the test."""
-    place = tmp_path / "empty"
-    place.mkdir()
-    monkeypatch.chdir(place)
-    monkeypatch.setenv("RAYGAP_CACHE", str(tmp_path / "cache"))
+def empty(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory; code of one's own is forgotten after the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAYGAP_CACHE", str(cache))
     monkeypatch.setattr(sys, "path", list(sys.path))
-    yield place
+    yield tmp_path
     plugins.LOADED.clear()
     trial_schema.cache_clear()
 
