@@ -36,6 +36,7 @@ def train(
     val: Val | None = None,
     keep_overlap: bool = False,
     config: InstanceOf[TrialConfig] | Fields | Path | None = None,
+    preset: str | None = None,
     set: Fields | None = None,
     epochs: Count | None = None,
     seeds: Count = 1,
@@ -59,7 +60,7 @@ def train(
     given = given_fields(set)
     given |= present(epochs=epochs, **{"compute.workers": workers_per_trial})
     named = str(config) if isinstance(config, Path) else "config"
-    trial, notes = make_trial(dataset, _fields(config), given, named)
+    trial, notes = make_trial(dataset, None if config is None else _fields(config), preset, given, named)
     source = find_source(dataset, root, reader_options(splits, val, keep_overlap), cache, shown.say)
     use_cluster(address)
     shown.note(notes)
@@ -72,7 +73,7 @@ def train(
     return Training(folder, trial, TestResults.of(done.results), tuple(notes))
 
 
-def _fields(config: TrialConfig | Fields | Path | None) -> dict[str, Any]:
+def _fields(config: TrialConfig | Fields | Path) -> dict[str, Any]:
     if isinstance(config, TrialConfig):
         config = to_mapping(config)
-    return flatten(load_yaml(config) if isinstance(config, Path) else config or {})
+    return flatten(load_yaml(config) if isinstance(config, Path) else config)

@@ -31,10 +31,8 @@ from raygap.commands.options import (
 from raygap.config import flatten, load_yaml
 from raygap.data.readers import READERS, check_source
 from raygap.ending import user_errors
-from raygap.errors import UserError
 from raygap.plugins import file_name
 from raygap.schema import parse_assignments
-from raygap.search.presets import find_preset
 from raygap.search.ray_start import use_cluster
 from raygap.tasks import train
 from raygap.tasks.progress import Progress
@@ -90,21 +88,16 @@ def main(
 ) -> None:
     """Train one configuration on several seeds and print the test result with its interval."""
     console, progress = Console(), Progress(Console())
-    if config and preset:
-        raise UserError("--config and --preset contradict each other; leave one out")
-    published = find_preset(preset) if preset else None
-    chosen = published.fields if published else flatten(load_yaml(config)) if config else {}
-    given = parse_assignments(assignments or [], [str(chosen["method"])] if "method" in chosen else [])
+    chosen = flatten(load_yaml(config)) if config else None
+    given = parse_assignments(assignments or [], [str(chosen["method"])] if chosen and "method" in chosen else [])
     given |= present(epochs=epochs, **{"compute.workers": workers})
-    trial, notes = train.make_trial(
-        dataset, chosen, given, str(config or (f"--preset {preset}" if preset else "--set"))
-    )
+    trial, notes = train.make_trial(dataset, chosen, preset, given, str(config or "--set"))
     source = find_source(dataset, root, reader_options(splits, val, keep_overlap), cache)
     check_source(dataset, *source)
     use_cluster(address)
     from raygap.tracking.seed_results import seeds_table
 
-    progress.note([*([f"{preset}: {published.source}"] if published else []), *notes])
+    progress.note(notes)
     folder = out or Path("runs") / f"{file_name(dataset)}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     machine = train.Machine(concurrency, cpus_per_worker, gpus_per_worker)
     try:

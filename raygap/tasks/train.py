@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from raygap.config import TrialConfig
 from raygap.data.prepared import default_cache
 from raygap.data.readers import read_clips
+from raygap.errors import UserError
 from raygap.extras import lacking
 from raygap.schema import from_mapping
 from raygap.search.plan import make_folder, trial_fields
+from raygap.search.presets import find_preset
 from raygap.search.ray_start import start_ray, which_ray
 from raygap.tasks.progress import Progress
 from raygap.tasks.source import Source
@@ -27,13 +29,19 @@ class Machine(NamedTuple):
 
 
 def make_trial(
-    dataset: str, config: dict[str, Any], given: dict[str, Any], source: str
+    dataset: str, config: dict[str, Any] | None, preset: str | None, given: dict[str, Any], source: str
 ) -> tuple[TrialConfig, list[str]]:
-    """The configuration, and what its user may not expect of it (trial_fields). Raises UserError if it cannot train."""
-    fields, notes = trial_fields(dataset, config, given)
-    trial = from_mapping(fields, source)
+    """The configuration, `given` over a file's or a preset's, and what its user may not expect of it (trial_fields).
+
+    Raises UserError if it cannot train; `source` names `config`.
+    """
+    if config is not None and preset:
+        raise UserError("--config and --preset contradict each other; leave one out")
+    published = find_preset(preset) if preset else None
+    fields, notes = trial_fields(dataset, published.fields if published else config or {}, given)
+    trial = from_mapping(fields, f"--preset {preset}" if preset else source)
     check_trial(trial)
-    return trial, notes
+    return trial, [*([f"{preset}: {published.source}"] if published else []), *notes]
 
 
 class Trained(NamedTuple):
