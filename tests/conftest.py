@@ -26,6 +26,15 @@ os.environ["WANDB_MODE"] = "disabled"
 os.environ |= {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_EC2_METADATA_DISABLED": "true"}
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The whole suite is tested by two processes: one has what needs Ray, which waits for its workers most of the time.
+
+    What is asked for by name, or starts machines of its own, is tested in this process.
+    """
+    whole = config.args == config.getini("testpaths") and config.option.markexpr == "not cluster"
+    return 2 if whole and not config.option.keyword else 0
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of xdist's processes one tests all that needs Ray, so that there is one; other files are each tested by one."""
     for item in items:
