@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import raygap  # noqa: F401  # isort: skip  (first: it settles where bytecode is kept)
 import pytest
 from media import write_data_set
-from moto.server import ThreadedMotoServer
-from pyarrow.fs import FileSystem
 from stores import SMALL, write_store
 from wandb_server import WandbServer, give_account, wandb_server
 
@@ -27,6 +26,22 @@ os.environ["WANDB_MODE"] = "disabled"
 os.environ |= {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_EC2_METADATA_DISABLED": "true"}
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The whole suite is tested by two processes: one has what needs Ray, which waits for its workers most of the time.
+
+    What is asked for by name, or starts machines of its own, is tested in this process.
+    """
+    whole = config.args == config.getini("testpaths") and config.option.markexpr == "not cluster"
+    return 2 if whole and not config.option.keyword else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of xdist's processes one tests all that needs Ray, so that there is one; other files are each tested by one."""
+    for item in items:
+        needs_ray = "ray_cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else item.location[0]))
+
+
 @pytest.fixture(scope="session")
 def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with manifest.csv and 12 clips of two classes; not to be changed."""
@@ -42,6 +57,9 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="session")
 def object_store() -> Iterator[str]:
     """URI of a new bucket, with %s for a path in it, in an object store on this machine."""
+    from moto.server import ThreadedMotoServer
+    from pyarrow.fs import FileSystem
+
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request

@@ -22,9 +22,10 @@ BELOW = {
     "search": {"data", "methods", "schema", "tracking", "training"},
     "cluster": {"search", "tracking"},
     "testing": {"data", "methods", "schema", "training"},
-    "commands": {"cluster", "data", "imbalance", "methods", "schema", "search", "tracking", "training"},
+    "tasks": {"data", "imbalance", "schema", "search", "tracking", "training"},
+    "commands": {"cluster", "data", "imbalance", "methods", "schema", "search", "tasks", "tracking", "training"},
     "__main__": {"commands"},
-    "api": {"commands", "data", "imbalance", "methods", "schema", "search", "tracking", "training"},
+    "api": {"data", "imbalance", "methods", "schema", "search", "tasks", "tracking", "training"},
 }
 """The rooms that each room may import, ground apart; a new room gets a line here."""
 

@@ -3,25 +3,19 @@
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+import re
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 from pydantic import Field, ValidationError, validate_call
 from rich.console import Console
 
-from raygap.commands.options import preparation_bar
 from raygap.config import flatten
-from raygap.data.clips import ReaderOptions
-from raygap.data.prepared import default_cache, noted_source
-from raygap.data.readers import find_reader
 from raygap.errors import UserError
 from raygap.plugins import is_plugin
 from raygap.private import without_passwords
 from raygap.schema import check_path
-from raygap.tracking.seed_results import Reporter, seeds_bar
+from raygap.tasks.progress import Progress
 
 Count = Annotated[int, Field(ge=1)]
 Number = Annotated[int, Field(ge=0)]
@@ -47,13 +41,19 @@ def checked(function: Callable[Given, Result]) -> Callable[Given, Result]:
         try:
             return call(*args, **kwargs)
         except UserError as error:
-            raise UserError(without_passwords(str(error))) from None
+            raise UserError(_as_arguments(function, without_passwords(str(error)))) from None
         except ValidationError as error:
             if error.title != name:
                 raise
             raise UserError(_in_words(function, error)) from None
 
     return wrapper
+
+
+def _as_arguments(function: Callable[..., Any], said: str) -> str:
+    """What is said of the command's options, of the function's arguments: --keep-overlap is keep_overlap."""
+    names = {name.replace("_", "-"): name for name in inspect.signature(function).parameters}
+    return re.sub(r"(?<![\w-])--([a-z][a-z-]*)", lambda found: names.get(found[1], found[0]), said)
 
 
 def _in_words(function: Callable[..., Any], error: ValidationError) -> str:
@@ -79,72 +79,6 @@ def given_fields(fields: Fields | None, method: str | None = None) -> dict[str, 
     return flat
 
 
-def present(**values: Any) -> dict[str, Any]:
-    """Those that are given."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def reader_options(splits: Path | None, val: Val | None, keep_overlap: bool) -> ReaderOptions:
-    """As read_clips takes them."""
-    return ReaderOptions(str(splits.resolve()) if splits else None, val, keep_overlap)
-
-
-def find_source(
-    dataset: str, root: Path | None, options: ReaderOptions, cache: Path | None
-) -> tuple[Path | None, ReaderOptions]:
-    """Where a data set is read from and how: as given, or, without a root, as `prepare` noted it in the cache.
-
-    A given root wins over the whole note, a given option over the noted one. Raises UserError for an unknown data set.
-    """
-    if root or not find_reader(dataset).root:
-        return root.resolve() if root else None, options
-    noted = noted_source(cache or default_cache(), dataset)
-    if noted is None:
-        return None, options
-    noted_root, earlier = noted
-    return noted_root, replace(
-        earlier,
-        splits=options.splits or earlier.splits,
-        val=options.val or earlier.val,
-        keep_overlap=options.keep_overlap or earlier.keep_overlap,
-    )
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What is shown while a call works: as the commands show it, or nothing.
-
-    On a terminal bars; elsewhere, as in a notebook or a job's log, plain lines, which need nothing installed.
-    """
-
-    shown: bool
-
-    @property
-    def console(self) -> Console:
-        """On stderr, which a notebook shows in its cell."""
-        return Console(stderr=True, quiet=not self.shown)
-
-    def say(self, text: str) -> None:
-        """A line of what is being done."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def note(self, notes: list[str]) -> None:
-        """What a caller may not expect; the result has it too."""
-        for text in notes:
-            self.say(f"note: {text}")
-
-    @contextmanager
-    def preparing(self) -> Iterator[Callable[[int, int], None] | None]:
-        """What `prepare` and `answers` report to."""
-        with ExitStack() as stack:
-            yield stack.enter_context(preparation_bar(self.console)) if self.shown else None
-
-    @contextmanager
-    def seeds(self, seeds: int, epochs: int) -> Iterator[Reporter]:
-        """What `train_seeds` reports to."""
-        with ExitStack() as stack:
-            yield stack.enter_context(seeds_bar(self.console, seeds, epochs)) if self.shown else _nothing
-
-
-def _nothing(seed: int, metrics: dict[str, Any]) -> None:
-    pass
+def progress_of(shown: bool) -> Progress:
+    """On stderr, which a notebook shows in its cell; or nowhere."""
+    return Progress(Console(stderr=True, quiet=not shown))

@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 from joblib import cpu_count
 
-from raygap.api.arguments import Count, Progress, checked
+from raygap.api.arguments import Count, checked, progress_of
 from raygap.data.tables import table_writer
 from raygap.errors import UserError
+from raygap.tasks.source import check_network
 from raygap.tracking.report.run import best_checkpoint
 from raygap.training.inference import Classifier, answer_columns, answer_row, answers, read_correction, read_media
 
@@ -30,9 +31,10 @@ def predict(
     cannot be used has its reason in its row.
     """
     if out and out.suffix not in (".csv", ".parquet"):
-        raise UserError(f"out {out}: unknown kind of file; end it in .csv or .parquet")
+        raise UserError(f"--out {out}: unknown kind of file; end it in .csv or .parquet")
+    check_network(checkpoint)
     classifier = Classifier.load(best_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint)
-    shown = Progress(progress)
+    shown = progress_of(progress)
     corrected, known = read_correction(correction, classifier) if correction else (None, True)
     if not known:
         shown.note([f"{correction}: fitted to a file of predictions; make sure that they were this network's"])

@@ -33,21 +33,19 @@ from raygap.commands.options import (
     Stopper,
     Val,
     check_shared,
-    find_source,
-    preparation_bar,
-    reader_options,
     roots_by_dataset,
 )
-from raygap.data.prepared import default_cache
 from raygap.data.readers import READERS, check_source, read_clips
 from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.plugins import file_name
 from raygap.schema import parse_assignments
-from raygap.search.plan import locked, make_folder
+from raygap.search.plan import make_folder
 from raygap.search.ray_start import use_cluster, which_ray
 from raygap.search.space import SEARCHABLE, check_method
-from raygap.tracking.run_folder import COMPARISON, JOURNAL
+from raygap.tasks.progress import Progress
+from raygap.tasks.source import find_source, present, reader_options, refuse_kept
+from raygap.tracking.run_folder import COMPARISON
 from raygap.tracking.wandb.layout import Mode
 
 if TYPE_CHECKING:
@@ -150,53 +148,38 @@ def main(
     ] = None,
 ) -> None:
     """Compare methods at equal budget."""
-    console = Console()
-    if trials and budget:
-        raise UserError("--trials and --budget contradict each other; leave one out")
     chosen = _names(methods)
     for method in chosen:
         check_method(method)
-    from raygap.search.comparison import Comparison, read_comparison
+    from raygap.search.comparison import Comparison
+    from raygap.tasks.compare import compare_again, compare_anew
 
-    settings: dict[str, Any] = {
-        "wandb": wandb,
-        "max_quarantine": max_quarantine,
-        "trunk_gb": trunk_gb,
-        "concurrency": concurrency,
-        "sampler": sampler,
-        "stopper": stopper,
-    }
-    settings = {name: value for name, value in settings.items() if value is not None}
+    settings = present(wandb=wandb, max_quarantine=max_quarantine, trunk_gb=trunk_gb, concurrency=concurrency)
+    settings |= present(sampler=sampler, stopper=stopper)
+    comparisons: dict[Path, Comparison]
     if resume:
-        kept: dict[str, Any] = {"--dataset": dataset, "--budget": budget, "--epochs": epochs, "--set": assignments}
-        kept |= {"--val": val, "--keep-overlap": keep_overlap or None, "--stopper": stopper}
-        kept |= {"--out": out, "--cache": cache, "--protocol": protocol if protocol == "paper" else None}
-        for option, value in kept.items():
-            if value is not None:
-                raise UserError(f"{option}: a resumed comparison keeps it; leave it out, or start another comparison")
-        folders = sorted(file.parent for file in (*resume.glob(COMPARISON), *resume.glob(f"*/{COMPARISON}")))
-        if not folders:
+        asked = present(dataset=dataset, budget=budget, epochs=epochs, set=assignments, val=val, out=out, cache=cache)
+        asked |= present(keep_overlap=keep_overlap or None, protocol=protocol if protocol == "paper" else None)
+        asked |= present(stopper=stopper)
+        refuse_kept(asked, "comparison keeps it")
+        places = sorted(file.parent for file in (*resume.glob(COMPARISON), *resume.glob(f"*/{COMPARISON}")))
+        if not places:
             raise UserError(f"{resume}: holds no comparison ({COMPARISON} is missing)")
-        folder, comparisons = resume, {}
-        noted = {place: read_comparison(place) for place in folders}
-        roots = roots_by_dataset([earlier.dataset for earlier in noted.values()], root)
-        for place, earlier in noted.items():
-            if trials and earlier.budget:
-                raise UserError(f"--trials {trials}: {place} compares at {earlier.budget_in_words()}; leave it out")
-            changes: dict[str, Any] = {"trials": trials, "seeds": seeds}
-            changes["methods"] = tuple(dict.fromkeys((*earlier.methods, *chosen)))
-            changes["root"] = roots[earlier.dataset]  # the same data may lie elsewhere by now
-            changes["reader"] = replace(earlier.reader, splits=str(splits.resolve())) if splits else None
-            changes = {name: value for name, value in changes.items() if value is not None}
-            comparisons[place] = replace(earlier, **changes)
+        folder = resume
+        comparisons = {
+            place: compare_again(place, chosen, None, splits, trials=trials, seeds=seeds, **settings)
+            for place in places
+        }
+        roots = roots_by_dataset([comparison.dataset for comparison in comparisons.values()], root)
+        comparisons = {
+            place: replace(comparison, root=roots[comparison.dataset] or comparison.root)
+            for place, comparison in comparisons.items()
+        }
     else:
         names = _names(dataset)
         if not names or not chosen:
             raise UserError("--dataset and --methods are needed, or --resume with a comparison's folder")
-        fixed = parse_assignments(assignments or [], chosen) | ({"epochs": epochs} if epochs else {})
-        for field, why in {"method": "--methods names them", "protocol": "give --protocol"}.items():
-            if field in fixed:
-                raise UserError(f"--set {field}: cannot be fixed here; {why}")
+        fixed = parse_assignments(assignments or [], chosen) | present(epochs=epochs)
         folder = out or Path("runs") / file_name(f"compare-{'-'.join(names)}-{datetime.now():%Y%m%d-%H%M%S}")
         if folder.exists() and any(folder.iterdir()):
             raise UserError(
@@ -204,27 +187,17 @@ def main(
             )
         roots = roots_by_dataset(list(names), root)
         options = reader_options(splits, val, keep_overlap)
-        sources = {name: find_source(name, path, options, cache) for name, path in roots.items()}
+        what: dict[str, Any] = {"trials": trials, "budget": budget, "seeds": seeds, "cache": cache}
         comparisons = {
-            folder / file_name(name) if len(names) > 1 else folder: Comparison(
-                name,
-                str(path) if path else None,
-                chosen,
-                10_000 if budget else trials or 20,
-                budget,
-                5 if seeds is None else seeds,
-                protocol == "paper",
-                fixed,
-                str((cache or default_cache()).resolve()),
-                reader=reader,
+            folder / file_name(name) if len(names) > 1 else folder: compare_anew(
+                name, chosen, find_source(name, path, options, cache), fixed, protocol=protocol, **what, **settings
             )
-            for name, (path, reader) in sources.items()
+            for name, path in roots.items()
         }
     check_shared(shared, len(comparisons))
     use_cluster(address)
-    comparisons = {place: replace(comparison, **settings) for place, comparison in comparisons.items()}
     try:
-        complete = _compare_all(console, comparisons, folder, shared)
+        complete = _compare_all(comparisons, folder, shared)
     except KeyboardInterrupt:
         print(f"stopped; go on with: {command('compare', '--resume', str(folder))}")
         raise
@@ -237,7 +210,7 @@ def _names(given: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in (given or "").split(",") if name.strip()))
 
 
-def _compare_all(console: Console, comparisons: dict[Path, "Comparison"], folder: Path, shared: bool) -> bool:
+def _compare_all(comparisons: dict[Path, "Comparison"], folder: Path, shared: bool) -> bool:
     """Run the comparison of each data set and print its table; whether every method has its result."""
     data = {
         place: (comparison.dataset, Path(comparison.root) if comparison.root else None, comparison.reader)
@@ -245,51 +218,27 @@ def _compare_all(console: Console, comparisons: dict[Path, "Comparison"], folder
     }
     for source in data.values():
         check_source(*source)
-    plans = {place: comparison.plans() for place, comparison in comparisons.items()}
-    from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
-    from raygap.data.prepare import prepare
-    from raygap.data.store import Store, store_key
-    from raygap.search.comparison import compare, write_comparison
-    from raygap.search.journal import mend_journal
+    for comparison in comparisons.values():
+        comparison.plans()  # raises for whatever would make a trial fail
+    from raygap.data.store import Store
+    from raygap.search.comparison import write_comparison
     from raygap.search.shared import Swept, find_shared, print_shared
-    from raygap.search.study import check_resumed
-    from raygap.search.sweep import plan_placement
+    from raygap.tasks.compare import check_surroundings, run
+    from raygap.tasks.remarks import on_chance
     from raygap.tracking.comparison_table import legend, narrow, table
-    from raygap.tracking.seed_results import seeds_bar
-    from raygap.tracking.wandb.callback import check_login
 
+    progress = Progress(Console())
     print(f"comparing {which_ray()}")
-    jobs = []
-    for place, comparison in comparisons.items():
-        check_login(comparison.wandb)
-        for plan in plans[place].values():
-            plan_placement(plan, plan.concurrency)  # raises if the trials do not fit
-        jobs.append((place, comparison, next(iter(plans[place].values())).check(), read_clips(*data[place])))
-    for place, comparison, *_ in jobs:  # all of them first, so that --resume finds them after an interruption
+    for comparison in comparisons.values():
+        check_surroundings(comparison)
+    clips = {place: read_clips(*source) for place, source in data.items()}
+    for place, comparison in comparisons.items():  # all, so that --resume finds them after an interruption
         make_folder(place, new=False)
         write_comparison(comparison, place)
     swept: dict[str, list[Swept]] = {}
     complete = True
-    for place, comparison, config, clip_list in jobs:
-        with locked(place):
-            key = store_key(clip_list, config.prepare)
-            for name, plan in comparison.plans().items():
-                if note := mend_journal(place / name / JOURNAL):
-                    print_remarks([note])
-                distributions = plan.search_space.distributions()
-                check_resumed(place / name, str(place / COMPARISON), plan.check(), distributions, key)
-            with preparation_bar(console) as progress:
-                store = prepare(
-                    clip_list,
-                    config.prepare,
-                    Path(comparison.cache),
-                    max_quarantine=comparison.max_quarantine,
-                    progress=progress,
-                )
-            opened = Store.open(store)
-            print_remarks(on_silence(opened, config.prepare) + on_steps(opened, config))
-            with seeds_bar(console, comparison.seeds, config.epochs) as report:
-                results = compare(comparison, place, store, report, console.print)
+    for place, comparison in comparisons.items():
+        store, results, _ = run(comparison, place, clips[place], progress)
         for method in comparison.methods:
             name = file_name(method)
             plan = replace(comparison.plans()[name], trunk_gb=0.0)  # its warm-ups are gone
@@ -300,13 +249,14 @@ def _compare_all(console: Console, comparisons: dict[Path, "Comparison"], folder
             shown.add_column(name, overflow="fold")
         for row in rows:
             shown.add_row(*row)
-        console.print(shown)
+        progress.console.print(shown)
         print(legend(comparison.budget_in_words(), comparison.seeds))
+        opened = Store.open(store)
         for result in results:
             print("".join(f"{result.method}: {note}\n" for note in result.notes), end="")
             if result.seeds:
                 reached = fmean(row["test_accuracy"] for row in result.seeds.values())
-                print_remarks(on_chance(f"{result.method}: test accuracy", reached, opened, "test"))
+                progress.note(on_chance(f"{result.method}: test accuracy", reached, opened, "test"))
         print("".join(f"{kind:10}{place / f'comparison.{kind}'}\n" for kind in ("md", "tex", "csv", "json")), end="")
         complete &= all(result.validation is not None and (result.seeds or not comparison.seeds) for result in results)
     for method, searches in swept.items() if shared else ():

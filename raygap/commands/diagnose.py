@@ -31,23 +31,15 @@ from raygap.commands.options import (
     Root,
     Splits,
     Val,
-    check_network,
-    find_source,
-    preparation_bar,
-    reader_options,
 )
-from raygap.data.clips import ReaderOptions
-from raygap.data.prepared import default_cache
-from raygap.data.readers import READERS, check_source, read_clips
+from raygap.data.readers import READERS
 from raygap.ending import user_errors
-from raygap.errors import UserError
-from raygap.extras import need
 from raygap.imbalance import GapScore
-from raygap.search.plan import read_plan
-from raygap.tracking.run_folder import PLAN
+from raygap.tasks.diagnose import find_data, run
+from raygap.tasks.progress import Progress
+from raygap.tasks.source import reader_options
 
 if TYPE_CHECKING:
-    from raygap.data.predictions import Predictions
     from raygap.tracking.diagnosis import Diagnosis
 
 
@@ -105,101 +97,16 @@ def main(
 ) -> None:
     """Look into a trained model: gap, contributions, decision layer, calibration, and what to try."""
     console = Console()
-    need("report", "diagnose")
-    trained = source.is_dir() or source.suffix == ".pt"
-    if not trained and not source.is_file():
-        raise UserError(f"{source}: no such file")
-    if trained:
-        check_network(source)
-        found = _data_set(source, dataset, root, reader_options(splits, val, keep_overlap), cache, max_quarantine)
-        name, where, reader, stores, share = found
-        check_source(name, where, reader)
-    from raygap.data.predictions import read_predictions
-    from raygap.data.prepare import prepare
-    from raygap.data.store import Store
-    from raygap.tracking.diagnosis import diagnose, write_diagnosis
+    options = reader_options(splits, val, keep_overlap)
+    data = find_data(source, dataset, root, options, cache, max_quarantine)
+    progress = Progress(console)
+    found = run(source, data, split=split, correct=correct, score=score, values=values, out=out, progress=progress)
     from raygap.tracking.diagnosis.page import BALANCED, PAGE
-    from raygap.tracking.report.run import best_checkpoint
-    from raygap.training.inference import fingerprint, store_predictions, trained_config
 
-    store, method, metrics, seed, network = None, "", None, 0, None
-    if trained:
-        best = best_checkpoint(source) if source.is_dir() else source
-        config = trained_config(best)
-        if correct and config.protocol == "paper":
-            raise UserError(f"{best}: --correct needs clips held out of training; protocol paper trained on val too")
-        with preparation_bar(console) as progress:
-            path = prepare(
-                read_clips(name, where, reader), config.prepare, stores, max_quarantine=share, progress=progress
-            )
-        store = Store.open(path)
-        split = split or "val"
-        predictions = store_predictions(best, store, list(dict.fromkeys(("train", "val", split))))
-        method, metrics, seed, score = (
-            config.method,
-            best.parent / "metrics.parquet",
-            config.seed,
-            score or config.gap.score,
-        )
-        folder, network = out or best.parent / "diagnosis", fingerprint(best)
-    else:
-        predictions = read_predictions(source, values)
-        split = split or ("val" if predictions.splits is not None else None)
-        folder = out or source.with_name(f"{source.stem}-diagnosis")
-    with console.status("diagnosing"):
-        diagnosis = diagnose(
-            predictions,
-            source=str(source),
-            score=score or "absolute",
-            split=split,
-            correct=correct,
-            seed=seed,
-            method=method,
-            metrics=metrics,
-        )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_diagnosis(diagnosis, folder, store)
-            saved = _save_corrections(diagnosis, predictions, folder, network)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
-    _print(console, diagnosis)
-    print(f"page: {folder / PAGE}\nbalanced subset: {folder / BALANCED}")
-    for file in saved:
+    _print(console, found.diagnosis)
+    print(f"page: {found.folder / PAGE}\nbalanced subset: {found.folder / BALANCED}")
+    for file in found.corrections:
         print(f"correction: {file}")
-
-
-def _data_set(
-    source: Path,
-    dataset: str | None,
-    root: Path | None,
-    reader: ReaderOptions,
-    cache: Path | None,
-    max_quarantine: float,
-) -> tuple[str, Path | None, ReaderOptions, Path, float]:
-    """As given, or as the plan of the sweep says that the network lies in."""
-    if dataset:
-        return dataset, *find_source(dataset, root, reader, cache), cache or default_cache(), max_quarantine
-    for folder in (source.resolve(), *source.resolve().parents[:4]):
-        if (folder / PLAN).exists():
-            plan = read_plan(folder)
-            where = root or (Path(plan.root) if plan.root else None)
-            return plan.dataset, where, plan.reader, cache or Path(plan.cache), plan.max_quarantine
-    raise UserError(f"{source}: lies in no sweep that would name its data; give --dataset and --root")
-
-
-def _save_corrections(
-    diagnosis: "Diagnosis", predictions: "Predictions", folder: Path, network: str | None
-) -> list[Path]:
-    from raygap.training.inference import write_correction
-
-    saved = []
-    for found in diagnosis.corrections:
-        path = folder / f"correction-{found.correction.name}.json"
-        about = f"{diagnosis.source}, fitted to {diagnosis.fitted_on}"
-        write_correction(found.correction, predictions.class_names, about, path, network)
-        saved.append(path)
-    return saved
 
 
 def _print(console: Console, diagnosis: "Diagnosis") -> None:

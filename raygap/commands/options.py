@@ -5,25 +5,16 @@ Optuna) where it is used, behind the checks: neither its help nor an error about
 """
 
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from raygap.data.clips import ReaderOptions
-from raygap.data.prepared import default_cache, noted_source
-from raygap.data.readers import find_reader
 from raygap.errors import UserError
 from raygap.search.plan import AUTO, Sampler
 from raygap.search.stopping import STOPPERS
 from raygap.tracking.objectives import OBJECTIVES
-from raygap.tracking.run_folder import PLAN
 
 # The groups in which --help shows options.
 DATA, SEARCH, TRAINING, MACHINE, WANDB = "Data", "Search", "Training", "Machine", "Weights & Biases"
@@ -154,44 +145,6 @@ Address = Annotated[
 ]
 
 
-def reader_options(
-    splits: Path | None, val: Literal["stratified", "actors"] | None, keep_overlap: bool
-) -> ReaderOptions:
-    """The three options above, as read_clips takes them."""
-    return ReaderOptions(str(splits.resolve()) if splits else None, val, keep_overlap)
-
-
-def find_source(
-    dataset: str, root: Path | str | None, options: ReaderOptions, cache: Path | None
-) -> tuple[Path | None, ReaderOptions]:
-    """Where a data set is read from and how: as given, or, without a root, as `prepare` noted it in the cache.
-
-    A given root wins over the whole note, a given option over the noted one. Nothing is opened: what was noted may be
-    gone, and read_clips says so. Raises UserError for an unknown data set.
-    """
-    if root or not find_reader(dataset).root:
-        return Path(root) if root else None, options
-    noted = noted_source(cache or default_cache(), dataset)
-    if noted is None:
-        return None, options
-    noted_root, earlier = noted
-    print(f"reading {dataset} from {noted_root}, as prepared last")
-    return noted_root, replace(
-        earlier,
-        splits=options.splits or earlier.splits,
-        val=options.val or earlier.val,
-        keep_overlap=options.keep_overlap or earlier.keep_overlap,
-    )
-
-
-def check_network(path: Path) -> None:
-    """Raise UserError unless this is a file, as a best.pt is, or a folder that holds a sweep."""
-    if path.is_dir() and not (path / PLAN).exists():
-        raise UserError(f"{path}: holds no sweep ({PLAN} is missing); give its folder, or a best.pt")
-    if not path.exists():
-        raise UserError(f"{path}: no such checkpoint")
-
-
 def check_shared(shared: bool, datasets: int) -> None:
     """Raise UserError for --shared with a single data set."""
     if shared and datasets == 1:
@@ -214,52 +167,3 @@ def roots_by_dataset(datasets: list[str], given: list[str] | None) -> dict[str, 
             )
         roots[name] = str(Path(folder).resolve())
     return roots
-
-
-LINE_EVERY = 30.0
-"""Seconds between two lines of progress where there is no terminal for a bar."""
-
-
-def _plain_lines(console: Console) -> Callable[[int, int], None]:
-    first: tuple[float, int] | None = None  # when, and what a resumed preparation had finished by then
-    last = 0.0
-
-    def show(done: int, total: int) -> None:
-        nonlocal first, last
-        now = time.monotonic()
-        if first is None:
-            first, last = (now, done), now
-        if now - last < LINE_EVERY:
-            return
-        last = now
-        rate = max(done - first[1], 1) / (now - first[0])
-        left = f"{(total - done) / rate / 60:.0f} min left"
-        console.print(f"decoding {done} of {total} clips, {rate:.1f} clips/s, {left}", highlight=False, soft_wrap=True)
-
-    return show
-
-
-@contextmanager
-def preparation_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar with clips/s and time left; yields the callback that `prepare` reports to.
-
-    Without a terminal, as in a Slurm job's log, it is a plain line every LINE_EVERY seconds.
-    """
-    if not console.is_terminal:
-        yield _plain_lines(console)
-        return
-    columns = (
-        TextColumn("decoding"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("decoding", total=None, rate="", visible=False)
-
-        def show(done: int, total: int) -> None:
-            speed = bar.tasks[task].speed
-            bar.update(task, completed=done, total=total, rate=f"{speed:.0f} clips/s" if speed else "", visible=True)
-
-        yield show

@@ -15,9 +15,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from raygap.commands.options import MACHINE, check_network, preparation_bar
+from raygap.commands.options import MACHINE
 from raygap.ending import user_errors
 from raygap.errors import UserError
+from raygap.tasks.progress import Progress
+from raygap.tasks.source import check_network
 
 
 @user_errors()
@@ -62,7 +64,7 @@ def main(
     clips = read_media(media, classifier)
     columns = answer_columns(classifier.class_names)
     unusable = 0
-    with preparation_bar(Console(stderr=True)) as progress, table_writer(out, columns) as write:
+    with Progress(Console(stderr=True)).preparing() as progress, table_writer(out, columns) as write:
         for answer in answers(
             classifier,
             clips,

@@ -21,9 +21,6 @@ from raygap.commands.options import (
     Root,
     Splits,
     Val,
-    find_source,
-    preparation_bar,
-    reader_options,
 )
 from raygap.data.clips import SPLITS
 from raygap.data.prepared import default_cache, note_source
@@ -34,6 +31,8 @@ from raygap.extras import need
 from raygap.schema import from_mapping, parse_assignments
 from raygap.search.ray_start import start_ray, use_cluster, which_ray
 from raygap.search.space import load_space
+from raygap.tasks.progress import Progress
+from raygap.tasks.source import find_source, reader_options
 
 if TYPE_CHECKING:
     from raygap.data.store import Store
@@ -101,16 +100,17 @@ def main(
     clip_list = read_clips(dataset, root, reader)
     if address:
         use_cluster(address)
-    from raygap.commands.remarks import on_silence, print_remarks
     from raygap.data.inspection import PAGE, oddities, write_page
     from raygap.data.prepare import prepare
     from raygap.data.store import QUARANTINED, Store
+    from raygap.tasks.remarks import on_silence
 
+    progress = Progress(Console())
     if address:
         typer.echo(f"decoding {which_ray()}")
         start_ray()
     try:
-        with preparation_bar(Console()) as progress:
+        with progress.preparing() as bar:
             path = prepare(
                 clip_list,
                 settings,
@@ -119,7 +119,7 @@ def main(
                 workers=workers,
                 on_ray=address is not None,
                 refresh=refresh,
-                progress=progress,
+                progress=bar,
             )
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on with what is decoded")
@@ -134,7 +134,7 @@ def main(
         typer.echo(f"note: {note}")
     for clip in header["quarantined"][:SHOWN]:
         typer.echo(f"quarantined: {clip['id']}: {clip['reason']}")
-    print_remarks(on_silence(store, settings))
+    progress.note(on_silence(store, settings))
     if len(header["quarantined"]) > SHOWN:
         typer.echo(f"quarantined: {len(header['quarantined'])} in all, listed in {path / QUARANTINED}")
     for what, clips in oddities(store).items():

@@ -37,30 +37,36 @@ from raygap.commands.options import (
     Val,
     Workers,
     check_shared,
-    find_source,
-    preparation_bar,
-    reader_options,
     roots_by_dataset,
 )
-from raygap.data.clips import ClipList, ReaderOptions, Split
-from raygap.data.prepared import default_cache
+from raygap.data.clips import Split
 from raygap.data.readers import READERS, check_source, read_clips
 from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.plugins import file_name
 from raygap.schema import parse_assignments, to_mapping
-from raygap.search.plan import Plan, locked, make_folder, make_plan, newest_run, read_plan, write_plan
+from raygap.search.plan import Plan, make_folder, newest_run, write_plan
 from raygap.search.ray_start import use_cluster, which_ray
 from raygap.search.space import SEARCHABLE
 from raygap.search.stopping import make_rule
-from raygap.storage import Storage, split_storage
-from raygap.tracking.run_folder import BEST, JOURNAL, PLAN, REPORT, TRIALS
+from raygap.storage import Storage
+from raygap.tasks.progress import Progress
+from raygap.tasks.source import find_source, present, reader_options, refuse_kept
+from raygap.tasks.sweep import (
+    check_surroundings,
+    data_of,
+    find_places,
+    plan_again,
+    plan_anew,
+    plan_settings,
+    run,
+    source_of,
+)
+from raygap.tracking.run_folder import BEST, PLAN, REPORT, TRIALS
 from raygap.tracking.wandb.layout import Mode
 
 if TYPE_CHECKING:
     from raygap.search.job import Outcome
-
-RUNS = Path("runs")
 
 
 @user_errors()
@@ -206,128 +212,92 @@ def main(
     check_shared(shared, len(names))
     if time_budget is not None and not math.isfinite(time_budget):
         raise UserError(f"--time-budget {time_budget}: expected a number of seconds; leave it out for no limit")
-    kept_in, kept_at = split_storage(storage)
-    runs = kept_in / "runs" if kept_in else RUNS
-    cache = cache or (kept_in / "stores" if kept_in else None)
-    settings: dict[str, Any] = {
-        "trials": trials,
-        "test_seeds": test_seeds if seeds is None else seeds,
-        "cache": str(cache.resolve()) if cache else None,
-        "max_quarantine": max_quarantine,
-        "trunk_gb": trunk_gb,
-        "concurrency": concurrency,
-        "stopper": stopper,
-        "cpus_per_worker": cpus_per_worker,
-        "gpus_per_worker": gpus_per_worker,
-        "wandb": wandb,
-        "wandb_project": wandb_project,
-        "wandb_entity": wandb_entity,
-        "sampler": sampler,
-        "metric": metric,
-        "patience": patience,
-        "learn_from": str(learn_from.resolve()) if learn_from else None,
-    }
-    settings = {name: value for name, value in settings.items() if value is not None}
+    runs, cache, copies = find_places(storage, cache)
+    settings = plan_settings(
+        cache,
+        learn_from,
+        trials=trials,
+        test_seeds=test_seeds if seeds is None else seeds,
+        max_quarantine=max_quarantine,
+        trunk_gb=trunk_gb,
+        concurrency=concurrency,
+        stopper=stopper,
+        sampler=sampler,
+        metric=metric,
+        patience=patience,
+        cpus_per_worker=cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
+        wandb=wandb,
+        wandb_project=wandb_project,
+        wandb_entity=wandb_entity,
+    )
     if resume:
-        kept: dict[str, Any] = {
-            "--set": assignments,
-            "--epochs": epochs,
-            "--seed": seed,
-            "--space": space,
-            "--method": method,
-        }
-        kept |= {"--val": val, "--keep-overlap": keep_overlap or None, "--workers-per-trial": workers}
-        kept |= {"--first": first, "--learn-from": learn_from, "--metric": metric}
-        for option, value in kept.items():
-            if value is not None:
-                raise UserError(f"{option}: a resumed sweep keeps its plan; leave it out, or start another sweep")
+        asked = present(set=assignments, epochs=epochs, seed=seed, space=space, method=method, val=val)
+        asked |= present(keep_overlap=keep_overlap or None, workers_per_trial=workers)
+        asked |= present(first=first, learn_from=learn_from, metric=metric)
+        refuse_kept(asked, "sweep keeps its plan")
         if len(names) > 1 and not (out or name):
             raise UserError("--resume of several data sets: name their folder with --out or --name")
         folder = out or (runs / name if name else newest_run(runs, dataset))
-        places = _places(folder, names)
-        for place in places.values():
-            if kept_at:
-                from raygap.search.kept import fetch_run
-
-                fetch_run(_copy_of(place, folder, kept_at), place)
-        plans = {place: read_plan(place) for place in places.values()}
-        for dataset_name, place in places.items():
-            if plans[place].dataset != dataset_name:
-                raise UserError(f"--dataset {dataset_name}: {place} holds a sweep of {plans[place].dataset}")
         roots = roots_by_dataset(names, root)
         plans = {
-            place: replace(
-                plan,
-                root=roots[plan.dataset] or plan.root,  # the same data may lie elsewhere by now
-                reader=replace(plan.reader, splits=str(splits.resolve()) if splits else plan.reader.splits),
-                **settings,
+            place: plan_again(
+                place, dataset_name, roots[dataset_name], splits, settings, copies and _copy_of(place, folder, copies)
             )
-            for place, plan in plans.items()
+            for dataset_name, place in _places(folder, names).items()
         }
     else:
         fixed = parse_assignments(assignments or [], [method] if method else [])
-        given = {"epochs": epochs, "seed": seed, "compute.workers": workers}
-        fixed |= {path: value for path, value in given.items() if value is not None}
+        fixed |= present(epochs=epochs, seed=seed, **{"compute.workers": workers})
         options = reader_options(splits, val, keep_overlap)
         roots = roots_by_dataset(names, root)
-        sources = {
-            dataset_name: find_source(dataset_name, roots[dataset_name], options, cache) for dataset_name in names
-        }
         made = {
-            dataset_name: make_plan(
+            dataset_name: plan_anew(
                 dataset_name,
                 method,
                 space,
                 fixed,
                 first or (),
-                root=path and str(path),
-                reader=reader,
-                **{"cache": str(default_cache().resolve())} | settings,
+                find_source(dataset_name, path, options, cache),
+                settings,
             )
-            for dataset_name, (path, reader) in sources.items()
+            for dataset_name, path in roots.items()
         }
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         methods = dict.fromkeys(plan.fixed["method"] for plan in made.values())
         folder = out or runs / (name or file_name(f"{'-'.join(names)}-{'-'.join(methods)}-{stamp}"))
         plans = {place: made[dataset_name] for dataset_name, place in _places(folder, names).items()}
-    if kept_at:
-        plans = {place: replace(plan, storage=_copy_of(place, folder, kept_at).uri) for place, plan in plans.items()}
+    if copies:
+        plans = {place: replace(plan, storage=_copy_of(place, folder, copies).uri) for place, plan in plans.items()}
     if shared and any(plan.fixed.get("protocol") == "paper" for plan in plans.values()):
         raise UserError("--shared: what suits all is found on validation; leave protocol=paper out")
     for place, plan in plans.items():
-        plan.check(_source(place))
+        plan.check(source_of(place))
     if not dry_run:  # whose data may lie in a cluster
         for plan in plans.values():
-            check_source(*_data_of(plan))
+            check_source(*data_of(plan))
     use_cluster(address)
     if dry_run:
         for place, plan in plans.items():
             _print_plan(plan, place)
         return
-    from raygap.search.kept import check_storage
     from raygap.search.shared import SHARED, Swept, find_shared, print_shared
-    from raygap.search.sweep import plan_placement
-    from raygap.tracking.wandb.callback import check_login
 
     for plan in plans.values():
-        plan_placement(plan, plan.concurrency)  # raises if the trials do not fit
-        check_login(plan.wandb, plan.wandb_project, plan.wandb_entity)
-        if plan.storage:
-            check_storage(Storage(plan.storage), new=not resume)
-    lists = {place: read_clips(*_data_of(plan)) for place, plan in plans.items()}
+        check_surroundings(plan, resume)
+    clips = {place: read_clips(*data_of(plan)) for place, plan in plans.items()}
     for place, plan in plans.items():
         make_folder(place, new=not resume)
         if len(plans) > 1:  # so that --resume finds those too that an interruption left no time for
             write_plan(plan, place)
     swept, exits = [], []
     for place, plan in plans.items():
-        with locked(place):
-            try:
-                store, outcome = _run(console, plan, place, lists[place], time_budget, resume)
-            except KeyboardInterrupt:
-                known = (place / PLAN).exists()
-                print(f"stopped; go on with: {_again(plan, place)}" if known else "stopped; the same command goes on")
-                raise
+        try:
+            store, outcome, _ = run(plan, place, clips[place], time_budget, resume, Progress(console))
+        except KeyboardInterrupt:
+            known = (place / PLAN).exists()
+            print(f"stopped; go on with: {_again(plan, place)}" if known else "stopped; the same command goes on")
+            raise
         _print_outcome(console, plan, place, store, outcome)
         if outcome.interrupted:
             raise KeyboardInterrupt
@@ -345,67 +315,9 @@ def _places(folder: Path, datasets: list[str]) -> dict[str, Path]:
     return {name: folder / file_name(name) for name in datasets} if len(datasets) > 1 else {datasets[0]: folder}
 
 
-def _data_of(plan: Plan) -> tuple[str, Path | None, ReaderOptions]:
-    """As read_clips takes it."""
-    return plan.dataset, Path(plan.root) if plan.root else None, plan.reader
-
-
 def _copy_of(place: Path, folder: Path, storage: Storage) -> Storage:
     """Of a run folder, which is `folder` or lies in it."""
     return storage.at("runs", folder.name, place.relative_to(folder).as_posix())
-
-
-def _run(
-    console: Console,
-    plan: Plan,
-    folder: Path,
-    clip_list: ClipList,
-    time_budget: float | None,
-    resume: bool,
-) -> tuple[Path, "Outcome"]:
-    from raygap.commands.remarks import on_silence, on_steps, print_remarks
-    from raygap.data.prepare import prepare
-    from raygap.data.store import Store, store_key
-    from raygap.search.cost import cost_of
-    from raygap.search.job import run_sweep
-    from raygap.search.journal import mend_journal
-    from raygap.search.learning import check_learnt
-    from raygap.search.study import check_resumed
-    from raygap.search.sweep import plan_placement
-    from raygap.tracking.seed_results import seeds_bar
-
-    config = plan.check(_source(folder))
-    mended = mend_journal(folder / JOURNAL)
-    print_remarks([*([mended] if mended else []), *(() if resume else plan.notes)])
-    check_learnt(plan, store_key(clip_list, config.prepare))
-    if resume:
-        distributions = plan.search_space.distributions()
-        check_resumed(folder, _source(folder), config, distributions, store_key(clip_list, config.prepare))
-    with preparation_bar(console) as progress:
-        store = prepare(
-            clip_list, config.prepare, Path(plan.cache), max_quarantine=plan.max_quarantine, progress=progress
-        )
-    write_plan(plan, folder)
-    opened = Store.open(store)
-    steps = [] if "optimizer.batch_size" in plan.space else on_steps(opened, config)
-    print_remarks(on_silence(opened, config.prepare) + steps)
-    console.print(
-        f"{'going on with' if resume else 'sweep'} {folder}: {plan.trials} trials of {config.epochs} epochs, "
-        f"{config.method} on {plan.dataset}; {which_ray()}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    places = plan_placement(plan, plan.concurrency).at_once
-    for line in cost_of(plan, len(opened.class_names)).lines(plan, places):
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-    with seeds_bar(console, plan.test_seeds, config.epochs) as report:
-        return store, run_sweep(plan, folder, store, plan.concurrency, time_budget, report)
-
-
-def _source(folder: Path) -> str:
-    """Where a plan stands that may be wrong: in its folder if it has been written."""
-    return str(folder / PLAN) if (folder / PLAN).exists() else "search space"
 
 
 def _print_plan(plan: Plan, folder: Path) -> None:
@@ -449,7 +361,6 @@ def _again(plan: Plan, folder: Path) -> str:
 
 
 def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outcome: "Outcome") -> None:
-    from raygap.commands.remarks import print_remarks
     from raygap.search.job import judged_on
     from raygap.search.study import ENDED
     from raygap.tracking.seed_results import seeds_table
@@ -475,7 +386,7 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outc
     if outcome.test and outcome.test.rows:
         console.print(f"\n{outcome.test.title}, chosen configuration, fresh seeds:")
         console.print(seeds_table(outcome.test))
-    print_remarks(_on_chance(plan, store, outcome))
+    Progress(console).note(_on_chance(plan, store, outcome))
     print(f"best configuration: {folder / BEST}")
     if (folder / REPORT).exists():
         print(f"report:             {folder / REPORT}")
@@ -487,9 +398,9 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outc
 
 
 def _on_chance(plan: Plan, store: Path, outcome: "Outcome") -> list[str]:
-    from raygap.commands.remarks import on_chance
     from raygap.data.store import Store
     from raygap.search.job import judged_on
+    from raygap.tasks.remarks import on_chance
 
     opened = Store.open(store)
     if outcome.test and outcome.test.rows:

@@ -27,23 +27,17 @@ from raygap.commands.options import (
     Splits,
     Val,
     Workers,
-    find_source,
-    preparation_bar,
-    reader_options,
 )
 from raygap.config import flatten, load_yaml
-from raygap.data.prepared import default_cache
-from raygap.data.readers import READERS, check_source, read_clips
+from raygap.data.readers import READERS, check_source
 from raygap.ending import user_errors
-from raygap.errors import UserError
-from raygap.extras import lacking
 from raygap.plugins import file_name
-from raygap.schema import from_mapping, parse_assignments
-from raygap.search.plan import make_folder, trial_fields
-from raygap.search.presets import find_preset
-from raygap.search.ray_start import start_ray, use_cluster, which_ray
+from raygap.schema import parse_assignments
+from raygap.search.ray_start import use_cluster
+from raygap.tasks import train
+from raygap.tasks.progress import Progress
+from raygap.tasks.source import find_source, present, reader_options
 from raygap.tracking.run_folder import TEST
-from raygap.training.check import check_trial
 
 
 @user_errors()
@@ -93,58 +87,31 @@ def main(
     gpus_per_worker: GpusPerWorker = None,
 ) -> None:
     """Train one configuration on several seeds and print the test result with its interval."""
-    console = Console()
-    if config and preset:
-        raise UserError("--config and --preset contradict each other; leave one out")
-    published = find_preset(preset) if preset else None
-    chosen = published.fields if published else flatten(load_yaml(config)) if config else {}
-    given = parse_assignments(assignments or [], [str(chosen["method"])] if "method" in chosen else [])
-    given |= {path: value for path, value in {"epochs": epochs, "compute.workers": workers}.items() if value}
-    fields, notes = trial_fields(dataset, chosen, given)
-    trial = from_mapping(fields, str(config or (f"--preset {preset}" if preset else "--set")))
-    check_trial(trial)
+    console, progress = Console(), Progress(Console())
+    chosen = flatten(load_yaml(config)) if config else None
+    given = parse_assignments(assignments or [], [str(chosen["method"])] if chosen and "method" in chosen else [])
+    given |= present(epochs=epochs, **{"compute.workers": workers})
+    trial, notes = train.make_trial(dataset, chosen, preset, given, str(config or "--set"))
     source = find_source(dataset, root, reader_options(splits, val, keep_overlap), cache)
     check_source(dataset, *source)
     use_cluster(address)
-    from raygap.commands.remarks import on_chance, on_silence, on_steps, print_remarks
-    from raygap.data.prepare import prepare
-    from raygap.data.store import Store
-    from raygap.search.placement import place
-    from raygap.search.seeds import train_seeds
-    from raygap.tracking.figures import draw_figures
-    from raygap.tracking.seed_results import seeds_bar, seeds_table
+    from raygap.tracking.seed_results import seeds_table
 
-    print_remarks([*([f"{preset}: {published.source}"] if published else []), *notes])
-    place(trial, concurrency, cpus_per_worker, gpus_per_worker)  # raises if not one fits
-    clip_list = read_clips(dataset, *source)
+    progress.note(notes)
     folder = out or Path("runs") / f"{file_name(dataset)}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
-    make_folder(folder, new=True)
+    machine = train.Machine(concurrency, cpus_per_worker, gpus_per_worker)
     try:
-        with preparation_bar(console) as progress:
-            store = prepare(
-                clip_list, trial.prepare, cache or default_cache(), max_quarantine=max_quarantine, progress=progress
-            )
-        opened = Store.open(store)
-        print_remarks(on_silence(opened, trial.prepare) + on_steps(opened, trial))
-        print(f"training {folder}, {which_ray()}")
-        start_ray()
-        placement = place(trial, concurrency, cpus_per_worker, gpus_per_worker)
-        numbers = [trial.seed + i for i in range(seeds)]
-        with seeds_bar(console, seeds, trial.epochs) as report:
-            results = train_seeds(trial, store, folder, numbers, placement, report)
+        trained = train.run(trial, dataset, source, folder, seeds, machine, cache, max_quarantine, progress)
     except KeyboardInterrupt:
         print(f"stopped; the same command with --out {shlex.quote(str(folder))} goes on")
         raise
+    results = trained.results
     for seed, reason in results.failed.items():
         print(f"seed {seed} failed: {reason}")
     if not results.rows:
         sys.exit(1)
-    first = folder / str(next(iter(results.rows)))
-    lack = lacking("report", "a figure")
-    if not lack:
-        draw_figures(first, trial.gap.score, trial.seed, folder / "figures")
     console.print(f"{results.title}:")
     console.print(seeds_table(results))
-    print_remarks(on_chance("test accuracy", results.interval("test_accuracy").mean, opened, "test"))
-    print(f"results: {folder / TEST}\nfigures: {lack or folder / 'figures'}")
+    progress.note(trained.doubts)
+    print(f"results: {folder / TEST}\nfigures: {trained.no_figures or folder / 'figures'}")
     sys.exit(1 if results.failed else 0)

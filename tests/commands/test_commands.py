@@ -144,8 +144,12 @@ def test_the_whole_line_on_real_media(here: Path, data_set: Path, ray_cluster: N
     arguments += ["--concurrency", "1"]
     space = here / "space.yaml"
     space.write_text("fixed: {epochs: 3, purify.epochs: 1}\nspace: {loss.focus: {uniform: [0, 4]}}")
+    prepare = [word for field in zip(TINY[::2], TINY[1::2], strict=True) if "prepare." in field[1] for word in field]
+    prepared = call("prepare", "--dataset", "manifest", "--root", data_set, *prepare)
+    assert prepared.exit_code == 0, prepared.output
     result = call("sweep", *arguments, "--space", space, "--set", "warmup.epochs=1", *TINY)
     assert result.exit_code == 0, result.output
+    assert len(list((here / "cache").glob("manifest-*"))) == 1, "another store than what was prepared"
     assert "best configuration: runs/r/best.yaml" in result.output
     assert (here / "runs/r/report.html").exists(), result.output
     (here / "runs/r/report.html").unlink()
@@ -159,9 +163,13 @@ def test_the_whole_line_on_real_media(here: Path, data_set: Path, ray_cluster: N
     assert yaml.safe_load(best.stdout)["epochs"] == 3
     (here / "copy.yaml").write_text(best.stdout)
     trained = call(
-        "train", "--dataset", "manifest", "--root", data_set, "--config", "copy.yaml", "--out", "t", "--seeds", "1"
+        "train", "--dataset", "manifest", "--root", data_set, "--config", "copy.yaml", "--epochs", "1", "--out", "t"
     )
     assert trained.exit_code == 0, trained.output
+    assert len(list((here / "cache").glob("manifest-*"))) == 1
+    assert "note: stages shortened in proportion to 1 epochs" in trained.output
+    assert "note: 1 step an epoch: " in trained.output
+    assert "cannot be told from chance" in trained.output
     assert (here / "t/test.csv").read_text().startswith("seed,best_epoch,best_val_accuracy,test_accuracy")
 
     plan = here / "runs/r/sweep.yaml"
@@ -187,18 +195,6 @@ def test_the_whole_line_on_real_media(here: Path, data_set: Path, ray_cluster: N
     (moved / "manifest.csv").write_text((moved / "manifest.csv").read_text().replace(",low,", ",deep,"))
     other = call("sweep", "--dataset", "manifest", "--resume", "--trials", "4", "--root", moved)
     assert "the data or their preparation have changed since the sweep began" in refusal(other)
-
-
-def test_a_training_is_of_what_was_prepared(here: Path, data_set: Path, ray_cluster: None) -> None:
-    prepared = call("prepare", "--dataset", "manifest", "--root", data_set)
-    assert prepared.exit_code == 0, prepared.output
-    small = ["--set", "model.encoder=small_cnn", "--set", "model.width=4"]
-    trained = call("train", "--dataset", "manifest", "--root", data_set, "--epochs", "1", "--out", "t", *small)
-    assert trained.exit_code == 0, trained.output
-    assert len(list((here / "cache").glob("manifest-*"))) == 1
-    assert "note: stages shortened in proportion to 1 epochs" in trained.output
-    assert "note: 1 step an epoch: " in trained.output
-    assert "cannot be told from chance" in trained.output
 
 
 def test_best_and_report_say_what_is_missing(here: Path) -> None:

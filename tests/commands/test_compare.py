@@ -1,4 +1,4 @@
-"""compare.py as its users call it: what it refuses, and a comparison that is added to."""
+"""compare.py as its users call it: what it refuses, and a comparison, begun from Python, that is added to."""
 
 import csv
 import json
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from called import call, load, refusal
-from test_commands import TINY
 
+import raygap
 from raygap.config import load_yaml
 from raygap.search.comparison import Comparison, read_comparison, write_comparison
 
@@ -49,21 +49,26 @@ def test_what_a_resumed_comparison_takes_on(tmp_path: Path, monkeypatch: pytest.
     write_comparison(ASKED, tmp_path)
     compare = load("compare")
     seen: dict[Path, Comparison] = {}
-    monkeypatch.setattr(compare, "_compare_all", lambda console, comparisons, *others: seen.update(comparisons) or True)
+    monkeypatch.setattr(compare, "_compare_all", lambda comparisons, *others: seen.update(comparisons) or True)
     result = call("compare", "--resume", tmp_path, "--trunk-gb", "0", "--max-quarantine", "0.2")
     assert result.exit_code == 0, result.output
     assert seen == {tmp_path: replace(ASKED, trunk_gb=0.0, max_quarantine=0.2)}
 
 
 def test_methods_get_the_same_and_a_comparison_is_gone_on_with_and_added_to(
-    data_set: Path, tmp_path: Path, ray_cluster: None
+    data_set: Path, tmp_path: Path, ray_cluster: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "c"
-    short = (*TINY, "--epochs", "2", "--set", "model.norm=group", "--cache", tmp_path / "cache")
-    asked = ("--dataset", "manifest", "--root", data_set, "--trials", "2", "--seeds", "1", "--out", out)
-    first = call("compare", *asked, "--methods", "joint,joint", *short)
-    assert first.exit_code == 0, first.output
-    added = call("compare", "--resume", out, "--methods", "audio_only", "--seeds", "2")
+    tiny = {"model.encoder": "small_cnn", "model.width": 4, "model.norm": "group", "optimizer.batch_size": 8}
+    tiny |= {"prepare": {"frames": 1, "frame_size": 8, "seconds": 0.5, "n_mels": 16}}
+    few = {"trials": 2, "seeds": 1, "epochs": 2, "set": tiny, "concurrency": 1, "cache": tmp_path / "cache"}
+    capfd.readouterr()
+    first = raygap.compare("manifest", ["joint", "joint"], root=data_set, out=out, **few)
+    assert capfd.readouterr() == ("", "")
+    assert list(first.table.index) == list(first.runs) == ["joint"]
+    assert first.table.loc["joint", "test_accuracy_mean"] == first.runs["joint"].test.mean
+    assert len(first.seeds) == 1
+    added = call("compare", "--resume", out, "--methods", "audio_only", "--seeds", "2", "--concurrency", "1")
     assert added.exit_code == 0, added.output
     assert read_comparison(out).methods == ("joint", "audio_only")
     rows = list(csv.DictReader((out / "seeds.csv").open()))
@@ -87,6 +92,7 @@ def test_methods_get_the_same_and_a_comparison_is_gone_on_with_and_added_to(
 
     before = written()
     assert len(before) == 2 * (2 + 2)
-    assert call("compare", "--resume", out).exit_code == 0
+    again = raygap.compare(resume=out)
+    assert list(again.table["test_accuracy_mean"]) == [result.test.mean for result in again.runs.values()]
     assert json.loads((out / "comparison.json").read_text()) == results
     assert written() == before

@@ -281,7 +281,7 @@ def test_from_the_folder_to_a_sweep(tmp_path, ray_cluster, capsys):
     capsys.readouterr()
     (store,) = (tmp_path / "cache").glob("ave-*")
     # The sweep is told neither the folder nor how it is read.
-    plan = {"assignments": [*small, "warmup.epochs=1"], "trials": 2, "epochs": 2, "test_seeds": 1, "concurrency": 1}
+    plan = {"assignments": [*small, "warmup.epochs=1"], "trials": 1, "epochs": 2, "test_seeds": 0, "concurrency": 1}
     command("sweep")(**source, **plan, max_quarantine=options.pop("max_quarantine", None), out=out)
     assert f"reading ave from {root}, as prepared last" in capsys.readouterr().out
     assert (out / "best.yaml").exists()

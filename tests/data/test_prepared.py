@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 from media import write_data_set
 
-from raygap.commands.options import find_source
 from raygap.data.clips import ReaderOptions
 from raygap.data.prepared import note_source, noted_source
 from raygap.data.readers import read_clips
 from raygap.errors import UserError
+from raygap.tasks.source import find_source
 
 NOTED = ReaderOptions("/lists", "actors")
 

@@ -255,6 +255,7 @@ def test_a_lost_head_and_its_folder_cost_no_result(
     assert equals_an_undisturbed_run(folder, complete.number, store, tmp_path / "again")
 
 
+@pytest.mark.cluster
 def test_tries_count_from_the_last_epoch_and_who_has_none_left_is_named(
     small_store: Store, tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

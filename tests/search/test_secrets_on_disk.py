@@ -64,6 +64,7 @@ def clone(folder: Path, remote: str) -> Path:
     return folder
 
 
+@pytest.mark.cluster
 def test_sweeps_on_this_machine(machine: Path, server: WandbServer, small_store: Store, tmp_path: Path) -> None:
     environment, planted = plant()
     planted |= {"remote": "planted-in-the-remote", "address": "planted-in-the-address"}

@@ -84,6 +84,7 @@ def train_long(told: Connection, store: Path, folder: Path) -> None:
         pass
 
 
+@pytest.mark.cluster
 def test_a_run_killed_at_random_moments_equals_an_undisturbed_one(small_store: Store, tmp_path: Path) -> None:
     moments = random.Random(1)
     for _ in range(2):

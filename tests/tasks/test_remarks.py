@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow
 import pytest
 
-from raygap.commands.remarks import on_chance, on_silence, on_steps
 from raygap.data.store import Store
 from raygap.schema import from_mapping
+from raygap.tasks.remarks import on_chance, on_silence, on_steps
 
 
 def lasting(store: Store, seconds: float) -> Store:

@@ -52,9 +52,3 @@ def on_chance(what: str, accuracy: float, store: Store, split: Split) -> list[st
         f"{what} {accuracy:.3f} cannot be told from chance ({chance:.3f}, by always naming the most frequent of "
         f"{len(store.class_names)} classes) on {len(labels)} clips: nothing, or too little, has been learnt"
     ]
-
-
-def print_remarks(remarks: list[str]) -> None:
-    """A line each."""
-    for remark in remarks:
-        print(f"note: {remark}")

@@ -1,0 +1,69 @@
+"""Where the data are that a task is about, and where its network."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from raygap.data.clips import ReaderOptions
+from raygap.data.prepared import default_cache, noted_source
+from raygap.data.readers import find_reader
+from raygap.errors import UserError
+from raygap.tracking.run_folder import PLAN
+
+Source = tuple[Path | None, ReaderOptions]
+"""As read_clips takes it."""
+
+
+def reader_options(
+    splits: Path | None, val: Literal["stratified", "actors"] | None, keep_overlap: bool
+) -> ReaderOptions:
+    """The options of these names."""
+    return ReaderOptions(str(splits.resolve()) if splits else None, val, keep_overlap)
+
+
+def find_source(
+    dataset: str,
+    root: Path | str | None,
+    options: ReaderOptions,
+    cache: Path | None,
+    say: Callable[[str], None] = print,
+) -> Source:
+    """Where a data set is read from and how: as given, or, without a root, as `prepare` noted it in the cache.
+
+    A given root wins over the whole note, a given option over the noted one. Nothing is opened: what was noted may be
+    gone, and read_clips says so. Raises UserError for an unknown data set.
+    """
+    if root or not find_reader(dataset).root:
+        return Path(root).resolve() if root else None, options
+    noted = noted_source(cache or default_cache(), dataset)
+    if noted is None:
+        return None, options
+    noted_root, earlier = noted
+    say(f"reading {dataset} from {noted_root}, as prepared last")
+    return noted_root, replace(
+        earlier,
+        splits=options.splits or earlier.splits,
+        val=options.val or earlier.val,
+        keep_overlap=options.keep_overlap or earlier.keep_overlap,
+    )
+
+
+def check_network(path: Path) -> None:
+    """Raise UserError unless this is a file, as a best.pt is, or a folder that holds a sweep."""
+    if path.is_dir() and not (path / PLAN).exists():
+        raise UserError(f"{path}: holds no sweep ({PLAN} is missing); give its folder, or a best.pt")
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint")
+
+
+def refuse_kept(asked: Mapping[str, Any], what: str) -> None:
+    """Raise UserError for the first option that is given, by its name in Python, though `what` is gone on with."""
+    for name, value in asked.items():
+        if value is not None:
+            raise UserError(f"--{name.replace('_', '-')}: a resumed {what}; leave it out, or start another")
+
+
+def present(**values: Any) -> dict[str, Any]:
+    """Those that are given."""
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,97 @@
+"""One configuration on several seeds."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from raygap.config import TrialConfig
+from raygap.data.prepared import default_cache
+from raygap.data.readers import read_clips
+from raygap.errors import UserError
+from raygap.extras import lacking
+from raygap.schema import from_mapping
+from raygap.search.plan import make_folder, trial_fields
+from raygap.search.presets import find_preset
+from raygap.search.ray_start import start_ray, which_ray
+from raygap.tasks.progress import Progress
+from raygap.tasks.source import Source
+from raygap.training.check import check_trial
+
+if TYPE_CHECKING:
+    from raygap.tracking.seed_results import SeedResults
+
+
+class Machine(NamedTuple):
+    """As `place` takes it."""
+
+    concurrency: int | None
+    cpus_per_worker: float | None
+    gpus_per_worker: float | None
+
+
+def make_trial(
+    dataset: str, config: dict[str, Any] | None, preset: str | None, given: dict[str, Any], source: str
+) -> tuple[TrialConfig, list[str]]:
+    """The configuration, `given` over a file's or a preset's, and what its user may not expect of it (trial_fields).
+
+    Raises UserError if it cannot train; `source` names `config`.
+    """
+    if config is not None and preset:
+        raise UserError("--config and --preset contradict each other; leave one out")
+    published = find_preset(preset) if preset else None
+    fields, notes = trial_fields(dataset, published.fields if published else config or {}, given)
+    trial = from_mapping(fields, f"--preset {preset}" if preset else source)
+    check_trial(trial)
+    return trial, [*([f"{preset}: {published.source}"] if published else []), *notes]
+
+
+class Trained(NamedTuple):
+    """What came of it."""
+
+    results: "SeedResults"
+    notes: list[str]
+    doubts: list[str]
+    """To be said beside the results."""
+    no_figures: str
+    """What is missing that would have drawn them."""
+
+
+def run(
+    trial: TrialConfig,
+    dataset: str,
+    source: Source,
+    folder: Path,
+    seeds: int,
+    machine: Machine,
+    cache: Path | None,
+    max_quarantine: float,
+    progress: Progress,
+) -> Trained:
+    """Prepare the data, train on seeds counted up from the configuration's own, and draw the first one's figures."""
+    from raygap.data.prepare import prepare
+    from raygap.data.store import Store
+    from raygap.search.placement import place
+    from raygap.search.seeds import train_seeds
+    from raygap.tasks.remarks import on_chance, on_silence, on_steps
+    from raygap.tracking.figures import draw_figures
+
+    place(trial, *machine)  # raises if not one fits
+    clips = read_clips(dataset, *source)
+    make_folder(folder, new=True)
+    with progress.preparing() as bar:
+        stores = cache or default_cache()
+        store = prepare(clips, trial.prepare, stores, max_quarantine=max_quarantine, progress=bar)
+    opened = Store.open(store)
+    notes = on_silence(opened, trial.prepare) + on_steps(opened, trial)
+    progress.note(notes)
+    progress.say(f"training {folder}, {which_ray()}")
+    start_ray()
+    numbers = [trial.seed + i for i in range(seeds)]
+    with progress.seeds(seeds, trial.epochs) as report:
+        results = train_seeds(trial, store, folder, numbers, place(trial, *machine), report)
+    lack, doubts = lacking("report", "a figure"), []
+    if results.rows:
+        first = folder / str(next(iter(results.rows)))
+        if not lack:
+            draw_figures(first, trial.gap.score, trial.seed, folder / "figures")
+        doubts = on_chance("test accuracy", results.interval("test_accuracy").mean, opened, "test")
+    return Trained(results, notes, doubts, lack)
