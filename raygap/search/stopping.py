@@ -11,11 +11,13 @@ import math
 import re
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from statistics import fmean, median
 
 from raygap.errors import UserError
 
 STOPPERS = ("asha", "median", "none", "after:N")
-FIRST, FACTOR, KEPT = 0.15, 1.5, 1 / 3
+FIRST, FACTOR, KEPT = 0.15, 1.5, 1 / 2
+"""What replays have chosen; FIRST is a share of all epochs."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +56,32 @@ class StoppingRule:
 
         What is told twice, as by a trial that was started again, is judged once.
         """
-        known = self.values.setdefault(epoch, {})
-        if trial in known:
+        if trial in self.values.get(epoch, {}):
             return True
         self.remember(trial, warmup, {epoch: value})
-        if epoch not in self.rungs(warmup.epochs):
-            return True
-        better = sum(other > value for other in known.values())
-        return better < self.kept * len(known)
+        return epoch not in self.rungs(warmup.epochs) or self.passes(trial, epoch, value)
+
+    def passes(self, trial: int, epoch: int, value: float) -> bool:
+        """The verdict at a rung."""
+        known = self.values[epoch].values()
+        return sum(other > value for other in known) < self.kept * len(known)
 
     def remember(self, trial: int, warmup: Warmup, values: Mapping[int, float]) -> None:
         """Note values by epoch without a verdict: those of an earlier run of the same search."""
         for epoch, value in values.items():
             self.values.setdefault(epoch, {})[warmup.name if epoch <= warmup.epochs else trial] = value
+
+
+class MedianRule(StoppingRule):
+    """A trial goes on unless its value is below the median, over those that came as far, of the means of their values
+    up to then (Golovin et al., Google Vizier, KDD 2017, 3.2.2).
+    """
+
+    def passes(self, trial: int, epoch: int, value: float) -> bool:
+        """As StoppingRule."""
+        others = self.values[epoch].keys() - {trial}
+        means = [fmean(at[one] for past, at in self.values.items() if past <= epoch and one in at) for one in others]
+        return not means or not value < median(means)
 
 
 def make_rule(stopper: str, epochs: int) -> StoppingRule:
@@ -83,6 +98,6 @@ def make_rule(stopper: str, epochs: int) -> StoppingRule:
         raise UserError(f"--stopper {stopper}: unknown; choose from {', '.join(STOPPERS)}, N a number of epochs")
     return {
         "asha": StoppingRule(epochs, math.ceil(FIRST * epochs), FACTOR, KEPT),
-        "median": StoppingRule(epochs, math.ceil(FIRST * epochs), 1.0, 0.5),
+        "median": MedianRule(epochs, math.ceil(FIRST * epochs), 1.0, 0.5),
         "none": StoppingRule(epochs, epochs, FACTOR, KEPT),
     }[stopper]
