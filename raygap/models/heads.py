@@ -74,7 +74,7 @@ class BoostedHeads(nn.Module):
 
     def logits(self, name: str, features: Tensor) -> Tensor:
         """Of each classifier in use: (B, features) -> (classifiers, B, classes)."""
-        layers = self.get_submodule(name)[: self.used[name]]
+        layers = (self.audio if name == "audio" else self.visual)[: self.used[name]]
         return torch.stack([self.head(layer(features).relu()) for layer in layers])
 
     def get_extra_state(self) -> Tensor:

@@ -53,7 +53,7 @@ def shared_warmups(plan: Plan, folder: Path, copies: Copies | None) -> SharedWar
 def plan_placement(plan: Plan, concurrency: int | None) -> Placement:
     """How the plan's trials share the cluster, or this machine if there is none. Raises UserError as place does."""
     needs_gpus(plan.space.get("model.norm", {}).get("choice", []))
-    gpus = None if plan.gpus_per_worker == AUTO else plan.gpus_per_worker
+    gpus = None if isinstance(plan.gpus_per_worker, str) else plan.gpus_per_worker  # AUTO
     return place(plan.check(), concurrency, plan.cpus_per_worker, gpus)
 
 
