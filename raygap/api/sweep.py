@@ -57,6 +57,7 @@ def sweep(
     set: Fields | None = None,
     metric: str | None = None,
     patience: Count | None = None,
+    seeds_per_trial: Count | None = None,
     sampler: Sampler | None = None,
     first: Sequence[str] | None = None,
     learn_from: Path | None = None,
@@ -101,6 +102,7 @@ def sweep(
         sampler=sampler,
         metric=metric,
         patience=patience,
+        seeds_per_trial=seeds_per_trial,
         cpus_per_worker=cpus_per_worker,
         gpus_per_worker=gpus_per_worker,
         wandb=wandb,
@@ -110,7 +112,7 @@ def sweep(
     if resume:
         asked = present(set=set, epochs=epochs, seed=seed, space=space, method=method, val=val)
         asked |= present(keep_overlap=keep_overlap or None, workers_per_trial=workers_per_trial)
-        asked |= present(first=first, learn_from=learn_from, metric=metric)
+        asked |= present(first=first, learn_from=learn_from, metric=metric, seeds_per_trial=seeds_per_trial)
         refuse_kept(asked, "sweep keeps its plan")
         folder = out or (runs / name if name else newest_run(runs, dataset))
         plan = plan_again(folder, dataset, root, splits, settings, copies and _copy_of(folder, copies))

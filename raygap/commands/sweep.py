@@ -117,6 +117,15 @@ def main(
     ] = None,
     metric: Metric = None,
     patience: Patience = None,
+    seeds_per_trial: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Judge a configuration by its mean over so many seeds, one after the other.",
+            show_default="1",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
     sampler: SamplerName = None,
     first: Annotated[
         list[str] | None,
@@ -225,6 +234,7 @@ def main(
         sampler=sampler,
         metric=metric,
         patience=patience,
+        seeds_per_trial=seeds_per_trial,
         cpus_per_worker=cpus_per_worker,
         gpus_per_worker=gpus_per_worker,
         wandb=wandb,
@@ -234,7 +244,7 @@ def main(
     if resume:
         asked = present(set=assignments, epochs=epochs, seed=seed, space=space, method=method, val=val)
         asked |= present(keep_overlap=keep_overlap or None, workers_per_trial=workers)
-        asked |= present(first=first, learn_from=learn_from, metric=metric)
+        asked |= present(first=first, learn_from=learn_from, metric=metric, seeds_per_trial=seeds_per_trial)
         refuse_kept(asked, "sweep keeps its plan")
         if len(names) > 1 and not (out or name):
             raise UserError("--resume of several data sets: name their folder with --out or --name")

@@ -117,7 +117,7 @@ def _search_and_test(
     test = None
     if not interrupted and plan.test_seeds:
         # Fresh seeds: the one the configuration was chosen with may have been a lucky one.
-        seeds = [config.seed + 1 + i for i in range(plan.test_seeds)]
+        seeds = [config.seed + plan.seeds_per_trial + i for i in range(plan.test_seeds)]
         placement = plan_placement(settled(plan, study), concurrency)
         place = f"seeds/trial-{best.number:04d}"
         kept, trunk = copies and copies.at(place), shared_warmups(plan, folder, copies)
@@ -129,7 +129,8 @@ def _search_and_test(
 
 def judged_on(plan: Plan) -> str:
     """What a trial's value is."""
-    return in_words(plan.metric, plan.fixed.get("protocol") == "paper")
+    words = in_words(plan.metric, plan.fixed.get("protocol") == "paper")
+    return words if plan.seeds_per_trial == 1 else f"{words}, mean of {plan.seeds_per_trial} seeds,"
 
 
 def _about(plan: Plan, study: optuna.Study, best: FrozenTrial) -> list[str]:

@@ -72,6 +72,7 @@ class Plan:
     sampler: Sampler = "tpe"
     metric: str = "accuracy"
     patience: Annotated[int, Field(ge=1)] | None = None
+    seeds_per_trial: Annotated[int, Field(ge=1)] = 1
     known: tuple[Known, ...] = ()
     learn_from: str | None = None
     notes: tuple[str, ...] = ()
@@ -95,8 +96,11 @@ class Plan:
             raise UserError(f"--metric {self.metric}: {one[0]} has one modality; judge it on another metric")
         if self.sampler == "cmaes" and len(objectives) > 1:
             raise UserError(f"--metric {self.metric}: the sampler cmaes knows one metric; take tpe, gp, qmc or random")
+        if self.seeds_per_trial > 1 and len(objectives) > 1:
+            raise UserError(f"--seeds-per-trial {self.seeds_per_trial}: takes one metric, not {self.metric}")
         make_rule(self.stopper, config.epochs)
-        from_mapping(to_mapping(config) | {"seed": config.seed + self.test_seeds}, "the seeds of the test")
+        last = {"seed": config.seed + self.seeds_per_trial - 1 + self.test_seeds}
+        from_mapping(to_mapping(config) | last, "the seeds of the test")
         return config
 
 

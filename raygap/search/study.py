@@ -25,6 +25,9 @@ from raygap.tracking.run_folder import JOURNAL, best_trial, fields_of, own_trial
 METRIC = OBJECTIVE
 """What is maximised, of the selected epoch so far: validation accuracy, or what else the plan's metric says."""
 TRIAL_NUMBER = "trial_number"
+SEED_VALUES, EPOCHS_IN_ALL = "seed_values", "epochs_in_all"
+"""Of a trial of several seeds: what those reached that have ended, in its results as METRIC, in the study as they are;
+and the epochs of all of them."""
 STUDY = "sweep"
 """Name of the study in its journal; not the folder's, which may be renamed."""
 TRIED_AGAIN = "tried_again"

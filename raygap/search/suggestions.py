@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import optuna
@@ -22,7 +23,9 @@ from raygap.search.scheduler import StoppingScheduler
 from raygap.search.space import SearchSpace
 from raygap.search.study import (
     ENDED,
+    EPOCHS_IN_ALL,
     METRIC,
+    SEED_VALUES,
     STUDY,
     TRIAL_NUMBER,
     TRIED_AGAIN,
@@ -97,6 +100,7 @@ class StudySearch(Searcher):
         self.scheduler: StoppingScheduler
         self.trial_seconds: float | None = None
         self.patience: int | None = None
+        self.seeds = 1
         self._running: dict[str, _Running] = {}
         self._held: Trial | None = None
         """A trial that waits for one with the same configuration, which runs."""
@@ -227,12 +231,30 @@ class StudySearch(Searcher):
         running = {key: one for key, one in self._running.items() if not one.ended}
         return trial_id != max(running, key=lambda key: max(running[key].values, default=0))
 
+    def stops(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Tune stops a trial for which this is true: out of budget, or of several seeds and behind for good."""
+        return self.out_of_budget(trial_id, result) or self._cannot_catch_up(result)
+
+    def _cannot_catch_up(self, result: Mapping[str, Any]) -> bool:
+        """Even if each seed left were as good as the best that any trial has had, its mean would be no better than the
+        best trial's.
+        """
+        values, left = result.get(SEED_VALUES, ()), self.seeds - len(result.get(SEED_VALUES, ()))
+        ended = [trial.user_attrs[SEED_VALUES] for trial in own_trials(self.study, TrialState.COMPLETE)]
+        if not values or not left or not ended:
+            return False
+        before = [[self._sign * value for value in of_one] for of_one in ended]
+        highest = max(max(map(max, before)), *values)
+        return (sum(values) + left * highest) / self.seeds <= max(map(fmean, before))
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Note an epoch's value, once, though a resumed trial reports its first epochs again; and its seconds."""
         running = self._running[trial_id]
         self._dead_in_a_row = 0
         self._report(running, result)
         running.hear(result)
+        if len(values := result.get(SEED_VALUES, ())) > len(running.trial.user_attrs.get(SEED_VALUES, ())):
+            running.trial.set_user_attr(SEED_VALUES, [self._sign * value for value in values])
         running.trial.set_user_attr("seconds", round(running.seconds, 1))  # for a sweep that goes on with it
         running.gpu_memory = max(running.gpu_memory, result.get(GPU_MEMORY, 0.0))
 
@@ -254,14 +276,17 @@ class StudySearch(Searcher):
         reason = result.get("error") or (self._cause if error else None)
         if not reason:
             self._report(running, result)
-        trial.set_user_attr("epochs", result.get("epoch", 0))
+        trial.set_user_attr("epochs", result.get(EPOCHS_IN_ALL, result.get("epoch", 0)))
         trial.set_user_attr("epochs_reused", result.get("epochs_reused", 0))
         trial.set_user_attr("seconds", round(running.seconds, 1))
         if reason or METRIC not in result:
             trial.set_user_attr("error", reason or "the trial ended without a result")
             self.study.tell(trial, state=TrialState.FAIL)
-        elif result["epoch"] < self._epochs:
+        elif result["epoch"] < self._epochs or len(result.get(SEED_VALUES, ())) not in (0, self.seeds):
             self.study.tell(trial, state=TrialState.PRUNED)
+        elif self.seeds > 1:
+            trial.set_user_attr(SEED_VALUES, [self._sign * value for value in result[SEED_VALUES]])
+            self.study.tell(trial, self._sign * fmean(result[SEED_VALUES]))
         else:
             if len(self.objectives) > 1:
                 trial.set_user_attr(VALUES, {one.name: result[f"{METRIC}_{one.name}"] for one in self.objectives})

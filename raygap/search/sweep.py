@@ -109,7 +109,7 @@ def _run(
     search.begin_with([as_trial(known, space, config.seed) for known in plan.known])
     if plan.learn_from and Path(plan.learn_from).exists():  # else what it was told already must do
         learn(search.study, Path(plan.learn_from))
-    search.trial_seconds, search.patience = plan.trial_seconds, plan.patience
+    search.trial_seconds, search.patience, search.seeds = plan.trial_seconds, plan.patience, plan.seeds_per_trial
     search.scheduler = make_scheduler(search.study, make_rule(plan.stopper, config.epochs), plan.fixed)
     copies = plan.copies(store)
     if copies:
@@ -126,6 +126,7 @@ def _run(
             trunk=shared_warmups(plan, folder, copies),
             copies=copies,
             metric=plan.metric,
+            seeds=plan.seeds_per_trial,
             **({"placement": placement} if several else {}),
         )
         tuner = tune.Tuner(
@@ -143,7 +144,7 @@ def _run(
                 name="tune",
                 storage_path=str(run),
                 verbose=0,
-                stop=search.out_of_budget,
+                stop=search.stops,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the trials keep their own
                 callbacks=[
                     CountTriesAnew(),

@@ -41,13 +41,14 @@ def run_trial(
     trunk: "SharedWarmups | None",
     copies: Copies | None,
     metric: str,
+    seeds: int,
     placement: Placement,
 ) -> None:
     """Tune's function of a sweep's trial of several workers; the arguments after the first are the sweep's."""
     place = trial_folder(Path(), suggested[TRIAL_NUMBER])
     copies = copies and copies.at(place.as_posix())
     config = suggested_config(suggested, fixed)
-    _train(Training(config, store, folder / place, trunk, copies, metric=metric), placement)
+    _train(Training(config, store, folder / place, trunk, copies, metric=metric, seeds=seeds), placement)
 
 
 def run_training(suggested: dict[str, Any], trainings: list[Training], placement: Placement) -> None:

@@ -23,3 +23,5 @@ class Training:
     test: bool = False
     metric: str = "accuracy"
     """What a trial is judged on (objectives.py)."""
+    seeds: int = 1
+    """Of a trial, one after the other."""

@@ -20,10 +20,10 @@ from raygap.data.store import Store
 from raygap.errors import TrainingDiverged, TrialFailed, UserError
 from raygap.patience import patiently
 from raygap.provenance import made_by
-from raygap.schema import to_mapping
+from raygap.schema import from_mapping, to_mapping
 from raygap.search.gpus import memory_taken
 from raygap.search.lent_keys import borrow_keys
-from raygap.search.study import METRIC, TRIAL_NUMBER, suggested_config
+from raygap.search.study import EPOCHS_IN_ALL, METRIC, SEED_VALUES, TRIAL_NUMBER, suggested_config
 from raygap.search.training import Training
 from raygap.storage import Copies, Storage
 from raygap.tracking.objectives import judged, parse_metric
@@ -64,6 +64,39 @@ def train_trial(
         if Workers().first:
             _note_config(folder, config, storage)
         yield from judged(train(config, store, folder, trunk=trunk, storage=storage, tell=tell), parse_metric(metric))
+
+
+def train_trial_seeds(
+    config: TrialConfig,
+    store: Store,
+    folder: Path,
+    trunk: SharedWarmups | None,
+    copies: Copies | None = None,
+    metric: str = "accuracy",
+    seeds: int = 1,
+) -> Generator[Metrics, None, None]:
+    """As train_trial, of one seed after the other: metrics of each epoch of the first, then of each other.
+
+    Those of the others tell the trial's last epoch, in which it stays as far as a search is concerned; SEED_VALUES are
+    what the seeds that have ended reached, EPOCHS_IN_ALL and epochs_reused count the epochs of all.
+    """
+    values: list[float] = []
+    trained = reused = 0
+    for number in range(seeds):
+        seeded = from_mapping(to_mapping(config) | {"seed": config.seed + number})
+        place = f"seed-{number}" if number else ""
+        storage = copies.at(place).folder if copies and place else copies.folder if copies else None
+        row: Metrics = {}
+        for row in train_trial(seeded, store, folder / place, trunk, storage, metric):
+            if row["epoch"] == config.epochs:
+                values.append(row[METRIC])
+            if seeds == 1:
+                yield row
+                continue
+            counts = {EPOCHS_IN_ALL: trained + row["epoch"], "epochs_reused": reused + row["epochs_reused"]}
+            last = {"epoch": config.epochs} if number else {}
+            yield row | counts | last | {SEED_VALUES: tuple(values)}
+        trained, reused = trained + row.get("epoch", 0), reused + row.get("epochs_reused", 0)
 
 
 def train_seed(
@@ -177,22 +210,23 @@ class SweepTrial(tune.Trainable):
         trunk: SharedWarmups | None,
         copies: Copies | None,
         metric: str,
+        seeds: int = 1,
     ) -> None:
         """Once an actor: open the store. `fixed` lies under each trial's configuration."""
         if copies:
             borrow_keys()
         self.store = Store.open(local_store(store, copies.store if copies else None))
-        self.fixed, self.folder, self.trunk, self.copies, self.metric = fixed, folder, trunk, copies, metric
+        self.fixed, self.folder, self.trunk, self.copies = fixed, folder, trunk, copies
+        self.metric, self.seeds = metric, seeds
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Once a trial: start, or go on with, its training."""
         config = suggested_config(new_config, self.fixed)
         folder = trial_folder(self.folder, new_config[TRIAL_NUMBER])
-        place = trial_folder(Path(), new_config[TRIAL_NUMBER]).as_posix()
-        storage = self.copies.at(place).folder if self.copies else None
+        copies = self.copies.at(trial_folder(Path(), new_config[TRIAL_NUMBER]).as_posix()) if self.copies else None
         self.last, self.total_epochs = {"epoch": 0, "epochs_reused": 0}, config.epochs
-        self.results = train_trial(config, self.store, folder, self.trunk, storage, self.metric)
+        self.results = train_trial_seeds(config, self.store, folder, self.trunk, copies, self.metric, self.seeds)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -204,7 +238,8 @@ class SweepTrial(tune.Trainable):
                 torch.cuda.empty_cache()
             return {"error": reason_of(error), **self.last, METRIC: math.nan, "done": True}
         self.last = {name: metrics[name] for name in self.last}
-        return {**_for_tune(metrics), "done": metrics["epoch"] == self.total_epochs}
+        ended = metrics["epoch"] == self.total_epochs and len(metrics.get(SEED_VALUES, ())) in (0, self.seeds)
+        return {**_for_tune(metrics), "done": ended}
 
     def cleanup(self) -> None:
         """Once an actor: leave nothing of its last trial on this machine."""
@@ -218,11 +253,11 @@ def train_in_worker(training: Training, report: Callable[[Metrics], None]) -> No
         if copies := training.copies:
             borrow_keys()
         store = Store.open(local_store(training.store, copies.store if copies else None))
-        storage = copies.folder if copies else None
+        config, folder, trunk = training.config, training.folder, training.trunk
         if training.test:
-            results = train_seed(training.config, store, training.folder, storage, training.trunk)
+            results = train_seed(config, store, folder, copies.folder if copies else None, trunk)
         else:
-            results = train_trial(training.config, store, training.folder, training.trunk, storage, training.metric)
+            results = train_trial_seeds(config, store, folder, trunk, copies, training.metric, training.seeds)
         for metrics in results:
             report(_for_tune(metrics))
             last = {name: metrics[name] for name in last}

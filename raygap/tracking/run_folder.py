@@ -140,9 +140,11 @@ def clean_trial(folder: Path, number: int, best: bool, storage: Storage | None =
     files = trial_folder(folder, number)
     if storage:
         kept = storage.at(trial_folder(Path(), number).as_posix())
-        kept.delete(["checkpoint.pt", *([] if best else ["best.pt"])])
+        there = [name for name in kept.files() if name.startswith("seed-") and name.endswith(".pt")]
+        kept.delete(["checkpoint.pt", *([] if best else ["best.pt"]), *there])
         kept.pull_all(files)
-    for leftover in (files / "checkpoint.pt", *files.glob(".*"), *([] if best else [files / "best.pt"])):
+    of_seeds = [*files.glob("seed-*/*.pt"), *files.glob("seed-*/.*")]
+    for leftover in (files / "checkpoint.pt", *files.glob(".*"), *([] if best else [files / "best.pt"]), *of_seeds):
         leftover.unlink(missing_ok=True)
 
 

@@ -170,6 +170,7 @@ def test_the_front_is_what_nothing_exceeds(points: list[tuple[int, int]]) -> Non
     [
         ({"metric": "f1"}, "--metric f1: no metric 'f1'; choose from accuracy, macro_f1, loss, worst_modality"),
         ({"metric": "loss,loss"}, "--metric loss,loss: names one twice"),
+        ({"metric": "accuracy,loss", "seeds_per_trial": 2}, "--seeds-per-trial 2: takes one metric, not accuracy,loss"),
         ({"metric": "accuracy,loss", "sampler": "cmaes"}, "the sampler cmaes knows one metric"),
         ({"metric": "worst_modality", "fixed": {"method": "audio_only"}}, "audio_only has one modality"),
     ],
@@ -181,3 +182,36 @@ def test_a_metric_that_cannot_be_had_is_one_line(settings: dict[str, Any], messa
         plan.check()
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_configuration_of_several_seeds_is_judged_by_their_mean_and_given_up_when_it_cannot_catch_up(
+    tmp_path: Path,
+) -> None:
+    def told(trial_id: str, *values: float) -> bool:
+        result = {"epoch": 4, METRIC: values[-1], "seed_values": values, "epochs_in_all": 4 * len(values)}
+        result |= {"time_total_s": float(len(values)), "time_this_iter_s": 1.0}
+        searcher.on_trial_result(trial_id, result)
+        if stopped := searcher.stops(trial_id, result) or len(values) == 3:
+            searcher.on_trial_complete(trial_id, result)
+        return stopped
+
+    searcher = searched(tmp_path / "journal", "random")
+    searcher.seeds = 3
+    assert searcher.suggest("a")[TRIAL_NUMBER] == 0
+    assert [told("a", 0.6), told("a", 0.6, 0.8), told("a", 0.6, 0.8, 0.7)] == [False, False, True]
+    searcher.suggest("b")
+    assert told("b", 0.4)  # 0.4, 0.8 and 0.8 would be no better than 0.7
+    searcher.suggest("c")
+    assert [told("c", 0.55), told("c", 0.55, 0.5)] == [False, True]
+    interrupted = searcher.suggest("d")
+    assert not told("d", 0.9)
+    again = searched(tmp_path / "journal", "random")
+    again.seeds = 3
+    searcher = again
+    assert searcher.suggest("e") == interrupted
+    assert [told("e", 0.9), told("e", 0.9, 0.5), told("e", 0.9, 0.5, 0.8)] == [False, False, True]
+    trials = searcher.study.trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED", "PRUNED", "COMPLETE"]
+    assert [trials[0].value, trials[3].value] == pytest.approx([0.7, 2.2 / 3])
+    assert trials[3].user_attrs["seed_values"] == [0.9, 0.5, 0.8]
+    assert [trial.user_attrs["epochs"] for trial in trials] == [12, 4, 8, 12]

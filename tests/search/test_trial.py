@@ -8,10 +8,11 @@ from stores import SMALL
 from raygap.data.store import Store
 from raygap.errors import TrialFailed
 from raygap.methods.unimodal_losses import UnimodalLosses
-from raygap.schema import from_mapping
+from raygap.schema import from_mapping, to_mapping
 from raygap.search.study import METRIC, TRIAL_NUMBER
 from raygap.search.training import Training
-from raygap.search.trial import SweepTrial, train_in_worker
+from raygap.search.trial import SweepTrial, train_in_worker, train_trial_seeds
+from raygap.tracking.objectives import judged, parse_metric
 from raygap.training.run import train
 from raygap.training.trunk import SharedWarmups
 
@@ -72,3 +73,19 @@ def test_so_does_one_of_several_workers(small_store: Store, tmp_path: Path, trun
     assert "the loss became nan" in reason
     assert last == {"epoch": 2, "epochs_reused": 2}
     assert len(reported) == 2
+
+
+def test_seeds_of_a_trial_follow_each_other_and_each_trains_as_it_would_alone(
+    small_store: Store, tmp_path: Path
+) -> None:
+    config = from_mapping(FIELDS | {"optimizer.lr": 0.05, "epochs": 2, "warmup.epochs": 1})
+    whole = list(train_trial_seeds(config, small_store, tmp_path / "trial", None, metric="loss", seeds=2))
+    assert [row["epoch"] for row in whole] == [1, 2, 2, 2]
+    assert [row["epochs_in_all"] for row in whole] == [1, 2, 3, 4]
+    assert [len(row["seed_values"]) for row in whole] == [0, 1, 1, 2]
+    for number in range(2):
+        seeded = from_mapping(to_mapping(config) | {"seed": number})
+        *_, alone = judged(train(seeded, small_store, tmp_path / str(number)), parse_metric("loss"))
+        assert whole[-1]["seed_values"][number] == alone[METRIC] < 0
+    again = list(train_trial_seeds(config, small_store, tmp_path / "trial", None, metric="loss", seeds=2))
+    assert [row["seed_values"] for row in again] == [row["seed_values"] for row in whole]

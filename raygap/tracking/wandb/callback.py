@@ -181,7 +181,7 @@ class SweepLog:
         selected = {layout.SELECTED + name: value for name, value in self.selected.pop(number, {}).items()}
         summary = {layout.STATE: told.state.name.lower()} | selected
         if told.state in (TrialState.COMPLETE, TrialState.PRUNED):
-            summary["epochs_saved"] = attrs["epochs_reused"] + epochs - attrs["epochs"]
+            summary["epochs_saved"] = max(attrs["epochs_reused"] + epochs - attrs["epochs"], 0)
         summary |= {f"{OBJECTIVE}_{name}": value for name, value in attrs.get(VALUES, {}).items()}
         if told.state == TrialState.COMPLETE:
             summary[OBJECTIVE] = told.value
@@ -256,7 +256,8 @@ class WandbCallback(Callback):
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
         """An epoch ended."""
         number, config = self.describe(trial.config)
-        if not result.get("error"):
+        another_seed = result.get("epochs_in_all", 0) > result["epoch"]  # of the trial, whose first seed W&B has
+        if not result.get("error") and not another_seed:
             self.log.epoch(number, result, config.gap.score)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
