@@ -157,10 +157,15 @@ def _options(sweep: list[str]) -> dict[str, Any]:
     options = dict(context.params)
     split_storage(options["storage"])
     options["root"] = options["root"] or []
-    for name in ("root", "splits", "out", "cache"):
+    for name in ("root", "splits", "out", "cache", "learn_from"):
         for path in options[name] if name == "root" else [options[name]]:
             if path and not str(path).startswith("/") and "=/" not in str(path):  # a root may stand behind NAME=
-                raise UserError(f"--{name} {path}: is looked for in the cluster; give its absolute path there")
+                raise UserError(
+                    f"--{name.replace('_', '-')} {path}: is looked for in the cluster; give its absolute path there"
+                )
+    for source in options["first"] or []:
+        if Path(source).exists():
+            raise UserError(f"--first {source}: lies on this machine; in a cluster, give what W&B holds of it")
     if options["space"] and not options["space"].is_file():
         raise UserError(f"--space {options['space']}: no such file here")
     if options["resume"]:

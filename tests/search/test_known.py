@@ -11,13 +11,13 @@ from raygap.errors import UserError
 from raygap.schema import from_mapping, to_mapping
 from raygap.search.journal import open_storage
 from raygap.search.known import as_trial, plain_trials
-from raygap.search.plan import Plan, make_plan, read_plan, write_plan
+from raygap.search.plan import Plan, make_folder, make_plan, read_plan, write_plan
 from raygap.search.presets import FILES, find_preset, read_presets
 from raygap.search.samplers import make_sampler
 from raygap.search.space import own_fields
 from raygap.search.study import METRIC, TRIAL_NUMBER, suggested_config
 from raygap.search.suggestions import StudySearch
-from raygap.tracking.run_folder import best_trial, trial_rows
+from raygap.tracking.run_folder import JOURNAL, best_trial, trial_folder, trial_rows
 
 SPACE = "fixed: {epochs: 6, purify.epochs: 1, optimizer.lr: 0.02}\nspace: {optimizer.lr: {choice: [0.01, 0.04]}"
 
@@ -162,3 +162,23 @@ def test_what_cannot_be_tried_first_is_one_line(text: str, message: str, tmp_pat
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="no such run folder"):
         plan(tmp_path, first=("nowhere",))
+
+
+def test_the_best_of_an_earlier_sweep_is_tried_first_plain_where_that_won(tmp_path: Path) -> None:
+    made = plan(tmp_path, ", loss.focus: {uniform: [0, 9]}", trials=4)
+    run = tmp_path / "run"
+    make_folder(run, new=True)
+    write_plan(made, run)
+    searcher = begun(made, run / JOURNAL)
+    for number in range(2):
+        suggested = searcher.suggest(str(number))
+        files = trial_folder(run, number)
+        files.mkdir(parents=True)
+        (files / "config.yaml").write_text(yaml.safe_dump(to_mapping(suggested_config(suggested, made.fixed))))
+        result = {"epoch": 6, METRIC: 0.5, "time_total_s": 1.0, "time_this_iter_s": 1.0}
+        searcher.on_trial_complete(str(number), result)
+    again = plan(tmp_path, ", loss.focus: {uniform: [0, 9]}", trials=4, first=(str(run),))
+    first = as_trial(again.known[-1], again.search_space, 0)
+    assert first.source == str(run)
+    config = from_mapping(own_fields(again.fixed, first.beside | first.params))
+    assert (config.method, config.purify.epochs) == ("unimodal_losses", 0)
