@@ -2,8 +2,8 @@
 
 python benchmarks/replay.py --results benchmarks/results/replay.md
 
-A sweep is a random subset of a set's configurations in a random order, one trial after the other or several at a time,
-each an epoch in its turn. The rules are raygap's own code (raygap/search/stopping.py), told epoch by epoch as Tune
+A sweep is a random subset of a set's configurations in a random order, one trial after the other, or several at a time
+whose epochs end in random turn. Rules are raygap's own code (raygap/search/stopping.py), told epoch by epoch as Tune
 tells it; `one rung` is what raygap did before, `asha from epoch 1` what one gets without a thought of warm-ups.
 
 * epochs: those trained, a shared warm-up counted once, as a share of all trials trained to their end;
@@ -105,26 +105,26 @@ def read_curves(file: Path) -> dict[str, list[Curve]]:
 
 
 def replay(rule: StoppingRule, curves: Sequence[Curve], at_once: int = 1) -> Outcome:
-    """A sweep of these trainings, in their order."""
-    waiting, running = list(range(len(curves)))[::-1], {}
+    """A sweep of these trainings, begun in their order; of several that run, which ends its epoch first is chance."""
+    draw, waiting, running = random.Random(0), list(range(len(curves)))[::-1], dict[int, int]()
     ended, trained, shared = [], 0, defaultdict(int)
     while waiting or running:
         while waiting and len(running) < at_once:
             running[waiting.pop()] = 0
-        for number, epoch in list(running.items()):
-            curve = curves[number]
-            if epoch == len(curve.values):  # it is over, or fails in its next epoch
-                del running[number]
-                ended += [number] if curve.whole else []
-                continue
-            running[number] = epoch = epoch + 1
-            if epoch <= curve.warmup.epochs:
-                shared[curve.warmup.name] = max(shared[curve.warmup.name], epoch)
-            else:
-                trained += 1
-            # Tune does not ask after the last one.
-            if epoch < curve.epochs and not rule.goes_on(number, curve.warmup, epoch, curve.values[epoch - 1]):
-                del running[number]
+        number = draw.choice(list(running))
+        curve, epoch = curves[number], running[number] + 1
+        if epoch > len(curve.values):  # it is over, or has failed
+            del running[number]
+            ended += [number] if curve.whole else []
+            continue
+        running[number] = epoch
+        if epoch <= curve.warmup.epochs:
+            shared[curve.warmup.name] = max(shared[curve.warmup.name], epoch)
+        else:
+            trained += 1
+        # Tune does not ask after the last one.
+        if epoch < curve.epochs and not rule.goes_on(number, curve.warmup, epoch, curve.values[epoch - 1]):
+            del running[number]
     best = max(curve.values[-1] for curve in curves if curve.whole)
     share = (trained + sum(shared.values())) / sum(curve.epochs for curve in curves)
     if not ended:
