@@ -60,10 +60,12 @@ class Agm(Joint):
     def backward(self, network: Network, outputs: Outputs, terms: Terms, step: Step) -> None:
         """Modulates the gradients of both modalities' weights, and clips all."""
         super().backward(network, outputs, terms, step)
+        modes = {module: module.training for module in network.modules()}  # what is frozen is in evaluation mode
         network.eval()
         with torch.no_grad():
             calm = network(step.audio, step.visual)
-        network.train()
+        for module, training in modes.items():
+            module.training = training
         responses = shapley(network, calm.audio_features, calm.visual_features)
         costs = torch.stack([cross_entropy(response, step.labels).clamp_max(WORST) for response in responses])
         scores = self.batch_mean(costs, step)

@@ -46,6 +46,7 @@ class Settings(Section):
 
 
 LEAST_SHARE = 0.3
+TINY = 1e-12
 CLIP_NORM = 40.0
 
 
@@ -83,5 +84,6 @@ class Arl(Method):
 
 def learning_shares(reliance: Tensor, entropy: Tensor, temperature: float) -> Tensor:
     """w of audio and visual, (2,), from C and H, (2,) each."""
-    sureness = 1 / (entropy / entropy.sum()).clamp_min(LEAST_SHARE)
-    return torch.softmax(temperature * (reliance / reliance.sum()).flip(0) * (sureness / sureness.sum()), 0)
+    sureness = 1 / (entropy / entropy.sum().clamp_min(TINY)).clamp_min(LEAST_SHARE)
+    relied = reliance / reliance.sum().clamp_min(TINY)
+    return torch.softmax(temperature * relied.flip(0) * (sureness / sureness.sum()), 0)

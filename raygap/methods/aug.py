@@ -77,7 +77,8 @@ class Aug(Method):
         """The fusion is the classifiers: as many as can come, beside the first."""
         from raygap.models.heads import BoostedHeads
 
-        network.fusion = BoostedHeads(network.features, network.classes, PERIODS + 2, config.aug.audio_share)
+        sizes, share = network.sizes, config.aug.audio_share
+        network.fusion = BoostedHeads(sizes["audio"], sizes["visual"], network.classes, PERIODS + 2, share)
 
     def begin_epoch(self, epoch: int, network: Network, look: Look) -> None:
         """A classifier for the modality that was behind in the last epoch, when it is time."""

@@ -14,7 +14,10 @@ mla.fusion=dynamic), or by 1/2 each (fixed).
 As in its code: alpha falls within an epoch, to alpha^(1 + share of its steps), from 0.1; P is divided by its Frobenius
 norm after each update, without which it shrinks to nothing in a few hundred steps; both encoders run before the first
 of the two updates. Unlike it (and as the paper says), a gradient is projected with the P of the updates before it, not
-of its own. The shared head is the fusion; model.fusion and the read-out of separate heads have no place in it.
+of its own, the denominator is a number, not a matrix, and each clip has weights of its own, not a whole test batch.
+Moreover the code looks for the head's weights by a name that does not exist, so that its projection never runs:
+published numbers are those of taking turns. The shared head is the fusion; model.fusion and the read-out of separate
+heads have no place in it.
 """
 
 from __future__ import annotations

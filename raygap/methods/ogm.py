@@ -8,9 +8,10 @@ rho_m > 1, else by 1 (eq. 10). ogm_ge adds Gaussian noise, with the gradient's s
 
 Where the paper is silent we do as its code does: weights are modulated, biases and normalisation are not, each with the
 standard deviation of its own gradient, which is taken before the multiplication, for both modalities; modulation ends
-after ogm.epochs. Weights are all parameters of two dimensions or more; the code names the convolutions, which are all
-that its ResNets have, while of a transformer they are nothing, or the cutting up into patches alone. What is frozen is
-not modulated. The paper's unimodal logits are the split read-out; with heads, these are probes, and any fusion will do.
+after ogm.epochs (the code's one epoch later). Weights are all parameters of two dimensions or more; the code names the
+convolutions, which are all that its ResNets have, while of a transformer they are nothing, or the cutting up into
+patches alone. What is frozen is not modulated. The paper's unimodal logits are the split read-out; with heads, these
+are probes, and any fusion will do.
 """
 
 from __future__ import annotations

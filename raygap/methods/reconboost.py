@@ -11,10 +11,11 @@ The first factor is gradient boosting with the reconcilement by a KL divergence:
 second term is the memory consolidation. Then `rectify_epochs` train CE of the sum with both (global rectification), and
 the other modality has its turn, from audio on. The optimiser forgets its momentum with every change, as in the code.
 
-Weights are those of the code, 5, 1 and 0.5 with means over the classes, scaled so that the first is 1; the learning
-rate makes up for that. Its consolidation is computed of constants on both sides and so has no gradient; here p_m has
-one, else the term would do nothing. Left out: a factor on the sum that the code learns, which changes no answer, and
-its one head of two layers for both. Its learners were trained alone beforehand: here that is the warm-up, umt's.
+Weights are those of the code for CREMA-D, 5, 1 and 0.5 with means over the classes, scaled so that the first is 1 (for
+AVE the first is 4: reconcile=0.25, consolidate=0.125); the learning rate makes up for that. Its consolidation is
+computed of constants on both sides and so has no gradient; here p_m has one, else the term would do nothing. Left out:
+a factor on the sum that the code learns, which changes no answer, and its one head of two layers for both. Its learners
+were trained alone beforehand: here that is the warm-up, umt's.
 """
 
 from __future__ import annotations

@@ -53,12 +53,12 @@ class BoostedHeads(nn.Module):
     The fused logits weigh audio's by `share`. How many are in use goes into the state, too.
     """
 
-    def __init__(self, features: int, classes: int, most: int, share: float) -> None:
+    def __init__(self, audio: int, visual: int, classes: int, most: int, share: float) -> None:
         super().__init__()
         self.share = share
-        hidden = max(features // 2, 1)
-        self.audio = nn.ModuleList(nn.Linear(features, hidden) for _ in range(most))
-        self.visual = nn.ModuleList(nn.Linear(features, hidden) for _ in range(most))
+        hidden = max(min(audio, visual) // 2, 1)
+        self.audio = nn.ModuleList(nn.Linear(audio, hidden) for _ in range(most))
+        self.visual = nn.ModuleList(nn.Linear(visual, hidden) for _ in range(most))
         self.head = nn.Linear(hidden, classes)
         self.used = {"audio": 1, "visual": 1}
         draw_linear_weights(self)

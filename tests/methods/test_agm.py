@@ -84,8 +84,11 @@ def test_responses_are_taken_in_evaluation_mode() -> None:
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.0
+    modes = [True, *([index % 2 == 0 for index, _ in enumerate(network.modules())][1:])]
+    for module, mode in zip(network.modules(), modes, strict=True):
+        module.training = mode
     method.train_step(network, torch.optim.SGD(network.parameters(), 0.0), batch, nullcontext)
     metrics: dict[str, float] = {}
     method.end_epoch(0, metrics)
     assert metrics["agm_factor_audio"] == pytest.approx(math.exp(1 - math.exp(s[1] - s[0])), rel=1e-4)
-    assert network.training
+    assert [module.training for module in network.modules()] == modes
