@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from raygap.config import FEATURES, TIMM, VIDEO, WAVEFORM, Model
 from raygap.errors import UserError
+from raygap.models.base import Encoder
 from raygap.models.weights import load_weights
 from raygap.plugins import in_words, is_plugin, load_plugin
 
@@ -29,17 +30,6 @@ def _normalisation(kind: str) -> Callable[[int], nn.Module]:
     return lambda channels: nn.GroupNorm(
         next(g for g in range(max(channels // 16, 1), 0, -1) if channels % g == 0), channels
     )
-
-
-class Encoder(nn.Module):
-    """What an encoder has besides; one of a user's own need not be of this class."""
-
-    out_features: int
-    """Length of its feature vectors."""
-    whole_clip = False
-    """It takes all frames of a clip together."""
-    loaded = ""
-    """What was loaded of its weights, in a line."""
 
 
 class SmallCNN(Encoder):

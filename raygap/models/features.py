@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raygap.models.encoders import Encoder
+from raygap.models.base import Encoder
 
 
 def mean_over_steps(x: Tensor) -> Tensor:

@@ -4,11 +4,12 @@ from torch import nn
 
 from raygap.config import MODALITIES, Model
 from raygap.errors import UserError
+from raygap.models.base import Encoder
 from raygap.models.network import Network
 
 
 def freeze(network: Network, model: Model, epoch: int) -> None:
-    """Freeze and unfreeze for an epoch (from 0); to be called after network.train().
+    """Freeze and unfreeze for an epoch (from 0); to be called before network.train(), which minds it.
 
     What is frozen gets no gradients, and its normalisation keeps its statistics. Raises UserError for an unknown stage.
     """
@@ -21,12 +22,6 @@ def freeze(network: Network, model: Model, epoch: int) -> None:
         for name, parameter in encoder.named_parameters():
             fixed = f"{modality}_encoder.{name}" in network.fixed  # by an encoder of one's own
             parameter.requires_grad_(not (whole or name in still or fixed))
-        if whole:
-            encoder.eval()
-        for module in encoder.modules():
-            parameters = list(module.parameters(recurse=False))
-            if parameters and not any(parameter.requires_grad for parameter in parameters):
-                module.training = False
 
 
 def frozen_names(encoder: nn.Module, stage: str, what: str) -> set[str]:
@@ -34,7 +29,7 @@ def frozen_names(encoder: nn.Module, stage: str, what: str) -> set[str]:
 
     Raises UserError for an unknown stage; `what` is the field's name.
     """
-    prefix = "net." if hasattr(encoder, "expects") else ""
+    prefix = "net." if isinstance(encoder, Encoder) and hasattr(encoder, "net") else ""
     names = [name for name, _ in encoder.named_parameters()]
     within = [place for place, name in enumerate(names) if f"{name}.".startswith(f"{prefix}{stage}.")]
     if not within:

@@ -15,7 +15,7 @@ from torchvision import models
 
 from raygap.errors import UserError
 from raygap.extras import need
-from raygap.models.encoders import Encoder
+from raygap.models.base import Encoder
 from raygap.models.weights import is_file, library_weights
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -1,7 +1,7 @@
 """The two-modality network: an encoder a modality, the fusion, the unimodal read-out."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,17 @@ class Network(nn.Module):
         """Length of both feature vectors. Raises UserError if they differ, for what needs them equally long."""
         return equal_size(self.sizes)
 
+    def train(self, mode: bool = True) -> Self:
+        """As torch's, but what is frozen of the encoders keeps its statistics; a whole encoder is as in use."""
+        super().train(mode)
+        for encoder in (self.audio_encoder, self.visual_encoder) if mode else ():
+            if _frozen(encoder.parameters()):
+                encoder.eval()
+            for module in encoder.modules():
+                if _frozen(module.parameters(recurse=False)):
+                    module.training = False
+        return self
+
     def forward(self, audio: Tensor, visual: Tensor, probe: bool = False) -> Outputs:
         """`probe` cuts the separate heads off the encoders: they are trained to read, not to shape, the features."""
         return self.read(self.audio_encoder(audio), encode_frames(self.visual_encoder, visual), probe)
@@ -52,6 +63,11 @@ class Network(nn.Module):
             u_audio = self.heads["audio"](z_audio.detach() if probe else z_audio)
             u_visual = self.heads["visual"](z_visual.detach() if probe else z_visual)
         return Outputs(self.fusion(z_audio, z_visual), u_audio, u_visual, z_audio, z_visual)
+
+
+def _frozen(parameters: Iterable[nn.Parameter]) -> bool:
+    trained = [parameter.requires_grad for parameter in parameters]
+    return bool(trained) and not any(trained)
 
 
 def equal_size(sizes: Mapping[str, int]) -> int:

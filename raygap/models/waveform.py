@@ -3,7 +3,7 @@
 import torchaudio
 from torch import Tensor
 
-from raygap.models.encoders import Encoder
+from raygap.models.base import Encoder
 
 
 class Waveform(Encoder):

@@ -150,8 +150,8 @@ class Trainer:
         scores = torch.zeros((3, len(self.rows)), device=device)  # sums of audio and visual, how often
         sums: dict[str, torch.Tensor] = {}
         correct = torch.zeros((), device=device)
-        self.network.train()
         freeze(self.network, config.model, self.epoch)
+        self.network.train()
         self.pace.begin(self.epoch + 1, len(cut_up(len(order), config.optimizer.batch_size)))
         for number, batch in enumerate(
             batches(

@@ -198,6 +198,18 @@ def test_a_folder_of_another_run_is_refused(small_store: Store, tmp_path: Path) 
         run(small_store, tmp_path, seed=3)
 
 
+def test_a_run_of_an_older_raygap_with_fewer_fields_goes_on(small_store: Store, tmp_path: Path) -> None:
+    rows = run(small_store, tmp_path, method="joint")
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del saved["identity"]["config"]["prepare"]["input"]
+    torch.save(saved, tmp_path / "checkpoint.pt")
+    assert run(small_store, tmp_path, method="joint") == rows
+    best = torch.load(tmp_path / "best.pt", weights_only=True)
+    del best["channels"], best["config"]["prepare"]["input"]
+    torch.save(best, tmp_path / "best.pt")
+    assert load_network(tmp_path / "best.pt", 3)[1].channels == {"audio": 1, "visual": 3}
+
+
 def test_a_damaged_checkpoint_is_named(small_store: Store, tmp_path: Path) -> None:
     run(small_store, tmp_path)
     (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
