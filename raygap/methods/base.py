@@ -11,6 +11,7 @@ import numpy as np
 
 from raygap.errors import UserError
 from raygap.imbalance.controls import controlled, within_class_permutation
+from raygap.imbalance.histories import blended
 from raygap.imbalance.gap import mixture_values, true_class_score
 from raygap.imbalance.mixture import DegenerateMixture, GapMixture, bic_one_gaussian, fit_gap_mixture
 from raygap.lazy import torch
@@ -239,9 +240,15 @@ class Method:
         ledger.balanced[:] = 1 - self.control(imbalanced)
         return {**self.mixture_metrics(ledger), "imbalanced_share": float((imbalanced > 0.5).mean())}
 
+    def scores(self, ledger: Ledger) -> tuple[np.ndarray, np.ndarray]:
+        """Audio and visual scores (N,) that the mixture is fitted to (gap.source)."""
+        if self.config.gap.source == "history":
+            return blended(ledger, self.config.history.runs * self.config.epochs, self.config.mixture.refit_every > 0)
+        return ledger.audio, ledger.visual
+
     def imbalanced(self, ledger: Ledger) -> np.ndarray:
         """P(imbalanced), (N,), by the two-component mixture over the gaps. Raises DegenerateMixture."""
-        values = mixture_values(ledger.audio, ledger.visual, self.config.gap.score)
+        values = mixture_values(*self.scores(ledger), self.config.gap.score)
         settings = self.config.mixture
         self.mixture = fit_gap_mixture(values, n_init=settings.n_init, seed=self.config.seed, start=self.mixture)
         return self.mixture.imbalanced(values)
@@ -250,7 +257,7 @@ class Method:
         """The gap mixture in numbers; its BIC is no proof of two groups (imbalance/null_check.py)."""
         if self.mixture is None:
             return {}
-        values = mixture_values(ledger.audio, ledger.visual, self.config.gap.score).astype(np.float64)
+        values = mixture_values(*self.scores(ledger), self.config.gap.score).astype(np.float64)
         (mean, mean_imbalanced), (variance, variance_imbalanced) = self.mixture.means, self.mixture.variances
         return {
             "mixture_mean_balanced": mean,

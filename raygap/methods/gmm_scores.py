@@ -9,13 +9,17 @@ keeps its weight.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from raygap.config import LATER, Section, acts_when
-from raygap.imbalance.scores_mixture import fit_reliability
+from raygap.imbalance.mixture import DegenerateMixture
+from raygap.imbalance.scores_mixture import fit_reliability, small_classes
+from raygap.lazy import torch
 from raygap.methods.base import Method
 from raygap.methods.losses import ALIGNING, Align, GuidedLoss, alignment, cross_entropy
 
@@ -25,7 +29,8 @@ if TYPE_CHECKING:
     from raygap.config import TrialConfig
     from raygap.imbalance.ledger import Ledger
     from raygap.imbalance.scores_mixture import Reliability
-    from raygap.methods.base import Terms
+    from raygap.methods.base import Step, Terms
+    from raygap.models.network import Network
     from raygap.models.outputs import Outputs
 
 
@@ -48,6 +53,14 @@ class Scores(Section):
     """Weigh each modality's loss by its own reliability, or all terms by the joint one."""
 
 
+class ScoresLoss(GuidedLoss):
+    """Weights of the adaptive stage's loss."""
+
+    combine: Literal["weights", "replace"] = Field("weights", json_schema_extra=LATER)
+    """Weigh the fused loss by q_a q_v; or leave it unweighted, and show the fused head in training
+    q_m z_m + (1 - q_m) mean_m: where a modality is not good, the mean features of the clips where it is."""
+
+
 class ScoresAlign(Align):
     """The alignment term."""
 
@@ -58,7 +71,7 @@ class ScoresAlign(Align):
 class GmmScores(Method):
     """Weights every term by the reliability of the modalities it uses."""
 
-    sections = {"loss": GuidedLoss, "align": ScoresAlign, "scores": Scores}
+    sections = {"loss": ScoresLoss, "align": ScoresAlign, "scores": Scores}
     guided = True
     own_separator = True
     unimodal_losses = True
@@ -83,34 +96,68 @@ class GmmScores(Method):
             self.set_weight("visual", 1 + focus * visual)
             self.set_weight("fusion", 1 + focus * audio * visual)
         self.set_weight("align", joint if self.config.align.mask == "balanced" else np.ones_like(joint))
+        for name, good in (("good_audio", audio), ("good_visual", visual)):
+            self.weights[name] = torch.as_tensor(good, dtype=torch.float32, device=self.device)
         return {
             "good_audio_share": float((reliability.audio > 0.5).mean()),
             "good_visual_share": float((reliability.visual > 0.5).mean()),
             "imbalanced_share": float((reliability.joint < 0.5).mean()),
+            **self.history_metrics(ledger),
         }
 
+    def history_metrics(self, ledger: Ledger) -> dict[str, float]:
+        """Beside the reliabilities: the mixture over the gap of the history, and classes too small to be centred."""
+        if self.config.gap.source != "history":
+            return {}
+        with suppress(DegenerateMixture):
+            self.imbalanced(ledger)
+        return {"history_uncentred_classes": float(len(small_classes(self.labels))), **self.mixture_metrics(ledger)}
+
+    def scores(self, ledger: Ledger) -> tuple[np.ndarray, np.ndarray]:
+        """Of this training the averages."""
+        if self.config.gap.source == "training":
+            return ledger.audio_average, ledger.visual_average
+        return super().scores(ledger)
+
     def reliability(self, ledger: Ledger) -> Reliability:
-        """Fitted to the averaged scores. Raises DegenerateMixture."""
+        """Fitted to the averaged scores, or to those of the history, by class. Raises DegenerateMixture."""
         scores = self.config.scores
         reliability, self.separator_state = fit_reliability(
-            ledger.audio_average,
-            ledger.visual_average,
+            *self.scores(ledger),
             separator=scores.separator,
             components=scores.components,
             reg_covar=scores.reg_covar,
             n_init=self.config.mixture.n_init,
             seed=self.config.seed,
             start=self.separator_state,
+            classes=self.labels if self.config.gap.source == "history" else None,
         )
         return reliability
+
+    def outputs(self, network: Network, step: Step) -> Outputs:
+        """With combine=replace the fused logits are of features that stand in for those of a spoiled modality."""
+        outputs = super().outputs(network, step)
+        if self.config.loss.combine == "weights" or not self.weights:
+            return outputs
+        audio = self.replaced(outputs.audio_features, self.weights["good_audio"][step.index], step)
+        visual = self.replaced(outputs.visual_features, self.weights["good_visual"][step.index], step)
+        return replace(outputs, fused=network.fusion(audio, visual))
+
+    def replaced(self, features: Tensor, good: Tensor, step: Step) -> Tensor:
+        """good * features + (1 - good) * mean, (B, features): the batch's mean of all workers, weighted by good (B,)."""
+        share = self.batch_mean(good, step).clamp(min=1e-6)
+        mean = self.batch_mean((good[:, None] * features.detach().float()).T, step) / share
+        return (good[:, None] * features + (1 - good[:, None]) * mean).to(features.dtype)
 
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
         """The weighted losses of the batch."""
         loss = self.config.loss
         audio, visual = cross_entropy(outputs.audio, labels), cross_entropy(outputs.visual, labels)
         align = alignment(outputs, labels, self.config.align.kind)
+        fused = cross_entropy(outputs.fused, labels)
         return {
-            "fusion": loss.fusion_weight * self.weighted("fusion", cross_entropy(outputs.fused, labels), index),
+            "fusion": loss.fusion_weight
+            * (fused.mean() if loss.combine == "replace" else self.weighted("fusion", fused, index)),
             "audio": loss.unimodal_weight * self.weighted("audio", audio, index, "audio"),
             "visual": loss.unimodal_weight * self.weighted("visual", visual, index, "visual"),
             "align": loss.align_weight * self.weighted("align", align, index),
