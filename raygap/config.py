@@ -242,7 +242,7 @@ class Gap(Section):
             {"method.own_separator": False, "method.guided": True}, {"method.own_separator": False} | _PURIFYING
         ),
     )
-    """|gap|, the gap, or 1 - min(score audio, score visual): for gmm_adaptive, and purification but after gmm_scores."""
+    """|gap|, the gap, or 1 - min(score audio, score visual), for all mixtures but that of gmm_scores."""
     source: Literal["training", "fresh", "history"] = Field(
         "training", json_schema_extra=LATER | acts_when({"method.guided": True}, _PURIFYING)
     )

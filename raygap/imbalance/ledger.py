@@ -84,6 +84,19 @@ class Ledger:
             before = np.where(first, 0.0, averages[index].astype(np.float64))
             averages[index] = (1 - step_of) * before + step_of * np.asarray(score, dtype=np.float64)
 
+    def blended(self, passes: int, own: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Audio and visual scores (N,), float32: the history, of so many `passes`, to which the means of this training
+        are added if `own`, each pass counting alike. Raises ValueError if there is no history.
+        """
+        if self.history is None:
+            raise ValueError("this ledger has no history")
+        share = self.records / (passes + self.records) if own else np.zeros(len(self))
+        audio, visual = (
+            np.where(share > 0, (1 - share) * before + share * mean, before).astype(np.float32)
+            for before, mean in zip(self.history, (self.audio_mean, self.visual_mean), strict=True)
+        )
+        return audio, visual
+
     def columns(self) -> dict[str, np.ndarray]:
         """Copies of all columns by name, each (N,), and `gap` and `records`: a table of the clips, in order."""
         table = {name: getattr(self, name).copy() for name in COLUMNS}

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from raygap.config import LATER, Section, acts_when
+from raygap.imbalance.gap import mixture_values
 from raygap.imbalance.mixture import DegenerateMixture
 from raygap.imbalance.scores_mixture import fit_reliability, small_classes
 from raygap.lazy import torch
@@ -106,12 +107,19 @@ class GmmScores(Method):
         }
 
     def history_metrics(self, ledger: Ledger) -> dict[str, float]:
-        """Beside the reliabilities: the mixture over the gap of the history, and classes too small to be centred."""
+        """Beside the reliabilities: the mixture over the gap of the history, and classes too small to be centred.
+
+        It decides nothing here, and where it is degenerate it is left out.
+        """
         if self.config.gap.source != "history":
             return {}
         with suppress(DegenerateMixture):
             self.imbalanced(ledger)
         return {"history_uncentred_classes": float(len(small_classes(self.labels))), **self.mixture_metrics(ledger)}
+
+    def gap_values(self, ledger: Ledger) -> np.ndarray:
+        """The signed gap."""
+        return mixture_values(*self.scores(ledger), "signed")
 
     def scores(self, ledger: Ledger) -> tuple[np.ndarray, np.ndarray]:
         """Of this training the averages."""
@@ -144,7 +152,7 @@ class GmmScores(Method):
         return replace(outputs, fused=network.fusion(audio, visual))
 
     def replaced(self, features: Tensor, good: Tensor, step: Step) -> Tensor:
-        """good * features + (1 - good) * mean, (B, features): the batch's mean of all workers, weighted by good (B,)."""
+        """good * features + (1 - good) * mean, (B, features); the mean of the whole batch, weighted by good (B,)."""
         share = self.batch_mean(good, step).clamp(min=1e-6)
         mean = self.batch_mean((good[:, None] * features.detach().float()).T, step) / share
         return (good[:, None] * features + (1 - good[:, None]) * mean).to(features.dtype)

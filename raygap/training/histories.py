@@ -1,4 +1,4 @@
-"""Histories of a training set: scores from whole plain trainings, done once and shared by all trials that want the same.
+"""Histories of a training set: scores from whole plain trainings, done once and shared by all trials.
 
 Beside the shared warm-ups lies a folder with
 
@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -36,7 +36,7 @@ from raygap.patience import patiently
 from raygap.schema import field_paths, from_mapping, shapes_warmup
 from raygap.storage import Storage
 from raygap.training.trainer import Metrics, training_rows
-from raygap.training.trunk import SIGN_EVERY, WORD_EVERY, Silence, SharedWarmups, warmup_key
+from raygap.training.trunk import SIGN_EVERY, WORD_EVERY, SharedWarmups, Silence, warmup_key
 from raygap.workers import Workers
 
 FOLDER = ".histories"
@@ -67,7 +67,7 @@ def scoring_config(config: TrialConfig, run: int) -> TrialConfig:
 
 
 def scoring_key(config: TrialConfig, store_key: str) -> str:
-    """The same for two scoring trainings only if no number of them could differ: that of an equal warm-up, and epochs."""
+    """The same for two scoring trainings only if no number of them could differ: a warm-up's, and the epochs."""
     shaped = warmup_key(config, store_key, find_method(SCORING))
     return hashlib.sha256(json.dumps([shaped, config.epochs]).encode()).hexdigest()[:24]
 
