@@ -95,6 +95,7 @@ ARMS: dict[str, Config] = {
     "history, weights": _HISTORY,
     "scores of the training": {"method": "gmm_scores"},
     "history, weights, shuffled": _HISTORY | _SHUFFLED,
+    "history, weights, any groups": _HISTORY | {"scores.distinct": 0.0},
     "history, replace": _REPLACE,
     "truth, weights": _HISTORY | {"truth": True},
     "twice as long": {"method": BASELINE, "longer": 2},
@@ -114,6 +115,7 @@ ARMS: dict[str, Config] = {
 `longer`, a factor on the epochs, and `purify.share` of them."""
 CONTROLS = {
     "history, weights": ("history, weights, shuffled", "history, weights, constant", "scores of the training"),
+    "history, weights, any groups": ("history, weights",),
     "history, replace": ("history, replace, shuffled",),
     "scores of the training": ("scores of the training, shuffled",),
     "gmm_adaptive, history": ("gmm_adaptive, history, shuffled",),

@@ -18,6 +18,9 @@ CLIP = 0.002
 FEWEST = 10
 """A class of fewer clips says little about how hard it is: its scores are left as they are."""
 
+OVERLAP = 0.5
+"""Below `distinct` by this much in Ashman's D, two groups are none; between, they count in part."""
+
 TOLERANCE = 1e-3
 """Not smaller: the last thousandths of likelihood come from components that shrink onto the clips piled up at the
 clipping points, and are paid for in separation."""
@@ -43,6 +46,7 @@ def fit_reliability(
     seed: int,
     start: State | None = None,
     classes: np.ndarray | None = None,
+    distinct: float = 0.0,
 ) -> tuple[Reliability, State]:
     """Reliability of each clip from its averaged scores (N,), and the state that warm-starts the next fit.
 
@@ -52,7 +56,8 @@ def fit_reliability(
       modality if its mean there lies above the midpoint of the smallest and largest component mean; q_a, q_v and q_j
       are the summed posteriors of the components good in audio, in visual and in both.
     * scores1d: two Gaussians a modality over its standardised logit (`components` speaks of the pair alone: one
-      modality is either good or bad); q_j = q_a q_v.
+      modality is either good or bad); q_j = q_a q_v. Where the two lie nearer to each other than `distinct` in
+      Ashman's D, they may be one group cut in two: q is then drawn towards 1 (see together).
     * min_score: the mixture of balanced and imbalanced clips over 1 - min(score audio, score visual), unstandardised,
       with its own regulariser; q_a = q_v = q_j = P(balanced).
     * raw: no mixture; q_a and q_v are the averaged scores, q_j = q_a q_v as in scores1d.
@@ -85,7 +90,9 @@ def fit_reliability(
             for name, values in one_modality.items()
         }
         audio, visual = (
-            _summed(mixtures[name].posteriors(values), _good(mixtures[name].means[:, 0]))
+            together(
+                _summed(mixtures[name].posteriors(values), _good(mixtures[name].means[:, 0])), mixtures[name], distinct
+            )
             for name, values in one_modality.items()
         )
         state = {key: array for name in mixtures for key, array in _write(mixtures[name], f"{name}_").items()}
@@ -101,6 +108,15 @@ def fit_reliability(
         )
         return reliability, _write(gaussians)
     raise ValueError(f"unknown separator {separator!r}: scores2d, scores1d, min_score or raw")
+
+
+def together(good: np.ndarray, gaussians: Gaussians, distinct: float) -> np.ndarray:
+    """1 - s (1 - q) of q (N,), with s = (D - distinct + OVERLAP) / OVERLAP between 0 and 1, and D Ashman's distance of
+    two Gaussians in one dimension: at s = 0 all clips are good.
+    """
+    (one, other), widths = gaussians.means[:, 0], gaussians.covariances[:, 0, 0]
+    ashman_d = np.sqrt(2) * abs(one - other) / np.sqrt(widths.sum())
+    return 1 - np.clip((ashman_d - distinct + OVERLAP) / OVERLAP, 0, 1) * (1 - good)
 
 
 def centred(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:

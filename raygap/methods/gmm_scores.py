@@ -19,7 +19,7 @@ from pydantic import Field
 from raygap.config import LATER, Section, acts_when
 from raygap.imbalance.gap import mixture_values
 from raygap.imbalance.mixture import DegenerateMixture
-from raygap.imbalance.scores_mixture import fit_reliability, small_classes
+from raygap.imbalance.scores_mixture import Separator, fit_reliability, small_classes
 from raygap.lazy import torch
 from raygap.methods.base import Method
 from raygap.methods.losses import ALIGNING, Align, GuidedLoss, alignment, cross_entropy
@@ -35,19 +35,30 @@ if TYPE_CHECKING:
     from raygap.models.outputs import Outputs
 
 
+_PAIR = {"scores.separator": "scores2d"}, {"scores.separator": "auto", "gap.source": ("training", "fresh")}
+
+
 class Scores(Section):
     """The two-dimensional separator of gmm_scores."""
 
     beta: float = Field(0.8, ge=0, lt=1)
     """Memory of the averaged scores: 0 keeps the last epoch alone."""
-    components: int = Field(4, ge=2, le=16, json_schema_extra=LATER | acts_when({"scores.separator": "scores2d"}))
+    components: int = Field(4, ge=2, le=16, json_schema_extra=LATER | acts_when(*_PAIR))
     """Components of the mixture over the pair of scores."""
     reg_covar: float = Field(
-        1e-3, gt=0, le=1, json_schema_extra=LATER | acts_when({"scores.separator": ("scores2d", "scores1d")})
+        1e-3, gt=0, le=1, json_schema_extra=LATER | acts_when({"scores.separator": ("auto", "scores2d", "scores1d")})
     )
     """Added to the diagonal of each covariance."""
-    separator: Literal["scores2d", "scores1d", "min_score", "raw"] = Field("scores2d", json_schema_extra=LATER)
-    """One mixture over the pair, one a modality, one over the smaller score, or the averaged scores themselves."""
+    separator: Literal["auto", "scores2d", "scores1d", "min_score", "raw"] = Field("auto", json_schema_extra=LATER)
+    """One mixture over the pair, one a modality, one over the smaller score, or the averaged scores themselves; auto:
+    one a modality for a history, else one over the pair."""
+    distinct: float = Field(
+        2.0,
+        ge=0,
+        le=10,
+        json_schema_extra=LATER | acts_when({"scores.separator": ("auto", "scores1d"), "gap.source": "history"}),
+    )
+    """Ashman's D from which a modality's two groups count in full; at 0.5 less all clips count as good. 0: always."""
     weights: Literal["per_modality", "all"] = Field(
         "per_modality", json_schema_extra=LATER | acts_when({"loss.focus": ">0"})
     )
@@ -129,16 +140,18 @@ class GmmScores(Method):
 
     def reliability(self, ledger: Ledger) -> Reliability:
         """Fitted to the averaged scores, or to those of the history, by class. Raises DegenerateMixture."""
-        scores = self.config.scores
+        scores, by_history = self.config.scores, self.config.gap.source == "history"
+        auto: Separator = "scores1d" if by_history else "scores2d"
         reliability, self.separator_state = fit_reliability(
             *self.scores(ledger),
-            separator=scores.separator,
+            separator=auto if scores.separator == "auto" else scores.separator,
             components=scores.components,
             reg_covar=scores.reg_covar,
             n_init=self.config.mixture.n_init,
             seed=self.config.seed,
             start=self.separator_state,
-            classes=self.labels if self.config.gap.source == "history" else None,
+            classes=self.labels if by_history else None,
+            distinct=scores.distinct if by_history else 0.0,
         )
         return reliability
 

@@ -83,11 +83,11 @@ def train(
 
         def score(
             plain: TrialConfig, there: Path, storage: Storage | None, tell: Callable[[Told], None]
-        ) -> Iterator[Metrics]:
+        ) -> Generator[Metrics, None, None]:
             return train(plain, store, there, storage=storage, tell=tell)
 
         trainer.ledger.history, epochs = Histories.beside(trunk, folder).of(config, store, workers, score, tell)
-        scored = {"scoring_epochs": history[-1]["scoring_epochs"] if history else epochs}
+        scored = {"scoring_epochs": history[-1].get("scoring_epochs", 0) if history else epochs}
     shared = trunk and Trunk(trunk, warmup_key(config, store.header["key"], type(trainer.method)))
     while not trainer.finished:
         # A trial that only warms up selects its epoch there, and so has more to note than the trunk holds.

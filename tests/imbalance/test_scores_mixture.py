@@ -2,8 +2,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from raygap.imbalance.gaussians import Gaussians
 from raygap.imbalance.mixture import DegenerateMixture
-from raygap.imbalance.scores_mixture import FEWEST, Reliability, centred, fit_reliability, small_classes
+from raygap.imbalance.scores_mixture import (
+    FEWEST,
+    Reliability,
+    centred,
+    fit_reliability,
+    small_classes,
+    together,
+)
 
 SEPARATORS = ["scores2d", "scores1d", "min_score", "raw"]
 SETTINGS = {"components": 4, "reg_covar": 1e-3, "n_init": 4, "seed": 0}
@@ -178,3 +186,26 @@ def test_centring_does_not_depend_on_the_order_of_the_clips() -> None:
     turned = {name: column[order] for name, column in scores.items()}
     one, other = (fit(s, "scores1d", classes=s["labels"])[0] for s in (scores, turned))
     np.testing.assert_array_equal(one.audio[order], other.audio)
+
+
+def test_groups_that_overlap_count_in_part() -> None:
+    good = np.array([0.0, 0.5, 1.0])
+
+    def apart(distance: float) -> np.ndarray:  # in Ashman's D
+        pair = Gaussians(np.array([0.5, 0.5]), np.array([[0.0], [distance]]), np.ones((2, 1, 1)))
+        return together(good, pair, distinct=2.0)
+
+    np.testing.assert_allclose(apart(2.0), good)
+    np.testing.assert_allclose(apart(3.0), good)
+    np.testing.assert_allclose(apart(1.75), [0.5, 0.75, 1.0])
+    np.testing.assert_allclose(apart(1.5), 1.0)
+    np.testing.assert_allclose(apart(0.5), 1.0)
+
+
+def test_one_group_alone_is_all_good() -> None:
+    draw = np.random.default_rng(0)
+    scores = {name: 1 / (1 + np.exp(-draw.normal(1, 1, 3_000))) for name in ("audio", "visual")}
+    reliability, _ = fit(scores, "scores1d", distinct=2.0)
+    assert min(q.min() for q in (reliability.audio, reliability.visual, reliability.joint)) > 0.9
+    always, _ = fit(scores, "scores1d", distinct=0.0)
+    assert always.joint.min() < 0.2
