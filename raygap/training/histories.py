@@ -1,6 +1,6 @@
 """Histories of a training set: scores from whole plain trainings, done once and shared by all trials.
 
-Beside the shared warm-ups lies a folder with
+Beside the shared warm-ups, or the run folder, lies a folder with
 
 <key>/           a scoring training: its checkpoint until it has ended, then scores.parquet, one row a training clip
 <key>.parquet    a history: the mean of several of them, by clip, to look at: the lowest scores are the worst clips
@@ -86,12 +86,12 @@ class Histories:
     storage: Storage | None = None
 
     @classmethod
-    def beside(cls, shared: SharedWarmups | None, run: Path) -> "Histories":
-        """Beside the shared warm-ups, or in the run folder where none are kept."""
-        if not shared:
-            return cls(run / FOLDER)
-        storage = shared.storage and shared.storage.at("..", FOLDER)
-        return cls(storage.scratch() if storage else shared.folder.with_name(FOLDER), storage)
+    def beside(cls, shared: SharedWarmups | None, run: Path, kept: Storage | None) -> "Histories":
+        """Beside the shared warm-ups, or where none are kept beside the run folder, whose storage is `kept`."""
+        storage = shared.storage if shared else kept
+        if storage := storage and storage.at("..", FOLDER):
+            return cls(storage.scratch(), storage)
+        return cls((shared.folder if shared else run).with_name(FOLDER))
 
     def of(
         self, config: TrialConfig, store: Store, workers: Workers, train: Train, tell: Callable[[Told], None] | None

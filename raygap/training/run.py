@@ -49,10 +49,12 @@ def train(
 ) -> Generator[Metrics, None, None]:
     """Train a configuration and yield the metrics of each epoch, first those that the folder's checkpoint holds.
 
-    Warm-ups are shared in `trunk`; `storage` gets a copy of each file; `tell` is called now and then. Where several
-    workers train together, all run this, and only the first tells, and reads and writes files; it waits for a file
-    system that refuses (see patiently). Raises TrainingDiverged when the loss is not finite,
-    UserError when the folder holds a run of another configuration or store, or the workers are not compute.workers.
+    Warm-ups are shared in `trunk`, histories beside it, or beside `folder`; `storage` gets a copy of each file; `tell`
+    is called now and then. Where several workers train together, all run this, and only the first tells, and reads and
+    writes files; it waits for a file system that refuses (see patiently).
+
+    Raises TrainingDiverged when the loss is not finite, UserError when the folder holds a run of another configuration
+    or store, or the workers are not compute.workers.
     """
     trainer = Trainer(config, store, method)
     workers = trainer.workers
@@ -82,11 +84,12 @@ def train(
     if wants_history(config, type(trainer.method)) and not trainer.finished:
 
         def score(
-            plain: TrialConfig, there: Path, storage: Storage | None, tell: Callable[[Told], None]
+            plain: TrialConfig, there: Path, copy: Storage | None, tell: Callable[[Told], None]
         ) -> Generator[Metrics, None, None]:
-            return train(plain, store, there, storage=storage, tell=tell)
+            return train(plain, store, there, storage=copy, tell=tell)
 
-        trainer.ledger.history, epochs = Histories.beside(trunk, folder).of(config, store, workers, score, tell)
+        histories = Histories.beside(trunk, folder, storage)
+        trainer.ledger.history, epochs = histories.of(config, store, workers, score, tell)
         scored = {"scoring_epochs": history[-1].get("scoring_epochs", 0) if history else epochs}
     shared = trunk and Trunk(trunk, warmup_key(config, store.header["key"], type(trainer.method)))
     while not trainer.finished:

@@ -1,10 +1,12 @@
 import itertools
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from children import start
 from stores import SMALL, write_store
 
 from raygap.config import TrialConfig
@@ -96,6 +98,23 @@ def test_scoring_trainings_are_plain_for_every_method() -> None:
         assert scoring_config(configured(method=name), 1) == plain
 
 
+def train_beside(told: Connection, store: Path, folder: Path) -> None:
+    told.send(run(Store.open(store), folder / "child", folder / ".trunk"))
+
+
+def test_trials_that_want_one_at_once_train_it_once(
+    shared: tuple[Path, list[dict[str, Any]]], small_store: Store, tmp_path: Path
+) -> None:
+    child, told = start(train_beside, small_store.path, tmp_path)
+    mine = run(small_store, tmp_path / "mine", tmp_path / ".trunk")
+    theirs = told.recv()
+    child.join()
+    assert mine[-1]["scoring_epochs"] + theirs[-1]["scoring_epochs"] == 6
+    own = {"epochs_reused": 0, "scoring_epochs": 0}
+    rows = [[row | own for row in rows] for rows in (mine, theirs, shared[1])]
+    assert rows[0] == rows[1] == rows[2]
+
+
 @pytest.mark.parametrize("stop_after", [1, 4])
 def test_a_killed_scoring_training_goes_on(
     stop_after: int, shared: tuple[Path, list[dict[str, Any]]], small_store: Store, tmp_path: Path
@@ -141,7 +160,7 @@ def test_other_data_have_another_history(tmp_path: Path) -> None:
 
 
 def test_purification_of_any_method_can_be_by_a_history(small_store: Store, tmp_path: Path) -> None:
-    rows = run(small_store, tmp_path, method="joint", purify__epochs=1)
+    rows = run(small_store, tmp_path / "run", method="joint", purify__epochs=1)
     assert rows[-1]["scoring_epochs"] == 6
     assert rows[-1]["stage"] == "purification"
     assert rows[-1]["mixture_degenerate"] == 0
