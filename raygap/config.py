@@ -233,25 +233,40 @@ class Warmup(Section):
 
 
 class Gap(Section):
-    """What the mixture over the gaps is fitted to: that of gmm_adaptive, and of purification but after gmm_scores."""
+    """What the mixture is fitted to."""
 
-    model_config = ConfigDict(
-        json_schema_extra=acts_when(
+    score: Literal["absolute", "signed", "min_score"] = Field(
+        "absolute",
+        json_schema_extra=LATER
+        | acts_when(
             {"method.own_separator": False, "method.guided": True}, {"method.own_separator": False} | _PURIFYING
-        )
+        ),
     )
+    """|gap|, the gap, or 1 - min(score audio, score visual), for all mixtures but that of gmm_scores."""
+    source: Literal["training", "fresh", "history"] = Field(
+        "training", json_schema_extra=LATER | acts_when({"method.guided": True}, _PURIFYING)
+    )
+    """Scores of this training's own passes; those of a pass without augmentation before each refit; or the history:
+    their mean over all epochs of plain trainings with other seeds, which are trained first (see history.*)."""
 
-    score: Literal["absolute", "signed", "min_score"] = Field("absolute", json_schema_extra=LATER)
-    """|gap|, the gap, or 1 - min(score audio, score visual)."""
-    source: Literal["training", "fresh"] = Field("training", json_schema_extra=LATER)
-    """Scores from the epoch's own forward passes; fresh adds a pass without augmentation before each refit."""
+
+class History(Section):
+    """The plain trainings that are scored, and shared by all trials with the same data, model and optimiser."""
+
+    model_config = ConfigDict(json_schema_extra=acts_when({"gap.source": "history"}))
+
+    runs: int = Field(2, ge=1, le=10, json_schema_extra=LATER)
+    """Scoring trainings: unimodal_losses, as long as the trial, with warmup.unimodal_weight."""
+    seed: int = Field(1_000_000_000, ge=0, le=2**31 - 11, json_schema_extra=LATER)
+    """Seed of the first of them; the others count up. It does not follow from the trial's, so that seeds share them."""
 
 
 class Mixture(Section):
     """Fitting of the mixture, for gmm_adaptive and gmm_scores."""
 
-    refit_every: int = Field(1, ge=1, le=1000, json_schema_extra=LATER | acts_when({"method.guided": True}))
-    """Adaptive epochs between two fits."""
+    refit_every: int = Field(1, ge=0, le=1000, json_schema_extra=LATER | acts_when({"method.guided": True}))
+    """Adaptive epochs between two fits; 0: one fit, at their start. Later ones add this training's own scores to those
+    of a history."""
     n_init: int = Field(
         4,
         ge=1,
@@ -311,6 +326,7 @@ class TrialConfig(Section):
     optimizer: Optimizer = Optimizer()
     warmup: Warmup = Warmup()
     gap: Gap = Gap()
+    history: History = History()
     mixture: Mixture = Mixture()
     purify: Purify = Purify()
     compute: Compute = Compute()

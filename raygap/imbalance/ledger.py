@@ -6,15 +6,18 @@ import numpy as np
 
 from raygap.imbalance.gap import modality_gap
 
-COLUMNS = ("audio", "visual", "audio_average", "visual_average", "balanced", "good_audio", "good_visual")
+MEANS = ("audio_mean", "visual_mean")
+COLUMNS = ("audio", "visual", "audio_average", "visual_average", *MEANS, "balanced", "good_audio", "good_visual")
 
 
 class Ledger:
     """Table of N training clips, by clip index. Every column is (N,) float32, NaN until first written.
 
     `audio`, `visual`: the latest scores. `audio_average`, `visual_average`: their debiased exponential averages.
+    `audio_mean`, `visual_mean`: their plain means over all training passes, the clip's history in this training.
     `balanced`, `good_audio`, `good_visual`: probabilities that the methods write in place (`ledger.balanced[:] = ...`).
     `records`: (N,) int64, how many scores of each clip are averaged.
+    `history`: (2, N) float32, audio and visual scores of other trainings of these clips, or None; no part of the state.
 
     >>> ledger = Ledger(clips=3, beta=0.8)
     >>> ledger.record(np.array([2, 0]), audio=np.array([0.75, 0.5]), visual=np.array([0.25, 0.5]))
@@ -30,8 +33,10 @@ class Ledger:
         self.records = np.zeros(clips, dtype=np.int64)
         self.audio, self.visual = _unseen(clips), _unseen(clips)
         self.audio_average, self.visual_average = _unseen(clips), _unseen(clips)
+        self.audio_mean, self.visual_mean = _unseen(clips), _unseen(clips)
         self.balanced = _unseen(clips)
         self.good_audio, self.good_visual = _unseen(clips), _unseen(clips)
+        self.history: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -69,13 +74,34 @@ class Ledger:
         # column. The first step is 1 and must not read the NaN that stands there.
         step = (1 - self.beta) / (1 - self.beta ** self.records[index].astype(np.float64))
         first = self.records[index] == 1
-        for averages, score in ((self.audio_average, audio), (self.visual_average, visual)):
+        even = 1 / self.records[index].astype(np.float64)
+        for averages, score, step_of in (
+            (self.audio_average, audio, step),
+            (self.visual_average, visual, step),
+            (self.audio_mean, audio, even),
+            (self.visual_mean, visual, even),
+        ):
             before = np.where(first, 0.0, averages[index].astype(np.float64))
-            averages[index] = (1 - step) * before + step * np.asarray(score, dtype=np.float64)
+            averages[index] = (1 - step_of) * before + step_of * np.asarray(score, dtype=np.float64)
+
+    def blended(self, passes: int, own: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Audio and visual scores (N,), float32: the history, of so many `passes`, to which the means of this training
+        are added if `own`, each pass counting alike. Raises ValueError if there is no history.
+        """
+        if self.history is None:
+            raise ValueError("this ledger has no history")
+        share = self.records / (passes + self.records) if own else np.zeros(len(self))
+        audio, visual = (
+            np.where(share > 0, (1 - share) * before + share * mean, before).astype(np.float32)
+            for before, mean in zip(self.history, (self.audio_mean, self.visual_mean), strict=True)
+        )
+        return audio, visual
 
     def columns(self) -> dict[str, np.ndarray]:
         """Copies of all columns by name, each (N,), and `gap` and `records`: a table of the clips, in order."""
         table = {name: getattr(self, name).copy() for name in COLUMNS}
+        if self.history is not None:
+            table |= {"audio_history": self.history[0].copy(), "visual_history": self.history[1].copy()}
         return {**table, "gap": self.gap, "records": self.records.copy()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -91,7 +117,8 @@ class Ledger:
                 f"the saved one {len(state['records'])} and {state['beta']}"
             )
         for name in (*COLUMNS, "records"):
-            getattr(self, name)[:] = state[name]
+            # A training begun by a version that kept no means goes on without them.
+            getattr(self, name)[:] = np.nan if name in MEANS and name not in state else state[name]
 
 
 def _unseen(clips: int) -> np.ndarray:

@@ -15,6 +15,12 @@ State = dict[str, np.ndarray]
 CLIP = 0.002
 """Scores are clipped to [0.002, 0.998] before the logit: beyond, the logit measures rounding, not the clip."""
 
+FEWEST = 10
+"""A class of fewer clips says little about how hard it is: its scores are left as they are."""
+
+OVERLAP = 0.5
+"""Below `distinct` by this much in Ashman's D, two groups are none; between, they count in part."""
+
 TOLERANCE = 1e-3
 """Not smaller: the last thousandths of likelihood come from components that shrink onto the clips piled up at the
 clipping points, and are paid for in separation."""
@@ -39,14 +45,19 @@ def fit_reliability(
     n_init: int,
     seed: int,
     start: State | None = None,
+    classes: np.ndarray | None = None,
+    distinct: float = 0.0,
 ) -> tuple[Reliability, State]:
     """Reliability of each clip from its averaged scores (N,), and the state that warm-starts the next fit.
+
+    With `classes` (N,), the labels, scores2d and scores1d are fitted to logits that are centred by class.
 
     * scores2d: a mixture of `components` Gaussians over the standardised pair of logits. A component is good in a
       modality if its mean there lies above the midpoint of the smallest and largest component mean; q_a, q_v and q_j
       are the summed posteriors of the components good in audio, in visual and in both.
     * scores1d: two Gaussians a modality over its standardised logit (`components` speaks of the pair alone: one
-      modality is either good or bad); q_j = q_a q_v.
+      modality is either good or bad); q_j = q_a q_v. Where the two lie nearer to each other than `distinct` in
+      Ashman's D, they may be one group cut in two: q is then drawn towards 1 (see together).
     * min_score: the mixture of balanced and imbalanced clips over 1 - min(score audio, score visual), unstandardised,
       with its own regulariser; q_a = q_v = q_j = P(balanced).
     * raw: no mixture; q_a and q_v are the averaged scores, q_j = q_a q_v as in scores1d.
@@ -70,7 +81,7 @@ def fit_reliability(
         balanced = 1 - mixture.imbalanced(values)
         return Reliability(balanced, balanced, balanced), mixture.state_dict()
 
-    logits = _standardised_logits(pair)
+    logits = _standardised(centred(_logits(pair), classes) if classes is not None else _logits(pair))
     fit: dict[str, Any] = {"reg_covar": reg_covar, "tolerance": TOLERANCE, "n_init": n_init, "seed": seed}
     if separator == "scores1d":
         one_modality = {"audio": logits[:, :1], "visual": logits[:, 1:]}
@@ -79,7 +90,9 @@ def fit_reliability(
             for name, values in one_modality.items()
         }
         audio, visual = (
-            _summed(mixtures[name].posteriors(values), _good(mixtures[name].means[:, 0]))
+            together(
+                _summed(mixtures[name].posteriors(values), _good(mixtures[name].means[:, 0])), mixtures[name], distinct
+            )
             for name, values in one_modality.items()
         )
         state = {key: array for name in mixtures for key, array in _write(mixtures[name], f"{name}_").items()}
@@ -97,9 +110,39 @@ def fit_reliability(
     raise ValueError(f"unknown separator {separator!r}: scores2d, scores1d, min_score or raw")
 
 
-def _standardised_logits(pair: np.ndarray) -> np.ndarray:
+def together(good: np.ndarray, gaussians: Gaussians, distinct: float) -> np.ndarray:
+    """1 - s (1 - q) of q (N,), with s = (D - distinct + OVERLAP) / OVERLAP between 0 and 1, and D Ashman's distance of
+    two Gaussians in one dimension: at s = 0 all clips are good.
+    """
+    (one, other), widths = gaussians.means[:, 0], gaussians.covariances[:, 0, 0]
+    ashman_d = np.sqrt(2) * abs(one - other) / np.sqrt(widths.sum())
+    return 1 - np.clip((ashman_d - distinct + OVERLAP) / OVERLAP, 0, 1) * (1 - good)
+
+
+def centred(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """(N, 2) less the median of the clip's class, plus that of all clips, a modality: classes differ in difficulty.
+
+    A class of fewer than FEWEST clips stays as it is.
+    """
+    centred, overall = logits.copy(), np.median(logits, axis=0)
+    for label in np.setdiff1d(classes, small_classes(classes)):
+        members = classes == label
+        centred[members] += overall - np.median(logits[members], axis=0)
+    return centred
+
+
+def small_classes(classes: np.ndarray) -> np.ndarray:
+    """Labels, ascending, of the classes with too few clips for a centre of their own."""
+    labels, counts = np.unique(classes, return_counts=True)
+    return labels[counts < FEWEST]
+
+
+def _logits(pair: np.ndarray) -> np.ndarray:
     clipped = np.clip(pair, CLIP, 1 - CLIP)
-    logits = np.log(clipped) - np.log1p(-clipped)
+    return np.log(clipped) - np.log1p(-clipped)
+
+
+def _standardised(logits: np.ndarray) -> np.ndarray:
     # Sums over sorted columns: the fit must not depend on the order of the clips, not even in the last bit.
     ordered = np.sort(logits, axis=0)
     if (ordered[0] == ordered[-1]).any():

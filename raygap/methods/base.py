@@ -239,9 +239,19 @@ class Method:
         ledger.balanced[:] = 1 - self.control(imbalanced)
         return {**self.mixture_metrics(ledger), "imbalanced_share": float((imbalanced > 0.5).mean())}
 
+    def scores(self, ledger: Ledger) -> tuple[np.ndarray, np.ndarray]:
+        """Audio and visual scores (N,) that the mixture is fitted to (gap.source)."""
+        if self.config.gap.source == "history":
+            return ledger.blended(self.config.history.runs * self.config.epochs, self.config.mixture.refit_every > 0)
+        return ledger.audio, ledger.visual
+
+    def gap_values(self, ledger: Ledger) -> np.ndarray:
+        """What the mixture over the gaps is fitted to, (N,)."""
+        return mixture_values(*self.scores(ledger), self.config.gap.score)
+
     def imbalanced(self, ledger: Ledger) -> np.ndarray:
         """P(imbalanced), (N,), by the two-component mixture over the gaps. Raises DegenerateMixture."""
-        values = mixture_values(ledger.audio, ledger.visual, self.config.gap.score)
+        values = self.gap_values(ledger)
         settings = self.config.mixture
         self.mixture = fit_gap_mixture(values, n_init=settings.n_init, seed=self.config.seed, start=self.mixture)
         return self.mixture.imbalanced(values)
@@ -250,7 +260,7 @@ class Method:
         """The gap mixture in numbers; its BIC is no proof of two groups (imbalance/null_check.py)."""
         if self.mixture is None:
             return {}
-        values = mixture_values(ledger.audio, ledger.visual, self.config.gap.score).astype(np.float64)
+        values = self.gap_values(ledger).astype(np.float64)
         (mean, mean_imbalanced), (variance, variance_imbalanced) = self.mixture.means, self.mixture.variances
         return {
             "mixture_mean_balanced": mean,

@@ -53,7 +53,9 @@ class Outcome:
         """How many epochs the trials had, and how many of them were warm-up that was not trained again."""
         trials = [trial.user_attrs for trial in finished_trials(self.study)]
         epochs, reused = (sum(attrs.get(name, 0) for attrs in trials) for name in ("epochs", "epochs_reused"))
-        return f"{epochs} epochs in {len(trials)} trials, {reused} of them shared warm-up that was not trained again."
+        scoring = sum(attrs.get("scoring_epochs", 0) for attrs in trials)
+        line = f"{epochs} epochs in {len(trials)} trials, {reused} of them shared warm-up that was not trained again."
+        return f"{line} Scoring trainings, for histories, took {scoring} epochs more." if scoring else line
 
     def failures(self) -> list[str]:
         """A line for each failed trial and each failed seed."""

@@ -188,9 +188,10 @@ def load_space(dataset: str, method: str | None, file: Path | None) -> SearchSpa
     method = method or top.fixed.get("method", TrialConfig().method)
     by_method = FOLDER / f"{method}.yaml"
     own = read_space(by_method) if by_method.exists() else None
-    # What is fixed for the data set is so for methods that have it; what is searched, drop_inert looks through.
+    # What is fixed or searched for the data set is so for methods that have it; of one's own drop_inert says so.
     known = field_paths(own.fixed.get("method", method) if own else method)  # a preset's file names its method
-    base = replace(base, fixed={path: value for path, value in base.fixed.items() if path in known})
+    of_method = [{path: value for path, value in part.items() if path in known} for part in (base.fixed, base.space)]
+    base = replace(base, fixed=of_method[0], space=base.space if is_plugin(method) else of_method[1])
     if file:
         beneath = {path: value for path, value in base.fixed.items() if path.startswith("prepare.")}
         stages = {path: value for path, value in (own.fixed if own else {}).items() if path.endswith(".epochs")}

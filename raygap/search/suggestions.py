@@ -278,6 +278,7 @@ class StudySearch(Searcher):
             self._report(running, result)
         trial.set_user_attr("epochs", result.get(EPOCHS_IN_ALL, result.get("epoch", 0)))
         trial.set_user_attr("epochs_reused", result.get("epochs_reused", 0))
+        trial.set_user_attr("scoring_epochs", result.get("scoring_epochs", 0))
         trial.set_user_attr("seconds", round(running.seconds, 1))
         if reason or METRIC not in result:
             trial.set_user_attr("error", reason or "the trial ended without a result")

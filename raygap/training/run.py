@@ -5,7 +5,8 @@ best.pt         weights of the selected epoch, and what using them takes: config
                 and what made them (made_by); none before the adaptive stage, in a run that has one: the warm-up's
                 epochs are never selected there
 metrics.parquet one row an epoch
-ledger.parquet  one row a training clip: scores and gap, after the warm-up and now; posteriors as the loss sees them
+ledger.parquet  one row a training clip: scores and gap, after the warm-up and now; the scores' means over all epochs
+                and, where there is one, the history; posteriors as the loss sees them
 """
 
 import os
@@ -31,6 +32,7 @@ from raygap.schema import from_mapping, to_mapping
 from raygap.storage import Storage
 from raygap.training import checkpoint
 from raygap.training.evaluation import evaluate
+from raygap.training.histories import Histories, wants_history
 from raygap.training.precision import pick_device
 from raygap.training.trainer import Metrics, Trainer, trial_network
 from raygap.training.trunk import SharedWarmups, Trunk, warmup_key
@@ -47,10 +49,12 @@ def train(
 ) -> Generator[Metrics, None, None]:
     """Train a configuration and yield the metrics of each epoch, first those that the folder's checkpoint holds.
 
-    Warm-ups are shared in `trunk`; `storage` gets a copy of each file; `tell` is called now and then. Where several
-    workers train together, all run this, and only the first tells, and reads and writes files; it waits for a file
-    system that refuses (see patiently). Raises TrainingDiverged when the loss is not finite,
-    UserError when the folder holds a run of another configuration or store, or the workers are not compute.workers.
+    Warm-ups are shared in `trunk`, histories beside it, or beside `folder`; `storage` gets a copy of each file; `tell`
+    is called now and then. Where several workers train together, all run this, and only the first tells, and reads and
+    writes files; it waits for a file system that refuses (see patiently).
+
+    Raises TrainingDiverged when the loss is not finite, UserError when the folder holds a run of another configuration
+    or store, or the workers are not compute.workers.
     """
     trainer = Trainer(config, store, method)
     workers = trainer.workers
@@ -76,6 +80,17 @@ def train(
         trainer.load_state_dict(saved["trainer"])
         history = saved["history"]
         yield from history
+    scored = {}
+    if wants_history(config, type(trainer.method)) and not trainer.finished:
+
+        def score(
+            plain: TrialConfig, there: Path, copy: Storage | None, tell: Callable[[Told], None]
+        ) -> Generator[Metrics, None, None]:
+            return train(plain, store, there, storage=copy, tell=tell)
+
+        histories = Histories.beside(trunk, folder, storage)
+        trainer.ledger.history, epochs = histories.of(config, store, workers, score, tell)
+        scored = {"scoring_epochs": history[-1].get("scoring_epochs", 0) if history else epochs}
     shared = trunk and Trunk(trunk, warmup_key(config, store.header["key"], type(trainer.method)))
     while not trainer.finished:
         # A trial that only warms up selects its epoch there, and so has more to note than the trunk holds.
@@ -83,6 +98,7 @@ def train(
         rows = shared.advance(trainer, history) if shared and warming else [trainer.train_epoch()]
         for metrics in rows:
             metrics.setdefault("epochs_reused", history[-1]["epochs_reused"] if history else 0)
+            metrics |= scored
             history.append(metrics)
         if workers.first:
             written = patiently(lambda: _keep(folder, trainer, history, identity, made))

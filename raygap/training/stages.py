@@ -18,10 +18,13 @@ def stage_of(config: TrialConfig, epoch: int) -> Stage:
 
 
 def refit_due(config: TrialConfig, epoch: int, fitted: bool) -> bool:
-    """Every refit_every adaptive epochs, at the start of purification, and at each epoch until a first fit succeeds."""
-    stage = stage_of(config, epoch)
+    """Every refit_every adaptive epochs, at the start of purification, and at each epoch until a first fit succeeds.
+
+    With refit_every 0 only until then.
+    """
+    stage, every = stage_of(config, epoch), config.mixture.refit_every
     if stage == "adaptive":
-        return not fitted or (epoch - config.warmup.epochs) % config.mixture.refit_every == 0
+        return not fitted or (every > 0 and (epoch - config.warmup.epochs) % every == 0)
     return stage == "purification" and epoch == config.epochs - config.purify.epochs
 
 

@@ -254,20 +254,34 @@ class Trunk:
             excess -= size
 
 
+class Silence:
+    """How long who holds a lock has shown no sign of life on its file, by this machine's own clock: another's may be
+    wrong.
+    """
+
+    def __init__(self) -> None:
+        self.heard, self.sign = math.inf, None
+
+    def lasts(self, file: IO[str]) -> bool:
+        """Whether it is to be waited for no longer; to be asked again and again."""
+        now, last = time.monotonic(), os.fstat(file.fileno()).st_mtime_ns
+        if last != self.sign:
+            self.heard, self.sign = now, last
+        return now - self.heard > SILENCE
+
+
 def _take_turn(file: IO[str]) -> Generator[bool, None, bool]:
     """Gives True every WORD_EVERY seconds until it has the lock, and returns whether there are locks here.
 
     Raises TimeoutError, which is an OSError.
     """
-    said, heard, sign = time.monotonic(), math.inf, None
+    said, silence = time.monotonic(), Silence()
     while True:
         try:
             return lock(file)
         except BlockingIOError:
-            now, last = time.monotonic(), os.fstat(file.fileno()).st_mtime_ns
-        if last != sign:  # by this machine's own clock: another's may be wrong
-            heard, sign = now, last
-        if now - heard > SILENCE:
+            now = time.monotonic()
+        if silence.lasts(file):
             raise TimeoutError(f"{file.name} is held without a sign of life for {SILENCE:.0f} s")
         if now - said > WORD_EVERY:
             said = now

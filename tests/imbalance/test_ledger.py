@@ -30,6 +30,32 @@ def test_average_is_the_weighted_mean_of_the_records(beta: float, scores: list[f
     assert 0 <= ledger.audio_average[0] <= 1
 
 
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60), st.integers(0, 59))
+def test_mean_is_that_of_all_training_passes_also_after_an_interruption(scores: list[float], stop: int) -> None:
+    whole, parts = Ledger(2, beta=0.8), Ledger(2, beta=0.8)
+    for number, score in enumerate(scores):
+        if number == stop:
+            saved, parts = parts.state_dict(), Ledger(2, beta=0.8)
+            parts.load_state_dict(saved)
+        for ledger in (whole, parts):
+            ledger.record(np.array([0]), np.array([score]), np.array([1 - score]))
+            ledger.record(np.array([0]), np.array([0.5]), np.array([0.5]), average=False)  # no training pass
+    assert whole.audio_mean[0] == pytest.approx(np.mean(scores), abs=1e-5)
+    assert whole.visual_mean[0] == pytest.approx(1 - np.mean(scores), abs=1e-5)
+    assert np.isnan(whole.audio_mean[1])
+    for name, column in whole.columns().items():
+        np.testing.assert_array_equal(column, parts.columns()[name])
+
+
+def test_a_training_begun_without_means_goes_on_without() -> None:
+    ledger = filled()
+    state = {name: column for name, column in ledger.state_dict().items() if "mean" not in name}
+    ledger.load_state_dict(state)
+    ledger.record(np.arange(6), np.full(6, 0.5), np.full(6, 0.5))
+    assert np.isnan(ledger.audio_mean).all()
+    assert not np.isnan(ledger.audio_average).any()
+
+
 def test_each_clip_is_debiased_by_its_own_count() -> None:
     ledger = Ledger(2, beta=0.5)
     ledger.record(np.array([0]), np.array([0.0]), np.array([0.0]))
@@ -121,3 +147,38 @@ def test_scores_that_are_not_of_a_training_pass_leave_the_averages_alone() -> No
     assert ledger.audio[[1, 3]].tolist() == pytest.approx([0.15, 0.25])
     for name in ("audio_average", "visual_average", "records"):
         np.testing.assert_array_equal(ledger.columns()[name], before[name])
+
+
+def with_history(passes: int = 3) -> Ledger:
+    draw = np.random.default_rng(0)
+    table = Ledger(5, beta=0.8)
+    for _ in range(passes):
+        table.record(np.arange(4), draw.random(4), draw.random(4))  # the last clip is never seen
+    table.history = draw.random((2, 5)).astype(np.float32)
+    return table
+
+
+def test_own_passes_count_as_those_of_the_history_do() -> None:
+    table = with_history()
+    audio, visual = table.blended(passes=7, own=True)
+    for score, before, mean in (
+        (audio, table.history[0], table.audio_mean),
+        (visual, table.history[1], table.visual_mean),
+    ):
+        np.testing.assert_allclose(score[:4], (7 * before[:4] + 3 * mean[:4]) / 10, rtol=1e-6)
+        assert score[4] == before[4]
+
+
+def test_alone_the_history_is_what_it_is() -> None:
+    table = with_history()
+    for passes, own in ((7, False), (0, False)):
+        np.testing.assert_array_equal(table.blended(passes, own), table.history)
+
+
+def test_a_clip_without_history_stays_unknown() -> None:
+    table = with_history()
+    table.history[0, 2] = np.nan
+    assert np.isnan(table.blended(7, own=True)[0]).tolist() == [False, False, True, False, False]
+    table.history = None
+    with pytest.raises(ValueError, match="no history"):
+        table.blended(7, own=True)

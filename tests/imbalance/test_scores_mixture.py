@@ -2,8 +2,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from raygap.imbalance.gaussians import Gaussians
 from raygap.imbalance.mixture import DegenerateMixture
-from raygap.imbalance.scores_mixture import Reliability, fit_reliability
+from raygap.imbalance.scores_mixture import (
+    FEWEST,
+    Reliability,
+    centred,
+    fit_reliability,
+    small_classes,
+    together,
+)
 
 SEPARATORS = ["scores2d", "scores1d", "min_score", "raw"]
 SETTINGS = {"components": 4, "reg_covar": 1e-3, "n_init": 4, "seed": 0}
@@ -137,3 +145,67 @@ def test_well_fitted_clips_piled_up_at_the_clipping_point_do_not_break_the_pair(
 def test_an_unknown_separator_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown separator 'scores3d'"):
         fit(planted(200), "scores3d")
+
+
+def hard_classes(small: int = 0) -> dict[str, np.ndarray]:
+    """Four classes of which one is as hard as spoiled clips of the others; `small` clips are of a fifth."""
+    scores = planted()
+    labels = np.arange(3_000) % 4
+    labels[:small] = 4
+    for name in ("audio", "visual"):
+        logit = np.log(scores[name]) - np.log1p(-scores[name].astype(np.float64))
+        scores[name] = 1 / (1 + np.exp(-(logit - 4.0 * (labels == 0))))
+    return scores | {"labels": labels}
+
+
+@pytest.mark.parametrize("separator", ["scores2d", "scores1d"])
+def test_hard_classes_are_no_spoiled_clips(separator: str) -> None:
+    scores = hard_classes()
+    plain, centred = (fit(scores, separator, classes=c)[0] for c in (None, scores["labels"]))
+    for name in ("audio", "visual"):
+        found, without = (auroc(scores[f"bad_{name}"], getattr(q, name)) for q in (centred, plain))
+        assert found > max(0.93, without + 0.02)
+
+
+def test_a_small_class_keeps_its_scores() -> None:
+    scores = hard_classes(small=FEWEST - 1)
+    logits = np.random.default_rng(0).normal(0, 1, (3_000, 2))
+    assert small_classes(scores["labels"]).tolist() == [4]
+    moved = centred(logits, scores["labels"])
+    small = scores["labels"] == 4
+    np.testing.assert_array_equal(moved[small], logits[small])
+    for label in range(4):
+        medians = np.median(moved[scores["labels"] == label], axis=0)
+        np.testing.assert_allclose(medians, np.median(logits, axis=0), atol=1e-12)
+    fit(scores, "scores1d", classes=scores["labels"])
+
+
+def test_centring_does_not_depend_on_the_order_of_the_clips() -> None:
+    scores = hard_classes()
+    order = np.random.default_rng(1).permutation(3_000)
+    turned = {name: column[order] for name, column in scores.items()}
+    one, other = (fit(s, "scores1d", classes=s["labels"])[0] for s in (scores, turned))
+    np.testing.assert_array_equal(one.audio[order], other.audio)
+
+
+def test_groups_that_overlap_count_in_part() -> None:
+    good = np.array([0.0, 0.5, 1.0])
+
+    def apart(distance: float) -> np.ndarray:  # in Ashman's D
+        pair = Gaussians(np.array([0.5, 0.5]), np.array([[0.0], [distance]]), np.ones((2, 1, 1)))
+        return together(good, pair, distinct=2.0)
+
+    np.testing.assert_allclose(apart(2.0), good)
+    np.testing.assert_allclose(apart(3.0), good)
+    np.testing.assert_allclose(apart(1.75), [0.5, 0.75, 1.0])
+    np.testing.assert_allclose(apart(1.5), 1.0)
+    np.testing.assert_allclose(apart(0.5), 1.0)
+
+
+def test_one_group_alone_is_all_good() -> None:
+    draw = np.random.default_rng(0)
+    scores = {name: 1 / (1 + np.exp(-draw.normal(1, 1, 3_000))) for name in ("audio", "visual")}
+    reliability, _ = fit(scores, "scores1d", distinct=2.0)
+    assert min(q.min() for q in (reliability.audio, reliability.visual, reliability.joint)) > 0.9
+    always, _ = fit(scores, "scores1d", distinct=0.0)
+    assert always.joint.min() < 0.2

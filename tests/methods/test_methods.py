@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from raygap.errors import UserError
 from raygap.imbalance.ledger import Ledger
 from raygap.methods import METHODS, find_method
-from raygap.methods.base import Method
-from raygap.models.network import Outputs
+from raygap.methods.base import Method, Step
+from raygap.models.network import Outputs, make_network
 from raygap.schema import from_mapping
 
 CLIPS, CLASSES = 300, 4
@@ -118,6 +118,47 @@ def test_gmm_scores_against_its_equation(weights: str, mask: str, separator: str
     for name, term in expected.items():
         # The second fit starts from the first one and may end a little beside it.
         torch.testing.assert_close(terms[name], term, rtol=2e-2, atol=1e-3)
+
+
+def test_the_fused_head_sees_means_where_a_modality_is_spoiled() -> None:
+    guided = method("gmm_scores", loss__combine="replace", loss__fusion_weight=1.5, loss__focus=100.0)
+    table = ledger()
+    guided.refit(table)
+    network = make_network(guided.config.model, CLASSES, 0)
+    draw = torch.Generator().manual_seed(0)
+    shapes = (16, 1, 16, 16), (16, 1, 3, 16, 16)
+    sound, picture = (torch.randn(shape, generator=draw) for shape in shapes)
+    _, labels, index = batch()
+    step = Step(sound, picture, labels, index, 1.0, 0, 0, index.numpy())
+    plain, shown = network(sound, picture), guided.outputs(network, step)
+    seen = []
+    for name, features in (("audio", plain.audio_features), ("visual", plain.visual_features)):
+        q = torch.from_numpy(getattr(table, f"good_{name}")[index])[:, None]
+        seen.append(q * features + (1 - q) * (q * features).sum(0) / q.sum())
+    torch.testing.assert_close(shown.fused, network.fusion(*seen))
+    torch.testing.assert_close(shown.audio, plain.audio)
+    terms = guided.adaptive_terms(shown, labels, index)
+    torch.testing.assert_close(terms["fusion"], 1.5 * ce(shown.fused, labels).mean())
+    w_a = 1 + 100 * table.good_audio.astype(np.float64)
+    torch.testing.assert_close(terms["audio"], (mean_one(w_a, index) * ce(shown.audio, labels)).mean())
+
+
+@pytest.mark.parametrize("name", ["gmm_adaptive", "gmm_scores"])
+def test_a_mixture_over_a_history_knows_nothing_of_this_training(name: str) -> None:
+    guided = method(name, gap__source="history", mixture__refit_every=0)
+    table, other = ledger(), ledger(epochs=1)
+    history = np.stack([table.audio_mean, table.visual_mean])
+    fitted = []
+    for one in (table, other):
+        one.history = history
+        metrics = method(name, gap__source="history", mixture__refit_every=0).refit(one)
+        fitted.append(metrics)
+        assert metrics["mixture_degenerate"] == 0
+        assert metrics["mixture_ashman_d"] > 0  # of the gap, beside the scores
+    assert fitted[0] == fitted[1]
+    np.testing.assert_array_equal(table.balanced, other.balanced)
+    table.history = np.full_like(history, np.nan)
+    assert guided.refit(table)["mixture_degenerate"] == 1
 
 
 @pytest.mark.parametrize("name", ["gmm_adaptive", "gmm_scores"])

@@ -22,11 +22,18 @@ def stages(*plan: Any, **given: int) -> dict[str, Any]:
 
 
 def test_stages_and_their_ranges_shrink_with_the_training_in_proportion() -> None:
-    assert stages("manifest", None, epochs=15) == {"warmup.epochs": {"randint": [2, 7]}, "purify.epochs": 2}
-    assert stages("cremad", None, epochs=15) == {"warmup.epochs": {"randint": [1, 7]}, "purify.epochs": 2}
+    short = {"warmup.epochs": {"randint": [0, 7]}, "purify.epochs": {"choice": [0, 2]}}
+    assert stages("manifest", None, epochs=15) == short
+    assert stages("cremad", None, epochs=15) == short
     assert stages("demo", "opm", epochs=5) == {"warmup.epochs": {"randint": [0, 4]}, "purify.epochs": 0}  # 0 stays
-    assert stages("manifest", None, epochs=2) == {"warmup.epochs": 1, "purify.epochs": 0}
-    assert stages("manifest", None, epochs=30) == {"warmup.epochs": {"randint": [4, 17]}, "purify.epochs": 4}  # fits
+    assert stages("manifest", None, epochs=2) == {
+        "warmup.epochs": {"randint": [0, 2]},
+        "purify.epochs": 0,
+    }
+    assert stages("manifest", None, epochs=30) == {
+        "warmup.epochs": {"randint": [0, 17]},
+        "purify.epochs": {"choice": [0, 4]},
+    }  # fits
 
 
 def test_stages_that_are_shares_are_as_long_in_proportion_in_any_training() -> None:
@@ -43,7 +50,7 @@ def test_what_was_shortened_is_said_and_what_the_user_fixed_is_left_alone() -> N
     plan = make_plan("manifest", None, None, {"epochs": 15, "purify.epochs": 5}, root=None, cache="")
     assert plan.fixed["purify.epochs"] == 5
     assert plan.notes == (
-        "stages shortened in proportion to 15 epochs instead of 40: warmup.epochs 2 to 6 (was 4 to 16)",
+        "stages shortened in proportion to 15 epochs instead of 40: warmup.epochs 0 to 6 (was 0 to 16)",
     )
     plan = make_plan("manifest", None, None, {"epochs": 15, "warmup.epochs": 16}, root=None, cache="")
     with pytest.raises(UserError, match=r"exceed epochs \(15\); add --epochs 17, or --set warmup.epochs=14"):

@@ -9,7 +9,7 @@ from raygap.methods import METHODS
 from raygap.schema import field_paths, from_mapping
 from raygap.search.plan import Plan, make_plan
 from raygap.search.shorten import shorten_stages
-from raygap.search.space import FOLDER, SEARCHABLE, SearchSpace, check_space, load_space, read_space
+from raygap.search.space import FOLDER, SEARCHABLE, SearchSpace, check_space, ends, load_space, read_space
 from raygap.testing import undocumented
 
 HEADS_FIRST = {"choice": ["heads", "split"]}
@@ -35,6 +35,8 @@ def test_data_sets_search_the_five_dimensions_of_the_method(dataset: str) -> Non
     searched = load_space(dataset, None, None).space
     assert {"warmup.epochs", "mixture.refit_every", "loss.align_weight", "loss.fusion_weight"} <= searched.keys()
     assert {"purify.threshold", "optimizer.lr", "optimizer.weight_decay"} <= searched.keys()
+    off = {"warmup.epochs": 0, "mixture.refit_every": 0, "loss.align_weight": 0, "purify.epochs": 0, "loss.focus": 0}
+    assert all(value in ends(path, searched[path]) for path, value in off.items())
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,7 @@ def test_every_field_is_documented_defaulted_and_survives_yaml() -> None:
         ({"method": "joint"}, "mixture.refit_every", "needs another method than joint"),
         ({}, "dus.strength", "needs dus.kind heuristic"),
         ({"optimizer.schedule": "cosine"}, "optimizer.gamma", "needs optimizer.schedule step"),
-        ({"scores.separator": "raw"}, "scores.reg_covar", "needs scores.separator one of scores2d, scores1d"),
+        ({"scores.separator": "raw"}, "scores.reg_covar", "needs scores.separator one of auto, scores2d, scores1d"),
     ],
 )
 def test_fields_that_can_act_in_no_trial_are_not_searched(fixed: dict, searched: str, inert: str, tmp_path: Path):

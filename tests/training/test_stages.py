@@ -8,7 +8,7 @@ from raygap.schema import from_mapping
 from raygap.training.stages import learning_rate, purified, refit_due, stage_of
 
 
-@given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.integers(1, 4))
+@given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.integers(0, 4))
 def test_stages_fill_the_epochs_and_refits_fall_where_due(warmup: int, adaptive: int, purify: int, every: int) -> None:
     epochs = max(warmup + adaptive + purify, 1)
     config = from_mapping(
@@ -20,7 +20,8 @@ def test_stages_fill_the_epochs_and_refits_fall_where_due(warmup: int, adaptive:
     assert stages == sorted(stages, key=["warmup", "adaptive", "purification"].index)
     due = [epoch for epoch in range(epochs) if refit_due(config, epoch, fitted=True)]
     first_of_purification = [epochs - purify] if purify else []
-    assert due == [e for e in range(warmup, epochs - purify) if (e - warmup) % every == 0] + first_of_purification
+    in_between = [e for e in range(warmup, epochs - purify) if every and (e - warmup) % every == 0]
+    assert due == in_between + first_of_purification
     assert all(refit_due(config, e, fitted=False) for e in range(epochs) if stages[e] == "adaptive")
 
 
