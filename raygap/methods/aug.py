@@ -62,7 +62,7 @@ class Aug(Method):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self.scores = torch.zeros(2, device=self.device)
+        self.sums = torch.zeros(2, device=self.device)
         """Summed over the steps of the last epoch, of audio and visual."""
 
     @classmethod
@@ -85,12 +85,12 @@ class Aug(Method):
         config, done = self.config, epoch - self.config.warmup.epochs
         length = config.epochs - config.warmup.epochs - config.purify.epochs
         if done and (done == 1 or done % max(length // PERIODS, 1) == 0):
-            audio, visual = self.scores.tolist()
+            audio, visual = self.sums.tolist()
             ratio = audio / max(visual, 1e-12)
             behind = "audio" if ratio < 1 - MARGIN else "visual" if ratio > 1 + MARGIN else None
             if behind and network.fusion.used[behind] < PERIODS + 2:
                 network.fusion.used[behind] += 1
-        self.scores = torch.zeros_like(self.scores)
+        self.sums = torch.zeros_like(self.sums)
         for name, count in network.fusion.used.items():
             self.note(f"aug_classifiers_{name}", torch.tensor(float(count)))
 
@@ -109,17 +109,17 @@ class Aug(Method):
             self.backward(network, outputs, {name: step.weight * terms[name]}, step)
             optimizer.step()
         scores = [true_class_score(logits, step.labels) for logits in (outputs.audio, outputs.visual)]
-        self.scores += self.batch_mean(torch.stack(scores), step)
+        self.sums += self.batch_mean(torch.stack(scores), step)
         return outputs, terms
 
     def state_dict(self) -> dict[str, Any]:
         """Adds the last epoch's scores."""
-        return {**super().state_dict(), "scores": self.scores.cpu()}
+        return {**super().state_dict(), "scores": self.sums.cpu()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of state_dict."""
         super().load_state_dict(state)
-        self.scores = state["scores"].to(self.device)
+        self.sums = state["scores"].to(self.device)
 
 
 def boosted(logits: Tensor, labels: Tensor, residual: float) -> Tensor:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -109,11 +110,11 @@ class Histories:
                     continue
                 storage = self.storage and self.storage.at(key)
                 if storage and workers.first:
-                    patiently(lambda storage=storage, key=key: storage.pull_all(self.folder / key))
+                    patiently(partial(storage.pull_all, self.folder / key))
                 for _ in train(runs[keys.index(key)], self.folder / key, storage, _both(told, tell)):
                     trained += 1
                 if workers.first:
-                    patiently(lambda key=key: self._end(key))
+                    patiently(partial(self._end, key))
         history = None
         if workers.first:
             history = np.mean([self._read(self.folder / key / SCORES, store, config) for key in keys], axis=0)
@@ -125,7 +126,7 @@ class Histories:
         there = self.storage.files() if self.storage and not all(map(self._done, keys)) else {}
         for key in keys:
             if f"{key}/{SCORES}" in there and not self._done(key):
-                patiently(lambda key=key: self.storage.at(key).pull(self.folder / key, [SCORES]))
+                patiently(partial(self.storage.at(key).pull, self.folder / key, [SCORES]))
         return [key for key in keys if not self._done(key)]
 
     def _done(self, key: str) -> bool:
@@ -150,7 +151,7 @@ class Histories:
             for key in keys:
                 if self._done(key):
                     return None, _nothing
-                patiently(lambda key=key: (self.folder / key).mkdir(parents=True, exist_ok=True))
+                patiently(partial((self.folder / key).mkdir, parents=True, exist_ok=True))
                 file = (self.folder / key / ".lock").open("a")
                 try:
                     lock(file)

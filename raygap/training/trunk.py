@@ -260,7 +260,8 @@ class Silence:
     """
 
     def __init__(self) -> None:
-        self.heard, self.sign = math.inf, None
+        self.heard = math.inf
+        self.sign: int | None = None
 
     def lasts(self, file: IO[str]) -> bool:
         """Whether it is to be waited for no longer; to be asked again and again."""
