@@ -21,7 +21,7 @@ from raygap.provenance import FACTS
 from raygap.schema import acting, field_paths, from_mapping
 from raygap.tracking.comparison_table import MethodResult, table
 from raygap.tracking.objectives import Objective, in_words, study_objectives
-from raygap.tracking.run_folder import FAILED, JOURNAL, PLAN, TEST, best_trial, fields_of, is_own, trial_folder
+from raygap.tracking.run_folder import FAILED, JOURNAL, PLAIN, PLAN, TEST, best_trial, fields_of, is_own, trial_folder
 from raygap.tracking.seed_results import SeedResults
 
 COMPARISON = "comparison.json"
@@ -47,6 +47,17 @@ class OwnTrials(optuna.Study):
     ) -> list[FrozenTrial]:
         """As Optuna's."""
         return [trial for trial in super().get_trials(deepcopy, states, **others) if is_own(trial)]
+
+
+class Searched(OwnTrials):
+    """The same without plain trials, which the searched fields of the sweep's method do not concern."""
+
+    def get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, **others: Any
+    ) -> list[FrozenTrial]:
+        """As Optuna's."""
+        trials = super().get_trials(deepcopy, states, **others)
+        return [trial for trial in trials if not trial.user_attrs.get(PLAIN)]
 
 
 class Run:
@@ -79,6 +90,12 @@ class Run:
         if not names:
             raise Absent("No trial has started yet.")
         return OwnTrials(names[0], storage)
+
+    @cached_property
+    def searched(self) -> optuna.Study:
+        """The study without plain trials, for what can be said of the searched fields."""
+        study, file = self.study, self.folder / JOURNAL
+        return Searched(study.study_name, JournalStorage(JournalFileBackend(str(file))))
 
     @cached_property
     def trials(self) -> list[FrozenTrial]:
@@ -116,8 +133,8 @@ class Run:
 
     @cached_property
     def acting_often(self) -> dict[str, int]:
-        """In how many complete trials each searched field could change anything."""
-        complete = self.of_state(TrialState.COMPLETE)
+        """In how many complete trials each searched field could change anything; plain trials apart."""
+        complete = self.searched.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         counts = dict.fromkeys((name for trial in complete for name in trial.params), 0)
         for trial in complete:
             for name in counts.keys() & self.acting(trial):

@@ -169,7 +169,7 @@ def test(run: Run) -> Blocks:
 def search(run: Run) -> Blocks:
     """Which configurations were tried, and what mattered."""
     best, study = run.best, run.study
-    complete = len(run.of_state(TrialState.COMPLETE))
+    complete = len(run.searched.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
     doubt = " With so few, expect another order from another sweep." if complete < FEW_TRIALS else ""
     blocks: Blocks = [
         chart(
@@ -186,7 +186,7 @@ def search(run: Run) -> Blocks:
     if len(ever) > 1:
         blocks += [
             chart(
-                lambda: plots.importances(study, always),
+                lambda: plots.importances(run.searched, always),
                 f"How much each field matters for a high value, from {complete} complete trials (PED-ANOVA).{doubt}",
             ),
             *(
