@@ -239,7 +239,7 @@ class Method:
         ledger.balanced[:] = 1 - self.control(imbalanced)
         return {**self.mixture_metrics(ledger), "imbalanced_share": float((imbalanced > 0.5).mean())}
 
-    def scores(self, ledger: Ledger) -> tuple[np.ndarray, np.ndarray]:
+    def fitted_scores(self, ledger: Ledger) -> tuple[np.ndarray, np.ndarray]:
         """Audio and visual scores (N,) that the mixture is fitted to (gap.source)."""
         if self.config.gap.source == "history":
             return ledger.blended(self.config.history.runs * self.config.epochs, self.config.mixture.refit_every > 0)
@@ -247,7 +247,7 @@ class Method:
 
     def gap_values(self, ledger: Ledger) -> np.ndarray:
         """What the mixture over the gaps is fitted to, (N,)."""
-        return mixture_values(*self.scores(ledger), self.config.gap.score)
+        return mixture_values(*self.fitted_scores(ledger), self.config.gap.score)
 
     def imbalanced(self, ledger: Ledger) -> np.ndarray:
         """P(imbalanced), (N,), by the two-component mixture over the gaps. Raises DegenerateMixture."""

@@ -130,20 +130,20 @@ class GmmScores(Method):
 
     def gap_values(self, ledger: Ledger) -> np.ndarray:
         """The signed gap."""
-        return mixture_values(*self.scores(ledger), "signed")
+        return mixture_values(*self.fitted_scores(ledger), "signed")
 
-    def scores(self, ledger: Ledger) -> tuple[np.ndarray, np.ndarray]:
+    def fitted_scores(self, ledger: Ledger) -> tuple[np.ndarray, np.ndarray]:
         """Of this training the averages."""
         if self.config.gap.source == "training":
             return ledger.audio_average, ledger.visual_average
-        return super().scores(ledger)
+        return super().fitted_scores(ledger)
 
     def reliability(self, ledger: Ledger) -> Reliability:
         """Fitted to the averaged scores, or to those of the history, by class. Raises DegenerateMixture."""
         scores, by_history = self.config.scores, self.config.gap.source == "history"
         auto: Separator = "scores1d" if by_history else "scores2d"
         reliability, self.separator_state = fit_reliability(
-            *self.scores(ledger),
+            *self.fitted_scores(ledger),
             separator=auto if scores.separator == "auto" else scores.separator,
             components=scores.components,
             reg_covar=scores.reg_covar,
