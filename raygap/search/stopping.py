@@ -16,7 +16,7 @@ from statistics import fmean, median
 from raygap.errors import UserError
 
 STOPPERS = ("asha", "median", "none", "after:N")
-FIRST, FACTOR, KEPT = 0.15, 1.5, 1 / 2
+FIRST, FACTOR, KEPT = 0.15, 2.0, 1 / 2
 """What replays have chosen; FIRST is a share of all epochs."""
 
 
