@@ -52,7 +52,8 @@ from raygap.provenance import FACTS, made_by
 from raygap.rng import generator
 from raygap.schema import from_mapping
 from raygap.tracking.seed_results import Interval
-from raygap.training.run import test, train
+from raygap.training.final import test
+from raygap.training.run import train
 
 Config = dict[str, Any]
 Result = dict[str, Any]

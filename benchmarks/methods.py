@@ -35,6 +35,7 @@ from raygap.search.seeds import train_seeds
 from raygap.search.space import SEARCHABLE
 from raygap.tracking.comparison_table import BASELINES, MethodResult
 from raygap.tracking.run_folder import BEST
+from raygap.tracking.worth import CHOSEN
 from raygap.training.evaluation import macro_f1
 from raygap.training.inference import store_predictions
 
@@ -49,7 +50,8 @@ def controls(result: MethodResult, run: Path, store: Path) -> Iterator[MethodRes
     for control in CONTROLS:
         changed = from_mapping(config | {"mixture": config["mixture"] | {"posterior": control}})
         folder = run / "controls" / control
-        tested = train_seeds(changed, store, folder, sorted(result.seeds), place(changed), lambda seed, metrics: None)
+        seeds, placement = sorted(result.seeds), place(changed)
+        tested = train_seeds(changed, store, folder, seeds, placement, lambda seed, metrics: None)[CHOSEN]
         notes = [f"seed {seed} failed: {why}" for seed, why in tested.failed.items()]
         yield MethodResult(f"{result.method}, {control}", seeds=tested.rows, notes=notes)
 

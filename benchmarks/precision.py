@@ -43,8 +43,9 @@ from raygap.methods.gmm_scores import GmmScores
 from raygap.schema import from_mapping
 from raygap.search.space import load_space
 from raygap.tracking.seed_results import Interval
+from raygap.training.final import test
 from raygap.training.precision import autocast, pick_device
-from raygap.training.run import test, train
+from raygap.training.run import train
 from raygap.training.trainer import trial_network
 
 CLASSES = 28

@@ -27,7 +27,8 @@ from raygap.ending import user_errors
 from raygap.schema import from_mapping
 from raygap.tracking.seed_results import Interval
 from raygap.training import evaluation
-from raygap.training.run import test, train
+from raygap.training.final import test
+from raygap.training.run import train
 
 MEASURED = ("best_val_accuracy", "test_accuracy", "test_audio_accuracy", "test_visual_accuracy")
 

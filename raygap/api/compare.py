@@ -42,6 +42,7 @@ def compare(
     splits: Path | None = None,
     val: Val | None = None,
     keep_overlap: bool = False,
+    exclude: Path | None = None,
     trials: Count | None = None,
     budget: Seconds | None = None,
     seeds: Number | None = None,
@@ -71,7 +72,9 @@ def compare(
     settings |= present(sampler=sampler, stopper=stopper)
     if resume:
         asked = present(dataset=dataset, budget=budget, epochs=epochs, set=set, val=val, out=out, cache=cache)
-        asked |= present(keep_overlap=keep_overlap or None, protocol=protocol if protocol == "paper" else None)
+        asked |= present(
+            keep_overlap=keep_overlap or None, exclude=exclude, protocol=protocol if protocol == "paper" else None
+        )
         asked |= present(stopper=stopper)
         refuse_kept(asked, "comparison keeps it")
         if not (resume / COMPARISON).exists():
@@ -85,7 +88,7 @@ def compare(
         folder = out or Path("runs") / file_name(f"compare-{dataset}-{datetime.now():%Y%m%d-%H%M%S}")
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder}: is not empty; go on with resume={str(folder)!r}, or choose another out")
-        source = find_source(dataset, root, reader_options(splits, val, keep_overlap), cache, shown.say)
+        source = find_source(dataset, root, reader_options(splits, val, keep_overlap, exclude), cache, shown.say)
         what: dict[str, Any] = {"trials": trials, "budget": budget, "seeds": seeds, "cache": cache}
         comparison = compare_anew(dataset, methods, source, fixed, protocol=protocol, **what, **settings)
     comparison.plans()  # raises for whatever would make a trial fail

@@ -10,6 +10,7 @@ from raygap.data.predictions import READOUTS, Values
 from raygap.imbalance.gap import GapScore
 from raygap.tasks.diagnose import find_data, run
 from raygap.tasks.source import reader_options
+from raygap.tracking.run_folder import SPOILED
 
 if TYPE_CHECKING:  # its page draws with an extra
     from raygap.tracking.diagnosis import Diagnosis
@@ -31,6 +32,8 @@ class Diagnosed:
     """diagnosis.html."""
     balanced: Path
     """CSV of the clips that are balanced."""
+    spoiled: Path | None
+    """CSV of the clips that are probably spoiled, as `exclude` takes it; None where that cannot be told."""
     corrections: tuple[Path, ...]
     """Those of the decision layer that were fitted, as predict takes them."""
 
@@ -72,5 +75,6 @@ def diagnose(
         numbers=found,
         page=done.folder / PAGE,
         balanced=done.folder / BALANCED,
+        spoiled=done.folder / SPOILED if found.suspects else None,
         corrections=tuple(done.corrections),
     )

@@ -20,6 +20,7 @@ def predict(
     checkpoint: Path,
     *,
     correction: Path | None = None,
+    uncorrected: bool = False,
     out: Path | None = None,
     workers: Count | None = None,
     progress: bool = False,
@@ -28,14 +29,18 @@ def predict(
 
     The arguments are those of `raygap predict`: `media` are video and sound files and .csv files that list clips,
     `checkpoint` is a best.pt or a sweep's run folder. `out`, a .csv or .parquet file, gets the table too. A clip that
-    cannot be used has its reason in its row.
+    cannot be used has its reason in its row. Without a correction the one that the checkpoint keeps is applied, if it
+    helped on validation, unless `uncorrected`.
     """
     if out and out.suffix not in (".csv", ".parquet"):
         raise UserError(f"--out {out}: unknown kind of file; end it in .csv or .parquet")
     check_network(checkpoint)
     classifier = Classifier.load(best_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint)
     shown = progress_of(progress)
-    corrected, known = read_correction(correction, classifier) if correction else (None, True)
+    if correction and uncorrected:
+        raise UserError("--correction and --uncorrected contradict each other; leave one out")
+    kept = None if uncorrected else classifier.correction
+    corrected, known = read_correction(correction, classifier) if correction else (kept, True)
     if not known:
         shown.note([f"{correction}: fitted to a file of predictions; make sure that they were this network's"])
     clips = read_media([media] if isinstance(media, Path) else media, classifier)

@@ -16,6 +16,7 @@ from raygap.schema import from_mapping, to_mapping
 from raygap.tracking.report.run import Absent, Run
 from raygap.tracking.run_folder import PLAN, REPORT, trial_rows
 from raygap.tracking.seed_results import TEST_METRICS, Interval, SeedResults
+from raygap.tracking.worth import Worth
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +82,8 @@ class SweepRun:
     """Its validation accuracy (under protocol paper: test)."""
     test: TestResults | None
     """The best configuration over fresh seeds."""
+    worth: Worth | None
+    """The same beside its references: worth.sentence, worth.advice, worth.table(), worth.ahead_of(name)."""
     report: Path | None
     """report.html."""
     notes: tuple[str, ...] = ()
@@ -134,11 +137,12 @@ def read_run(folder: Path, notes: tuple[str, ...] = ()) -> SweepRun:
         study = run.study
     except Absent as absent:
         raise UserError(f"{folder}: {absent}") from None
-    best = test = config = None
+    best = test = config = worth = None
     with suppress(Absent):
         best = run.best
         config = from_mapping(run.config, str(run.files / "config.yaml"))
         test = TestResults.of(run.test)
+        worth = run.worth if run.worth.references else None
     header, rows = trial_rows(study)
     report = folder / REPORT
     return SweepRun(
@@ -150,6 +154,7 @@ def read_run(folder: Path, notes: tuple[str, ...] = ()) -> SweepRun:
         best_trial=best.number if best else None,
         best_value=best.value if best else None,
         test=test,
+        worth=worth,
         report=report if report.exists() else None,
         notes=notes,
     )

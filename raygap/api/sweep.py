@@ -49,6 +49,7 @@ def sweep(
     splits: Path | None = None,
     val: Val | None = None,
     keep_overlap: bool = False,
+    exclude: Path | None = None,
     method: str | None = None,
     space: Path | None = None,
     trials: Count | None = None,
@@ -62,6 +63,7 @@ def sweep(
     first: Sequence[str] | None = None,
     learn_from: Path | None = None,
     seeds: Number | None = None,
+    references: bool | None = None,
     stopper: str | None = None,
     time_budget: Seconds | None = None,
     concurrency: Count | None = None,
@@ -95,6 +97,7 @@ def sweep(
         learn_from,
         trials=trials,
         test_seeds=seeds,
+        references=references,
         max_quarantine=max_quarantine,
         trunk_gb=trunk_gb,
         concurrency=concurrency,
@@ -111,7 +114,7 @@ def sweep(
     )
     if resume:
         asked = present(set=set, epochs=epochs, seed=seed, space=space, method=method, val=val)
-        asked |= present(keep_overlap=keep_overlap or None, workers_per_trial=workers_per_trial)
+        asked |= present(keep_overlap=keep_overlap or None, exclude=exclude, workers_per_trial=workers_per_trial)
         asked |= present(first=first, learn_from=learn_from, metric=metric, seeds_per_trial=seeds_per_trial)
         refuse_kept(asked, "sweep keeps its plan")
         folder = out or (runs / name if name else newest_run(runs, dataset))
@@ -119,7 +122,7 @@ def sweep(
     else:
         fixed = given_fields(set, method)
         fixed |= present(epochs=epochs, seed=seed, **{"compute.workers": workers_per_trial})
-        source = find_source(dataset, root, reader_options(splits, val, keep_overlap), cache, shown.say)
+        source = find_source(dataset, root, reader_options(splits, val, keep_overlap, exclude), cache, shown.say)
         plan = plan_anew(dataset, method, space, fixed, first or (), source, settings)
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         folder = out or runs / (name or file_name(f"{dataset}-{plan.fixed['method']}-{stamp}"))
@@ -136,7 +139,8 @@ def sweep(
     if outcome.best is None:
         why = "; ".join(outcome.failures()[:1])
         raise UserError(f"{folder}: of {outcome.finished()} trials none is complete" + (f": {why}" if why else ""))
-    return read_run(folder, (*notes, outcome.about_epochs(), *outcome.failures(), *outcome.about_gaps))
+    words = (outcome.choice, outcome.about_epochs(), *outcome.failures(), *outcome.about_gaps)
+    return read_run(folder, (*notes, *filter(None, words)))
 
 
 def _copy_of(folder: Path, storage: Storage) -> Storage:

@@ -35,6 +35,7 @@ def train(
     splits: Path | None = None,
     val: Val | None = None,
     keep_overlap: bool = False,
+    exclude: Path | None = None,
     config: InstanceOf[TrialConfig] | Fields | Path | None = None,
     preset: str | None = None,
     set: Fields | None = None,
@@ -61,7 +62,7 @@ def train(
     given |= present(epochs=epochs, **{"compute.workers": workers_per_trial})
     named = str(config) if isinstance(config, Path) else "config"
     trial, notes = make_trial(dataset, None if config is None else _fields(config), preset, given, named)
-    source = find_source(dataset, root, reader_options(splits, val, keep_overlap), cache, shown.say)
+    source = find_source(dataset, root, reader_options(splits, val, keep_overlap, exclude), cache, shown.say)
     use_cluster(address)
     shown.note(notes)
     folder = out or Path("runs") / f"{file_name(dataset)}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"

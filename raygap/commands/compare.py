@@ -27,6 +27,7 @@ from raygap.commands.options import (
     WANDB,
     Address,
     Cache,
+    Exclude,
     KeepOverlap,
     SamplerName,
     Splits,
@@ -122,6 +123,7 @@ def main(
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
+    exclude: Exclude = None,
     cache: Cache = None,
     max_quarantine: Annotated[
         float | None,
@@ -159,7 +161,9 @@ def main(
     comparisons: dict[Path, Comparison]
     if resume:
         asked = present(dataset=dataset, budget=budget, epochs=epochs, set=assignments, val=val, out=out, cache=cache)
-        asked |= present(keep_overlap=keep_overlap or None, protocol=protocol if protocol == "paper" else None)
+        asked |= present(
+            keep_overlap=keep_overlap or None, exclude=exclude, protocol=protocol if protocol == "paper" else None
+        )
         asked |= present(stopper=stopper)
         refuse_kept(asked, "comparison keeps it")
         places = sorted(file.parent for file in (*resume.glob(COMPARISON), *resume.glob(f"*/{COMPARISON}")))
@@ -186,7 +190,7 @@ def main(
                 f"{folder}: is not empty; go on with --resume {shlex.quote(str(folder))}, or choose another --out"
             )
         roots = roots_by_dataset(list(names), root)
-        options = reader_options(splits, val, keep_overlap)
+        options = reader_options(splits, val, keep_overlap, exclude)
         what: dict[str, Any] = {"trials": trials, "budget": budget, "seeds": seeds, "cache": cache}
         comparisons = {
             folder / file_name(name) if len(names) > 1 else folder: compare_anew(

@@ -101,10 +101,15 @@ def main(
     data = find_data(source, dataset, root, options, cache, max_quarantine)
     progress = Progress(console)
     found = run(source, data, split=split, correct=correct, score=score, values=values, out=out, progress=progress)
+    from raygap.imbalance.spoiled import KINDS
     from raygap.tracking.diagnosis.page import BALANCED, PAGE
+    from raygap.tracking.run_folder import SPOILED
 
     _print(console, found.diagnosis)
     print(f"page: {found.folder / PAGE}\nbalanced subset: {found.folder / BALANCED}")
+    if suspects := found.diagnosis.suspects:
+        counts = ", ".join(f"{len(suspects.found.listed(kind))} {kind}" for kind in KINDS)
+        print(f"probably spoiled: {found.folder / SPOILED} ({counts})")
     for file in found.corrections:
         print(f"correction: {file}")
 

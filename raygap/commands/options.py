@@ -52,6 +52,13 @@ KeepOverlap = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+Exclude = Annotated[
+    Path | None,
+    typer.Option(
+        help="A CSV whose column id names clips to leave out, such as the spoiled.csv of a sweep or a diagnosis.",
+        rich_help_panel=DATA,
+    ),
+]
 
 Workers = Annotated[
     int | None,

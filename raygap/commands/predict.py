@@ -30,8 +30,20 @@ def main(
     ],
     correction: Annotated[
         Path | None,
-        typer.Option(help="A correction of the decision layer, by diagnose --correct.", rich_help_panel="Prediction"),
+        typer.Option(
+            help="A correction of the decision layer, by diagnose --correct.",
+            show_default="the checkpoint's own, if it helped on validation",
+            rich_help_panel="Prediction",
+        ),
     ] = None,
+    uncorrected: Annotated[
+        bool,
+        typer.Option(
+            "--uncorrected",
+            help="Without the correction that the checkpoint keeps, if it helped on validation.",
+            rich_help_panel="Prediction",
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -49,6 +61,8 @@ def main(
     check_network(checkpoint)
     if correction and not correction.exists():
         raise UserError(f"{correction}: no such file")
+    if correction and uncorrected:
+        raise UserError("--correction and --uncorrected contradict each other; leave one out")
     from joblib import cpu_count
 
     from raygap.data.tables import table_writer
@@ -56,7 +70,15 @@ def main(
     from raygap.training.inference import Classifier, answer_columns, answer_row, answers, read_correction, read_media
 
     classifier = Classifier.load(best_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint)
-    corrected, known = read_correction(correction, classifier) if correction else (None, True)
+    kept = None if uncorrected else classifier.correction
+    corrected, known = read_correction(correction, classifier) if correction else (kept, True)
+    if corrected and corrected is kept:
+        gain = f"{100 * classifier.gain.mean:+.1f} ± {100 * classifier.gain.half_width:.1f}"
+        print(
+            f"answers corrected by {kept.name}, which the checkpoint keeps: {gain} points of accuracy on validation, "
+            "cross-fitted; --uncorrected leaves it out",
+            file=sys.stderr,
+        )
     if not known:
         print(
             f"{correction}: fitted to a file of predictions; make sure that they were this network's", file=sys.stderr

@@ -16,6 +16,7 @@ from raygap.commands.options import (
     DATA,
     MACHINE,
     Cache,
+    Exclude,
     KeepOverlap,
     MaxQuarantine,
     Root,
@@ -67,6 +68,7 @@ def main(
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
+    exclude: Exclude = None,
     max_quarantine: MaxQuarantine = 0.05,
     workers: Annotated[
         int | None,
@@ -96,7 +98,7 @@ def main(
     if inspect and settings.input == "features":
         raise UserError("--inspect: features have no pictures and no sound to show; leave it out")
     cache = cache or default_cache()
-    root, reader = find_source(dataset, root, reader_options(splits, val, keep_overlap), cache)
+    root, reader = find_source(dataset, root, reader_options(splits, val, keep_overlap, exclude), cache)
     clip_list = read_clips(dataset, root, reader)
     if address:
         use_cluster(address)

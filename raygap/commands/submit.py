@@ -157,7 +157,7 @@ def _options(sweep: list[str]) -> dict[str, Any]:
     options = dict(context.params)
     split_storage(options["storage"])
     options["root"] = options["root"] or []
-    for name in ("root", "splits", "out", "cache", "learn_from"):
+    for name in ("root", "splits", "exclude", "out", "cache", "learn_from"):
         for path in options[name] if name == "root" else [options[name]]:
             if path and not str(path).startswith("/") and "=/" not in str(path):  # a root may stand behind NAME=
                 raise UserError(

@@ -27,6 +27,7 @@ from raygap.commands.options import (
     Address,
     Cache,
     CpusPerWorker,
+    Exclude,
     GpusOrAuto,
     KeepOverlap,
     Metric,
@@ -62,7 +63,7 @@ from raygap.tasks.sweep import (
     run,
     source_of,
 )
-from raygap.tracking.run_folder import BEST, PLAN, REPORT, TRIALS
+from raygap.tracking.run_folder import BASELINE, BEST, PLAN, REPORT, TRIALS
 from raygap.tracking.wandb.layout import Mode
 
 if TYPE_CHECKING:
@@ -111,6 +112,15 @@ def main(
     seeds: Annotated[
         int | None,
         typer.Option(min=0, help="Fresh seeds for the final test result.", show_default="3", rich_help_panel=SEARCH),
+    ] = None,
+    references: Annotated[
+        bool | None,
+        typer.Option(
+            "--references/--no-references",
+            help="Train on these seeds, too, what the chosen configuration is compared with.",
+            show_default="references",
+            rich_help_panel=SEARCH,
+        ),
     ] = None,
     space: Annotated[
         Path | None, typer.Option(help="A search space in place of search_spaces/.", rich_help_panel=SEARCH)
@@ -166,6 +176,7 @@ def main(
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
+    exclude: Exclude = None,
     cache: Cache = None,
     max_quarantine: Annotated[
         float | None,
@@ -227,6 +238,7 @@ def main(
         learn_from,
         trials=trials,
         test_seeds=test_seeds if seeds is None else seeds,
+        references=references,
         max_quarantine=max_quarantine,
         trunk_gb=trunk_gb,
         concurrency=concurrency,
@@ -243,7 +255,7 @@ def main(
     )
     if resume:
         asked = present(set=assignments, epochs=epochs, seed=seed, space=space, method=method, val=val)
-        asked |= present(keep_overlap=keep_overlap or None, workers_per_trial=workers)
+        asked |= present(keep_overlap=keep_overlap or None, exclude=exclude, workers_per_trial=workers)
         asked |= present(first=first, learn_from=learn_from, metric=metric, seeds_per_trial=seeds_per_trial)
         refuse_kept(asked, "sweep keeps its plan")
         if len(names) > 1 and not (out or name):
@@ -259,7 +271,7 @@ def main(
     else:
         fixed = parse_assignments(assignments or [], [method] if method else [])
         fixed |= present(epochs=epochs, seed=seed, **{"compute.workers": workers})
-        options = reader_options(splits, val, keep_overlap)
+        options = reader_options(splits, val, keep_overlap, exclude)
         roots = roots_by_dataset(names, root)
         made = {
             dataset_name: plan_anew(
@@ -333,6 +345,7 @@ def _copy_of(place: Path, folder: Path, storage: Storage) -> Storage:
 def _print_plan(plan: Plan, folder: Path) -> None:
     from raygap.search.cost import cost_of
     from raygap.search.placement import in_words
+    from raygap.search.references import reference_configs
     from raygap.search.sweep import plan_placement
 
     config = plan.check()
@@ -357,6 +370,7 @@ def _print_plan(plan: Plan, folder: Path) -> None:
             "cost": cost_of(plan).lines(plan, places),
             "where": which_ray(),
             "test seeds": plan.test_seeds,
+            "references": list(reference_configs(config)) if plan.references else [],
             "run folder": str(folder),
         },
     }
@@ -373,7 +387,7 @@ def _again(plan: Plan, folder: Path) -> str:
 def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outcome: "Outcome") -> None:
     from raygap.search.job import judged_on
     from raygap.search.study import ENDED
-    from raygap.tracking.seed_results import seeds_table
+    from raygap.tracking.seed_results import seeds_table, terminal_table
 
     again = _again(plan, folder)
     if outcome.best is None:
@@ -384,6 +398,9 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outc
         else:
             print(f"mend what failed them (fields may be changed in {folder / PLAN}), then try all again with: {again}")
         return
+    compared = outcome.worth and outcome.worth.sentence
+    if compared:
+        print(f"\n{compared}" + (f"\n{outcome.worth.advice}" if outcome.worth.advice else ""))
     console.print(
         f"\nbest of {outcome.finished()} trials: trial {outcome.best.number}, "
         f"{judged_on(plan)} {outcome.best.value:.3f}",
@@ -392,12 +409,20 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outc
     for path, value in outcome.best_fields().items():
         print(f"  {path}: {value:.4g}" if isinstance(value, float) else f"  {path}: {value}")
     print("".join(f"{line}\n" for line in outcome.failures()), end="")
-    print("\n".join([outcome.about_epochs(), *outcome.about_gaps]))
+    print("\n".join([*([outcome.choice] if outcome.choice else []), outcome.about_epochs(), *outcome.about_gaps]))
     if outcome.test and outcome.test.rows:
         console.print(f"\n{outcome.test.title}, chosen configuration, fresh seeds:")
         console.print(seeds_table(outcome.test))
+    if compared:
+        console.print("Beside its references, on the same seeds, in percent; differences are paired by seed, ± 95 %:")
+        console.print(terminal_table(outcome.worth.table()))
+        print("\n".join(outcome.worth.lines()))
     Progress(console).note(_on_chance(plan, store, outcome))
+    if plan.dataset == "demo":
+        print(_on_planted(plan, folder, outcome))
     print(f"best configuration: {folder / BEST}")
+    if compared and outcome.worth.baseline:
+        print(f"baseline beside it: {folder / BASELINE}")
     if (folder / REPORT).exists():
         print(f"report:             {folder / REPORT}")
     print(f"all trials:         {folder / TRIALS}")
@@ -405,6 +430,22 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outc
         print(f"ended after {outcome.finished()} of {plan.trials} trials: {reason}")
     elif outcome.finished() < plan.trials:
         print(f"stopped after {outcome.finished()} of {plan.trials} trials; go on with: {again}")
+
+
+def _on_planted(plan: Plan, folder: Path, outcome: "Outcome") -> str:
+    """Only the demo knows which clips are damaged."""
+    from raygap.data.demo.clips import ensure_demo
+    from raygap.data.demo.truth import areas, planted
+    from raygap.imbalance.gaussians import DegenerateMixture
+    from raygap.tracking.spoiled import suspects, trainings_of
+
+    try:
+        found = suspects(trainings_of(folder, outcome.best.number), outcome.config.seed)
+    except (DegenerateMixture, OSError) as error:
+        return f"which clips the demo has damaged was not found: {error}"
+    truth = planted(ensure_demo(Path(plan.root) if plan.root else None), found.ids.tolist())
+    shown = ", ".join(f"{what} {area:.2f}" for what, area in areas(truth, found.found.good).items())
+    return f"damage that the demo has planted, found with an area under the ROC curve of: {shown} (chance 0.50)"
 
 
 def _on_chance(plan: Plan, store: Path, outcome: "Outcome") -> list[str]:

@@ -20,6 +20,7 @@ from raygap.commands.options import (
     Address,
     Cache,
     CpusPerWorker,
+    Exclude,
     GpusPerWorker,
     KeepOverlap,
     MaxQuarantine,
@@ -75,6 +76,7 @@ def main(
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
+    exclude: Exclude = None,
     cache: Cache = None,
     max_quarantine: MaxQuarantine = 0.05,
     concurrency: Annotated[
@@ -92,7 +94,7 @@ def main(
     given = parse_assignments(assignments or [], [str(chosen["method"])] if chosen and "method" in chosen else [])
     given |= present(epochs=epochs, **{"compute.workers": workers})
     trial, notes = train.make_trial(dataset, chosen, preset, given, str(config or "--set"))
-    source = find_source(dataset, root, reader_options(splits, val, keep_overlap), cache)
+    source = find_source(dataset, root, reader_options(splits, val, keep_overlap, exclude), cache)
     check_source(dataset, *source)
     use_cluster(address)
     from raygap.tracking.seed_results import seeds_table

@@ -109,6 +109,8 @@ class ReaderOptions:
     """How validation is carved from train; None: the reader's own way."""
     keep_overlap: bool = False
     """Leave clips in train that stand in val or test too."""
+    exclude: str | None = None
+    """A CSV that names clips to leave out."""
 
     def given(self) -> dict[str, str]:
         """The options that differ from their defaults, as the commands take them: name -> value ("" for a switch)."""

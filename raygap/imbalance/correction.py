@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp, softmax
 
 from raygap.imbalance.calibration import fit_temperature, log_loss
+from raygap.imbalance.estimate import Estimate
 
 Logits = Mapping[str, np.ndarray]
 MODALITIES = ("audio", "visual")
@@ -176,6 +177,12 @@ def cross_fitted(kind: type[Correction], logits: Logits, labels: np.ndarray, see
         fitted = kind.fit({name: values[fold != i] for name, values in logits.items()}, labels[fold != i])
         answer[fold == i] = fitted.apply({name: values[fold == i] for name, values in logits.items()})
     return answer
+
+
+def accuracy_gain(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> Estimate:
+    """Of one answer (N, C) in place of another, paired by clip."""
+    right, other = (answer.argmax(axis=1) == labels for answer in (after, before))
+    return Estimate.of(right.astype(float) - other)
 
 
 def _tempered(logits: Logits, temperatures: Mapping[str, float]) -> dict[str, np.ndarray]:

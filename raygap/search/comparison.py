@@ -90,6 +90,7 @@ class Comparison:
                 trials=self.trials,
                 cache=self.cache,
                 test_seeds=self.seeds,
+                references=False,  # the other methods are
                 max_quarantine=self.max_quarantine,
                 trunk_gb=self.trunk_gb,
                 own_trunk=True,  # or a method would have for nothing what others before it have trained

@@ -8,6 +8,7 @@ from raygap.methods import find_method
 from raygap.schema import from_mapping, shapes_warmup, to_mapping
 from raygap.search.known import Known, as_trial
 from raygap.search.plan import Plan
+from raygap.search.references import reference_configs
 from raygap.search.space import own_fields
 
 BYTES = 4
@@ -34,9 +35,13 @@ class Cost:
     def lines(self, plan: Plan, at_once: int) -> list[str]:
         """In words, for a plan with so many trials at a time."""
         shared = f", {self.shared:,} of them shared warm-up that is trained once" if self.shared else ""
+        config = plan.check()
+        epochs, references = config.epochs * plan.test_seeds, len(reference_configs(config)) if plan.references else 0
+        beside = f", and {references * epochs:,} of {references} references (--no-references)" if references else ""
         trunk = min(self.kept * self.checkpoint, plan.trunk_gb * 1e9) if plan.trunk_gb else 0.0
         return [
             f"at most {self.epochs:,} epochs of trials{shared}; early stopping spares more",
+            *([f"then {epochs:,} epochs of {plan.test_seeds} test seeds{beside}"] if epochs else []),
             f"a trial's weights, gradients and optimiser take {_size(self.weights)}; a batch's activations come on top",
             f"about {_size(at_once * self.checkpoint + trunk)} on disk while it runs: checkpoints, and shared warm-ups "
             f"within --trunk-gb {plan.trunk_gb:g}",

@@ -10,35 +10,59 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raygap.called import command
 from raygap.config import TrialConfig, load_yaml
+from raygap.data.store import Store
 from raygap.extras import lacking
 from raygap.patience import patiently
 from raygap.schema import acting, from_mapping, to_mapping
 from raygap.search.gpus import settled
 from raygap.search.kept import keep_run
 from raygap.search.plan import Plan
+from raygap.search.references import reference_configs
 from raygap.search.seeds import train_seeds
 from raygap.search.study import ENDED, finished_trials, seconds_spent
 from raygap.search.sweep import plan_placement, run_trials, shared_warmups
+from raygap.storage import Storage
+from raygap.tracking.choice import choice_in_words, rival_of
 from raygap.tracking.figures import check_gaps, draw_figures, gap_values
 from raygap.tracking.objectives import in_words
-from raygap.tracking.run_folder import KNOWN, best_trial, fields_of, trial_folder, write_best
+from raygap.tracking.run_folder import (
+    BASELINE,
+    BEST,
+    KNOWN,
+    PLAIN,
+    SPOILED,
+    best_trial,
+    fields_of,
+    trial_folder,
+    write_best,
+)
 from raygap.tracking.seed_results import Reporter, SeedResults
+from raygap.tracking.spoiled import suspects, trainings_of
 from raygap.tracking.wandb.callback import SweepLog, sweep_log
+from raygap.tracking.worth import CHOSEN, Worth
+from raygap.training.final import keep_correction
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`best` is None as long as no trial is complete; `test` is None if the search was interrupted, or no seeds asked.
+    """`best` is None as long as no trial is complete; `worth` is None if the search was interrupted, or no seeds asked.
 
-    `interrupted`: neither are all planned trials done nor is the time budget spent.
+    `choice`: by how much the best trial was chosen, in words; empty if there is nothing to say. `interrupted`: neither
+    are all planned trials done nor is the time budget spent.
     """
 
     study: optuna.Study
     interrupted: bool
     best: FrozenTrial | None
     config: TrialConfig | None
-    test: SeedResults | None
+    worth: Worth | None
+    choice: str = ""
     about_gaps: list[str] = field(default_factory=list)
+
+    @property
+    def test(self) -> SeedResults | None:
+        """The best configuration on the test split."""
+        return self.worth.results[CHOSEN] if self.worth else None
 
     def best_fields(self) -> dict[str, Any]:
         """The best configuration's own fields, without those that cannot act in it."""
@@ -61,7 +85,10 @@ class Outcome:
         """A line for each failed trial and each failed seed."""
         failed = [trial for trial in finished_trials(self.study) if trial.state == TrialState.FAIL]
         lines = [f"Trial {trial.number} failed: {trial.user_attrs.get('error')}" for trial in failed]
-        return lines + [f"Seed {seed} failed: {why}" for seed, why in (self.test.failed if self.test else {}).items()]
+        for name, results in (self.worth.results if self.worth else {}).items():
+            of = "" if name == CHOSEN else f" of {name}"
+            lines += [f"Seed {seed}{of} failed: {why}" for seed, why in results.failed.items()]
+        return lines
 
 
 def run_sweep(
@@ -84,7 +111,7 @@ def run_sweep(
         outcome = _search_and_test(plan, folder, store, concurrency, time_budget, report, log, quiet)
         if log and outcome.test and outcome.test.rows:
             figures = [folder / "figures" / name for name in ("gap.png", "curves.png")]
-            log.test(outcome.best.number, outcome.config, outcome.test, figures)
+            log.test(outcome.best.number, outcome.config, outcome.worth, figures)
     if copies:
         keep_run(folder, copies.folder)
     return outcome
@@ -115,18 +142,34 @@ def _search_and_test(
     if copies:
         patiently(lambda: copies.folder.at(trial_folder(Path(), best.number).as_posix()).pull_all(files))
     config = from_mapping(load_yaml(files / "config.yaml"), str(files / "config.yaml"))
-    write_best(folder, to_mapping(config), "\n".join(_about(plan, study, best)))
-    test = None
+    judging = Store.open(store).rows("test" if config.protocol == "paper" else "val")
+    choice = choice_in_words(study, bool(acting(["mixture.posterior"], config)), len(judging))
+    write_best(folder, to_mapping(config), "\n".join([*_about(plan, study, best), *([choice] if choice else [])]))
+    worth = None
     if not interrupted and plan.test_seeds:
         # Fresh seeds: the one the configuration was chosen with may have been a lucky one.
         seeds = [config.seed + plan.seeds_per_trial + i for i in range(plan.test_seeds)]
         placement = plan_placement(settled(plan, study), concurrency)
         place = f"seeds/trial-{best.number:04d}"
         kept, trunk = copies and copies.at(place), shared_warmups(plan, folder, copies)
-        test = train_seeds(config, store, folder / place, seeds, placement, report, kept, trunk)
-    outcome = Outcome(study, interrupted, best, config, test)
+        references = reference_configs(config, _rival(study, best, folder)) if plan.references else {}
+        results = train_seeds(config, store, folder / place, seeds, placement, report, kept, trunk, references)
+        worth = Worth(config.method, results)
+        if worth.baseline:
+            about = f"{worth.baseline} at the settings of {BEST}, which was compared with it. {worth.sentence}"
+            write_best(folder, to_mapping(references[worth.baseline]), about, BASELINE)
+    outcome = Outcome(study, interrupted, best, config, worth, choice)
+    _list_spoiled(outcome, folder)
+    _correct(outcome, files, store, copies.folder.at(files.relative_to(folder).as_posix()) if copies else None)
     _write_pictures(folder, outcome)
     return outcome
+
+
+def _rival(study: optuna.Study, best: FrozenTrial, folder: Path) -> TrialConfig | None:
+    """Where a plain trial was chosen, the best guided one: what the sweep's own method is worth is asked, too."""
+    rival = rival_of(study, best) if best.user_attrs.get(PLAIN) else None
+    file = rival and trial_folder(folder, rival.number) / "config.yaml"
+    return from_mapping(load_yaml(file), str(file)) if file and file.exists() else None
 
 
 def judged_on(plan: Plan) -> str:
@@ -145,6 +188,24 @@ def _about(plan: Plan, study: optuna.Study, best: FrozenTrial) -> list[str]:
         else "PAPER PROTOCOL: trained on train and validation, chosen on TEST. The number flatters; it compares with "
         "tables made that way, and with nothing else.",
     ]
+
+
+def _list_spoiled(outcome: Outcome, folder: Path) -> None:
+    """Leave the list of clips to look at; from better scores than the best trial's once the test seeds are trained."""
+    try:
+        suspects(trainings_of(folder, outcome.best.number), outcome.config.seed).write(folder / SPOILED)
+    except Exception as error:  # as below
+        outcome.about_gaps.append(f"No clips are listed as spoiled: {error}")
+
+
+def _correct(outcome: Outcome, files: Path, store: Path, storage: Storage | None) -> None:
+    """Leave in the best trial's weights what predict corrects its answers by, where that helps."""
+    try:
+        keep_correction(files / "best.pt", Store.open(store))
+        if storage:
+            patiently(lambda: storage.push(files, ["best.pt"]))
+    except Exception as error:  # as below
+        outcome.about_gaps.append(f"No correction of the decision layer was fitted: {type(error).__name__}: {error}")
 
 
 def _write_pictures(folder: Path, outcome: Outcome) -> None:

@@ -43,8 +43,9 @@ class Plan:
     The search ends, and stops what still runs, once its trials took `trial_seconds` together. `stopper`, one of
     STOPPERS, stops trials early; `patience` trials in a row without improvement end the search, too. `own_trunk` keeps
     its warm-ups from other sweeps. `known` configurations are tried first; `learn_from` is a run folder whose trials
-    the sampler knows. `storage` is the URI of the run folder's copy in an object store, beside which the stores are
-    kept. `notes` say what was made of the search space that the user may not expect.
+    the sampler knows. With `references` the test seeds also train what the chosen configuration is compared with.
+    `storage` is the URI of the run folder's copy in an object store, beside which the stores are kept. `notes` say what
+    was made of the search space that the user may not expect.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -56,6 +57,7 @@ class Plan:
     space: dict[str, dict[str, Any]]
     cache: str
     test_seeds: Annotated[int, Field(ge=0)] = 3
+    references: bool = True
     max_quarantine: Annotated[float, Field(ge=0, le=1)] = 0.05
     trunk_gb: Annotated[float, Field(ge=0)] = 20.0
     trial_seconds: float | None = None

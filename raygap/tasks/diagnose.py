@@ -91,10 +91,10 @@ def run(
     from raygap.data.prepare import prepare
     from raygap.data.store import Store
     from raygap.tracking.diagnosis import diagnose, write_diagnosis
-    from raygap.tracking.report.run import best_checkpoint
+    from raygap.tracking.report.run import best_checkpoint, scored
     from raygap.training.inference import fingerprint, store_predictions, trained_config, write_correction
 
-    store, method, metrics, seed, network = None, "", None, 0, None
+    store, method, metrics, seed, network, trainings = None, "", None, 0, None, []
     if data:
         best = best_checkpoint(source) if source.is_dir() else source
         config = trained_config(best)
@@ -107,7 +107,7 @@ def run(
         split = split or "val"
         predictions = store_predictions(best, store, list(dict.fromkeys(("train", "val", split))))
         method, metrics, seed = config.method, best.parent / "metrics.parquet", config.seed
-        score, network = score or config.gap.score, fingerprint(best)
+        score, network, trainings = score or config.gap.score, fingerprint(best), scored(source)
         folder = out or best.parent / "diagnosis"
     else:
         predictions = read_predictions(source, values)
@@ -123,6 +123,7 @@ def run(
             seed=seed,
             method=method,
             metrics=metrics,
+            trainings=trainings,
         )
         saved = []
         try:

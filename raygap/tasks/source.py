@@ -16,10 +16,14 @@ Source = tuple[Path | None, ReaderOptions]
 
 
 def reader_options(
-    splits: Path | None, val: Literal["stratified", "actors"] | None, keep_overlap: bool
+    splits: Path | None,
+    val: Literal["stratified", "actors"] | None,
+    keep_overlap: bool,
+    exclude: Path | None = None,
 ) -> ReaderOptions:
     """The options of these names."""
-    return ReaderOptions(str(splits.resolve()) if splits else None, val, keep_overlap)
+    folder, file = (str(path.resolve()) if path else None for path in (splits, exclude))
+    return ReaderOptions(folder, val, keep_overlap, file)
 
 
 def find_source(
@@ -46,6 +50,7 @@ def find_source(
         splits=options.splits or earlier.splits,
         val=options.val or earlier.val,
         keep_overlap=options.keep_overlap or earlier.keep_overlap,
+        exclude=options.exclude or earlier.exclude,
     )
 
 

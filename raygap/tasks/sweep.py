@@ -119,6 +119,7 @@ def run(
     from raygap.search.job import run_sweep
     from raygap.search.journal import mend_journal
     from raygap.search.learning import check_learnt
+    from raygap.search.references import reference_configs
     from raygap.search.study import check_resumed
     from raygap.search.sweep import plan_placement
     from raygap.tasks.remarks import on_silence, on_steps
@@ -147,7 +148,8 @@ def run(
         places = plan_placement(plan, plan.concurrency).at_once
         for line in cost_of(plan, len(opened.class_names)).lines(plan, places):
             progress.say(f"  {line}")
-        with progress.seeds(plan.test_seeds, config.epochs) as report:
+        trainings = plan.test_seeds * (1 + (len(reference_configs(config)) if plan.references else 0))
+        with progress.seeds(trainings, config.epochs) as report:
             quiet = not progress.shown
             outcome = run_sweep(plan, folder, store, plan.concurrency, time_budget, report, quiet=quiet)
     return Swept(store, outcome, notes + of_data)

@@ -73,6 +73,7 @@ def run(
     from raygap.search.seeds import train_seeds
     from raygap.tasks.remarks import on_chance, on_silence, on_steps
     from raygap.tracking.figures import draw_figures
+    from raygap.tracking.worth import CHOSEN
 
     place(trial, *machine)  # raises if not one fits
     clips = read_clips(dataset, *source)
@@ -87,7 +88,7 @@ def run(
     start_ray()
     numbers = [trial.seed + i for i in range(seeds)]
     with progress.seeds(seeds, trial.epochs) as report:
-        results = train_seeds(trial, store, folder, numbers, place(trial, *machine), report)
+        results = train_seeds(trial, store, folder, numbers, place(trial, *machine), report)[CHOSEN]
     lack, doubts = lacking("report", "a figure"), []
     if results.rows:
         first = folder / str(next(iter(results.rows)))

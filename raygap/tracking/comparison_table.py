@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from raygap.tracking.seed_results import TEST_METRICS, Interval
+from raygap.tracking.seed_results import TEST_METRICS, Interval, Paired
 
 BASELINES = ("joint", "unimodal_losses")
 """Every method is compared with these, where they take part."""
@@ -32,12 +32,9 @@ class MethodResult:
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Paired):
     """Of a method to a baseline over the seeds that both have."""
 
-    interval: Interval
-    wins: int
-    seeds: int
     t_test: float
     """p of the paired t-test, corrected after Holm over the methods; NaN for fewer than two seeds."""
     wilcoxon: float
@@ -47,18 +44,16 @@ class Difference:
 def differences(results: list[MethodResult], baseline: str, metric: str = ACCURACY) -> dict[str, Difference]:
     """Of every other method to the baseline, by method; empty if the baseline has no result."""
     base = next((result.seeds for result in results if result.method == baseline), {})
-    found: dict[str, tuple[Interval, int, int]] = {}
+    found: dict[str, Paired] = {}
     raw: dict[str, tuple[float, float]] = {}
     for result in results:
-        shared = sorted(set(result.seeds) & set(base))
-        if result.method == baseline or not shared:
-            continue
-        gains = [result.seeds[seed][metric] - base[seed][metric] for seed in shared]
-        found[result.method] = Interval.of(gains), sum(gain > 0 for gain in gains), len(gains)
-        raw[result.method] = _p_values(np.array(gains))
+        paired = None if result.method == baseline else Paired.of(result.seeds, base, metric)
+        if paired:
+            found[result.method] = paired
+            raw[result.method] = _p_values(np.array(paired.gains))
     t_tests, wilcoxons = (holm([p[i] for p in raw.values()]) for i in (0, 1))
     return {
-        method: Difference(*found[method], t_test, wilcoxon)
+        method: Difference(**vars(found[method]), t_test=t_test, wilcoxon=wilcoxon)
         for method, t_test, wilcoxon in zip(found, t_tests, wilcoxons, strict=True)
     }
 

@@ -3,9 +3,12 @@
 sweep.yaml, study.journal   the plan and the Optuna study: from these two a sweep is resumed
 trials.csv                  one row a trial
 best.yaml                   the best configuration, as `raygap train --config` takes it
+spoiled.csv                 training clips that are probably spoiled, by kind; --exclude takes it
 figures/, report.html       what to look at
 trials/0007/                config.yaml, metrics.parquet, ledger.parquet; best.pt if it is the best trial
-seeds/trial-0007/           the test of the best configuration: test.csv, failed.csv (seeds), and a folder a seed
+baseline.yaml               the baseline at the same settings, where the best configuration was compared with one
+seeds/trial-0007/           the test of the best configuration and of its references: test.csv, failed.csv (seeds), a
+                            folder a seed, and shuffled/, unimodal_losses/, joint/ with theirs
 tune/                       Ray Tune's own files (TensorBoard opens them)
 """
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:  # commands read the names below before they need Optuna
     from optuna.trial import FrozenTrial, TrialState
 
 PLAN, JOURNAL, TRIALS, BEST = "sweep.yaml", "study.journal", "trials.csv", "best.yaml"
+BASELINE, SPOILED = "baseline.yaml", "spoiled.csv"
 TRIALS_FOLDER = "trials"
 COMPARISON = "comparison.yaml"
 """In a comparison's folder, beside the run folders of its methods."""

@@ -14,8 +14,10 @@ from rich.table import Table
 
 from raygap.tracking.whereabouts import Whereabouts
 
-Reporter = Callable[[int, dict[str, Any]], None]
-"""Called with a seed and its newest metrics after every epoch; a TrainingsBar is told more."""
+Reporter = Callable[[Any, dict[str, Any]], None]
+"""Called with a seed (and a reference) and its newest metrics after every epoch; a TrainingsBar is told more."""
+SeedRows = dict[int, dict[str, Any]]
+"""Test metrics by seed."""
 TEST_METRICS = tuple(f"test_{m}{s}" for m in ("", "audio_", "visual_") for s in ("accuracy", "macro_f1"))
 
 
@@ -38,6 +40,44 @@ class Interval:
         return cls(
             float(np.mean(values)), std, float(scipy.stats.t.ppf(0.975, len(values) - 1)) * std / len(values) ** 0.5
         )
+
+
+@dataclass(frozen=True)
+class Paired:
+    """How far one configuration is ahead of another, by the seeds that both have."""
+
+    gains: tuple[float, ...]
+    """One a seed."""
+
+    @property
+    def interval(self) -> Interval:
+        """Of the gains."""
+        return Interval.of(list(self.gains))
+
+    @property
+    def clear(self) -> bool:
+        """The interval leaves out 0."""
+        return abs(self.interval.mean) > self.interval.half_width  # False of a single seed, which has none
+
+    @property
+    def wins(self) -> int:
+        """Seeds on which it is ahead."""
+        return sum(gain > 0 for gain in self.gains)
+
+    @property
+    def seeds(self) -> int:
+        """Those that both have."""
+        return len(self.gains)
+
+    @classmethod
+    def of(cls, rows: SeedRows, base: SeedRows, metric: str) -> "Paired | None":
+        """Over the seeds on which both have the metric; None if there is none."""
+        shared = [
+            seed
+            for seed in sorted(rows.keys() & base.keys())
+            if None not in (rows[seed].get(metric), base[seed].get(metric))
+        ]
+        return cls(tuple(rows[seed][metric] - base[seed][metric] for seed in shared)) if shared else None
 
 
 @dataclass(frozen=True)
@@ -148,4 +188,12 @@ def seeds_table(results: SeedResults) -> Table:
         if row[0] == "mean":
             table.add_section()
         table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row))
+    return table
+
+
+def terminal_table(rows: list[list[str]]) -> Table:
+    """Any rows, the header first, for the terminal."""
+    table = Table(*rows[0], box=SIMPLE)
+    for row in rows[1:]:
+        table.add_row(*row)
     return table

@@ -63,7 +63,11 @@ def evaluate(
 ) -> dict[str, float]:
     """Metrics of a split, named `<split>_accuracy`, `<split>_audio_macro_f1`, `<split>_gap_mean`, ..."""
     rows = store.rows(split)
-    logits, labels = predict(network, store, rows, config, device, method, workers), store.labels[rows]
+    return measured(predict(network, store, rows, config, device, method, workers), store.labels[rows], split)
+
+
+def measured(logits: dict[str, Tensor], labels: np.ndarray, split: str) -> dict[str, float]:
+    """The same of fused, audio and visual logits (N, classes) and labels (N,)."""
     metrics = {}
     for name in ("fused", "audio", "visual"):
         values = logits[name]

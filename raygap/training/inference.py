@@ -33,12 +33,14 @@ from raygap.errors import UserError
 from raygap.imbalance.correction import Correction
 from raygap.imbalance.correction import from_mapping as correction_from_mapping
 from raygap.imbalance.decision_layer import adds_up
+from raygap.imbalance.estimate import Estimate
 from raygap.methods import find_method
 from raygap.models.encoders import MEDIA
 from raygap.models.network import Network
 from raygap.schema import from_mapping as config_from_mapping
 from raygap.training import checkpoint
 from raygap.training.evaluation import EVALUATION_BATCH, predict
+from raygap.training.final import kept_correction
 from raygap.training.precision import autocast, pick_device
 from raygap.training.run import load_network
 from raygap.training.trainer import training_rows
@@ -61,6 +63,10 @@ class Classifier:
     device: torch.device
     fingerprint: str
     """Of the network (see fingerprint)."""
+    correction: Correction | None = None
+    """Of its decision layer, kept beside its weights, if it helped on validation beyond its interval."""
+    gain: Estimate | None = None
+    """Of accuracy there, cross-fitted."""
 
     @classmethod
     def load(cls, path: Path) -> "Classifier":
@@ -74,7 +80,11 @@ class Classifier:
         config, network = load_network(path, len(saved["class_names"]))
         device = pick_device()
         names, statistics = tuple(saved["class_names"]), saved["statistics"]
-        return cls(config, network.to(device).eval(), names, statistics, device, _fingerprint(saved))
+        kept, correction, gain = saved.get("correction", {}), None, None
+        if kept.get("helps"):
+            correction, gain = kept_correction(kept), Estimate(kept["gain"], kept["half_width"])
+        network = network.to(device).eval()
+        return cls(config, network, names, statistics, device, _fingerprint(saved), correction, gain)
 
     @torch.no_grad()
     def logits(self, frames: np.ndarray, spectrograms: np.ndarray) -> dict[str, np.ndarray]:

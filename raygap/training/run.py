@@ -31,9 +31,7 @@ from raygap.provenance import made_by
 from raygap.schema import from_mapping, to_mapping
 from raygap.storage import Storage
 from raygap.training import checkpoint
-from raygap.training.evaluation import evaluate
 from raygap.training.histories import Histories, wants_history
-from raygap.training.precision import pick_device
 from raygap.training.trainer import Metrics, Trainer, trial_network
 from raygap.training.trunk import SharedWarmups, Trunk, warmup_key
 
@@ -134,13 +132,6 @@ def load_network(path: Path, classes: int) -> tuple[TrialConfig, Network]:
     except RuntimeError as error:
         raise UserError(f"{path}: does not fit this data set ({str(error).splitlines()[-1].strip()})") from None
     return config, network
-
-
-def test(folder: Path, store: Store) -> Metrics:
-    """Read the test split once, with the weights of the selected epoch."""
-    config, network = patiently(lambda: load_network(folder / "best.pt", len(store.class_names)))
-    device = pick_device()
-    return evaluate(network.to(device), store, "test", config, device)
 
 
 def write_table(path: Path, columns: Mapping[str, list | np.ndarray]) -> None:

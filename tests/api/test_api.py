@@ -124,6 +124,7 @@ def test_a_finished_sweep_is_read_back(finished_sweep: tuple[Path, "Outcome"]) -
     expected = outcome.test.interval("test_accuracy")
     assert (run.test.mean, run.test.std, run.test.half_width) == (expected.mean, expected.std, expected.half_width)
     assert run.test.interval("test_macro_f1") == outcome.test.interval("test_macro_f1")
+    assert (run.worth.sentence, run.worth.table()) == (outcome.worth.sentence, outcome.worth.table())
     with pytest.raises(raygap.UserError, match="no metric of the test"):
         run.test.interval("accuracy")
 

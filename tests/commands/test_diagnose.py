@@ -72,6 +72,7 @@ def test_a_network_is_diagnosed_on_its_data(best: Path, data_set: Path) -> None:
     assert looked.exit_code == 0, looked.output
     assert "What to try:" in looked.stdout
     folder = best.parent / "diagnosis"
+    assert "spoiled cannot be told" in looked.stdout or "probably spoiled:" in looked.stdout
     assert f"page: {folder / 'diagnosis.html'}" in looked.stdout
     rows = list(csv.DictReader((folder / "clips.csv").open()))
     assert {row["id"] for row in rows} == {f"{name}-train-{i}.mp4" for name in ("low", "high") for i in range(4)}

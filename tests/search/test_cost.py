@@ -37,7 +37,8 @@ def test_memory_is_that_of_the_weights_and_what_the_optimiser_keeps_of_them() ->
 
 def test_shipped_plans_tell_their_cost_in_words(tmp_path: Path) -> None:
     made = replace(make_plan("demo", None, None, {}, root=None, cache=str(tmp_path)), trunk_gb=1.0)
-    first, second, third = cost_of(made).lines(made, 2)
+    first, then, second, third = cost_of(made).lines(made, 2)
+    assert then == "then 36 epochs of 3 test seeds, and 108 of 3 references (--no-references)"
     assert first.startswith("at most 144 epochs of trials, ")
     assert "shared warm-up that is trained once" in first
     assert "MB" in second or "kB" in second

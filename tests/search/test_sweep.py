@@ -73,6 +73,24 @@ def test_a_sweep_leaves_what_its_users_read(
     ledger = pq.read_table(files / "ledger.parquet")
     assert len(ledger) == len(small_store.rows("train"))
     assert {"clip", "audio", "visual", "gap", "balanced", "audio_after_warmup"} <= set(ledger.column_names)
+    # Beside it, on the same seeds, what it is compared with; and what to use instead.
+    assert list(outcome.worth.results) == ["chosen", "shuffled", "unimodal_losses", "joint"]
+    tested = list(csv.DictReader(next(folder.glob("seeds/*/test.csv")).open(newline="")))
+    assert [(row["configuration"], row["seed"]) for row in tested] == [
+        (name, seed) for name in outcome.worth.results for seed in ("1", "2")
+    ]
+    for row in tested[2:]:
+        chosen = next(float(own["test_accuracy"]) for own in tested if own["seed"] == row["seed"])
+        assert float(row["chosen_ahead"]) == pytest.approx(chosen - float(row["test_accuracy"]))
+    assert outcome.worth.sentence.startswith("gmm_adaptive is ")
+    assert from_mapping(load_yaml(folder / "baseline.yaml")).method == outcome.worth.baseline
+    # Weights shuffled within a class are others, and what it shares with the chosen one is its warm-up.
+    shuffled = folder / "seeds" / f"trial-{outcome.best.number:04d}" / "shuffled" / "1"
+    assert load_yaml(shuffled / "config.yaml")["mixture"]["posterior"] == "shuffled"
+    assert all(float(row["epochs_reused"]) == best.warmup.epochs for row in tested[2:6])
+    assert "correction" in checkpoint.load(files / "best.pt")
+    spoiled = list(csv.DictReader((folder / "spoiled.csv").open(newline="")))
+    assert {row["id"] for row in spoiled} <= set(small_store.clip_ids)
     for file in ("figures/gap.png", "figures/curves.png", "report.html"):
         assert (folder / file).stat().st_size > 5000
     assert "validation accuracy" in (folder / "report.html").read_text()
@@ -118,7 +136,7 @@ def test_a_sweeps_files_say_what_made_them(finished_sweep: tuple[Path, Outcome])
     assert f"# Made by raygap {begun['raygap']}," in (folder / "best.yaml").read_text()
     weights = checkpoint.load(folder / "trials" / f"{outcome.best.number:04d}" / "best.pt")
     rows = list(csv.DictReader(next(folder.glob("seeds/*/test.csv")).open(newline="")))
-    assert len(rows) == 2
+    assert len(rows) == 2 * 4
     for made in (weights["made_by"], *rows):
         named = {name: made.get(name) for name in FACTS if name != "date"}
         assert named == {name: begun.get(name, None if made is weights["made_by"] else "") for name in named}

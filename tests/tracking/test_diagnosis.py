@@ -127,13 +127,14 @@ def test_corrections_are_fitted_to_val_and_test_is_read_only_when_asked(tmp_path
 def test_the_page_and_the_numbers_of_a_trained_network(small_store: Store, tmp_path: Path) -> None:
     list(train(from_mapping(SMALL | {"method": "unimodal_losses", "epochs": 4}), small_store, tmp_path))
     predictions = store_predictions(tmp_path / "best.pt", small_store, ["train", "val"])
-    diagnosis = look(predictions, metrics=tmp_path / "metrics.parquet", correct=True, method="unimodal_losses")
+    trained = {"metrics": tmp_path / "metrics.parquet", "trainings": [tmp_path]}
+    diagnosis = look(predictions, **trained, correct=True, method="unimodal_losses")
     write_diagnosis(diagnosis, tmp_path, small_store)
     text = text_of(tmp_path / "diagnosis.html")
     assert BROKEN not in text
     assert all(sentence.text in text for sentence in verdict(diagnosis))
     assert "http://" not in (tmp_path / "diagnosis.html").read_text().split('id="plotly"')[0]
-    assert (tmp_path / "diagnosis.html").read_text().count("data:image") == 2 * text.count(", answer ") > 0
+    assert (tmp_path / "diagnosis.html").read_text().count("data:image") == 2 * text.count("P(spoiled)") > 0
     found = json.loads((tmp_path / "diagnosis.json").read_text())
     assert found["accuracy"]["fused"] == pytest.approx(float((diagnosis.right["fused"]).mean()))
     for values in found["shapley"].values():

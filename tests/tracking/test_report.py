@@ -9,7 +9,6 @@ from html import unescape
 from pathlib import Path
 
 import optuna
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from optuna.distributions import FloatDistribution
@@ -19,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from raygap.config import load_yaml
 from raygap.errors import UserError
+from raygap.imbalance.spoiled import KINDS
 from raygap.tracking.comparison_table import SHOWN, MethodResult
 from raygap.tracking.report import sections
 from raygap.tracking.report.page import write_report
@@ -81,13 +81,14 @@ def test_the_page_of_a_finished_sweep_says_what_its_files_say(finished_run: Path
     assert (f"{saved} saved by early stopping" in text) == bool(saved)
     assert "--config" in page.read_text()
     assert "Nothing failed" in text
-    # Every clip shown is among those with the largest gap, and has its two pictures.
-    ledger = pq.read_table(run.files / "ledger.parquet").to_pydict()
-    widest = max(zip(ledger["gap"], ledger["clip"], strict=True))[1]
-    assert f" {widest} " in text
-    assert len(re.findall(r'src="data:image/(?:jpeg|png);base64', page.read_text())) == 2 * text.count("gap +") + 2 * (
-        text.count("gap -")
-    )
+    assert run.worth.sentence in text
+    assert all("".join(row[:3]).replace(" ", "") in text.replace(" ", "") for row in run.worth.table()[1:])
+    # Every clip shown is on the list of those that are probably spoiled, and has its two pictures.
+    listed = {row["id"] for row in csv.DictReader((finished_run / "spoiled.csv").open(newline=""))}
+    assert listed == {str(run.suspects.ids[i]) for kind in KINDS for i in run.suspects.found.listed(kind)}
+    shown = re.findall(r'<span class="id">([^<]+)</span>', page.read_text())
+    assert set(shown) <= listed
+    assert len(re.findall(r'src="data:image/(?:jpeg|png);base64', page.read_text())) == 2 * len(shown)
     # The validation curve drawn is the one that was measured.
     drawn = [trace for chart in charts for trace in chart["data"] if trace.get("name") == "visual"]
     assert drawn[0]["y"] == pytest.approx(run.metrics["val_visual_accuracy"], rel=1e-4)
@@ -168,7 +169,7 @@ def test_a_store_that_moved_costs_the_pictures_alone(run: Path) -> None:
     (run / "sweep.yaml").write_text(yaml.safe_dump(plan | {"cache": str(run / "nowhere")}))
     page = write_report(run)
     assert "The store of the clips is not where it was" in text_of(page)
-    assert "gap +" in text_of(page)
+    assert "Clips to look at" in text_of(page)
     assert "data:image" not in page.read_text().split("<body>")[1].split('id="plotly"')[0]
 
 
@@ -217,9 +218,13 @@ def test_a_comparison_that_the_run_is_part_of_stands_in_its_outcome(run: Path) -
     (run.parent / "comparison.json").write_text(json.dumps([vars(result) for result in results]))
     text = text_of(write_report(run))
     assert "to joint" in text
-    assert "No other method was compared" not in text
+    sentence = Run(run).worth.sentence
+    assert sentence not in text  # the table says so of more methods
     (run.parent / "comparison.json").write_text(json.dumps([vars(results[0])]))
-    assert "No other method was compared" in text_of(write_report(run))
+    assert sentence in text_of(write_report(run))
+    tested = next(run.glob("seeds/*/test.csv"))
+    tested.write_text("".join(tested.read_text().splitlines(keepends=True)[:3]))  # without references
+    assert "Nothing was compared with it" in text_of(write_report(run))
 
 
 def test_numbers_chosen_on_test_are_labelled(run: Path) -> None:

@@ -19,8 +19,8 @@ from raygap.methods.unimodal_losses import UnimodalLosses
 from raygap.schema import from_mapping
 from raygap.tracking.figures import gap_values
 from raygap.training import checkpoint
+from raygap.training.final import test as read_test
 from raygap.training.run import load_network, train
-from raygap.training.run import test as read_test
 
 
 def run(store: Store, folder: Path, **fields: Any) -> list[dict[str, Any]]:

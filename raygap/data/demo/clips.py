@@ -10,9 +10,9 @@ method is must be judged on real data.
 * Sound: a timbre, a pitch contour and a rhythm, with random pitch, tempo, onset, level and background noise of random
   colour. `bell`/`gong` are struck metal whose pitches and decays overlap, and `truck`/`helicopter` are rumbles that
   overlap likewise: sound tells the members of these two pairs apart only a little better than by guessing.
-* Picture: a moving silhouette of random place, size, tilt and colour, before a textured background with random
-  rectangles and ellipses. `gong`/`drum` (a disc, with or without a small boss) and `ambulance`/`truck` (a box on
-  wheels, with or without a lamp and a small cross) look almost the same.
+* Picture: a moving silhouette of random place, size, tilt and colour, before a textured background with a
+  random rectangle or ellipse. `gong`/`drum` (a disc, with or without a small boss) and `ambulance`/`truck` (a
+  box on wheels, with or without a lamp and a small cross) look almost the same.
 
 So each modality knows what the other does not (a gong is told from a bell by the picture and from a drum by the sound),
 and neither is enough. Sound is the easier one: a log-mel picture of it is hardly cluttered and always in the same
@@ -32,8 +32,10 @@ Validation and test clips are all `clean`. The truth is written to the column `p
 diagnoses can be scored against it; training never reads it. Both modalities of a clean clip are generated
 independently given the class; nothing in a file's name, place in the manifest or length tells class, split or damage.
 
-**What was tuned.** Only the difficulty of each modality alone and of plain joint training; no imbalance method was
-looked at.
+**What was tuned.** Only the difficulty of each modality alone and of plain training; no imbalance method was looked at.
+In 12 epochs of `unimodal_losses` by SGD the sound becomes right on about 80 % of the validation clips and the picture,
+which lags behind, on 47 and 63 % (two seeds; 63 % by AdamW on the first). Of demo-v1 it was on a third or less, so that
+nothing could be told of the clips by it.
 
 **Reproducibility.** Every clip follows from (seed, clip index) alone, whatever the number of workers. The same machine
 and libraries give the same files; other versions of the codecs may give slightly different ones.
@@ -68,7 +70,7 @@ SPLITS = ("train", "val", "test")
 PLANTED_SHARES = {"spoiled_picture": 0.2, "spoiled_sound": 0.1, "mismatched": 0.1}
 COLUMNS = ("video", "label", "split", "planted")
 
-NAME = "demo-v1"
+NAME = "demo-v2"
 STALE_SECONDS = 3600.0
 """A temporary folder older than this belongs to a generation that was killed."""
 
@@ -207,7 +209,7 @@ def _run_workers(folder: Path, clips_per_class: Sequence[int], seed: int, worker
 def ensure_demo(root: Path | None = None) -> Path:
     """The folder of the demo data set (with manifest.csv), generated on the first call.
 
-    The folder is `demo-v1` in `root`, else in the environment's RAYGAP_CACHE, else in ~/.cache/raygap. It is written
+    The folder is `demo-v2` in `root`, else in the environment's RAYGAP_CACHE, else in ~/.cache/raygap. It is written
     under a temporary name and then renamed, so it is there either whole or not at all; of two processes that generate
     at once, one wins and both return the same folder.
 

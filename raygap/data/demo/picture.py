@@ -15,6 +15,8 @@ Array = NDArray[np.floating]
 
 FRAME_SIZE = 64
 FRAME_RATE = 10
+SEEN = 0.15
+"""How much lighter or darker than its background, on average, a silhouette is at least."""
 
 _FRAMES = SECONDS * FRAME_RATE
 _CLOCK = np.arange(_FRAMES, dtype=np.float32)[:, None, None] / FRAME_RATE
@@ -94,7 +96,7 @@ def _paint(picture: Array, distance: Array, scale: float, colour: Array) -> None
 
 
 def _background(rng: np.random.Generator) -> Array:
-    """(3, 20, 64, 64) in 0..1: a wavy two-colour texture, with rectangles and ellipses that drift."""
+    """(3, 20, 64, 64) in 0..1: a wavy two-colour texture, with a rectangle or an ellipse that drifts."""
     colours = rng.uniform(0, 1, (2, 3)).astype(np.float32)
     colours[1] = 0.4 * colours[0] + 0.6 * colours[1]
     waves = np.zeros((1, FRAME_SIZE, FRAME_SIZE), np.float32)
@@ -104,18 +106,17 @@ def _background(rng: np.random.Generator) -> Array:
     mix = 0.5 + 0.5 * np.tanh(waves)
     low, high = colours[:, :, None, None, None]
     picture = np.repeat(low + mix * (high - low), _FRAMES, axis=1)
-    for _ in range(rng.integers(1, 4)):
-        (cx, cy), (vx, vy) = rng.uniform(0, FRAME_SIZE, 2).tolist(), rng.normal(0, 4, 2).tolist()
-        a, b = rng.uniform(2, 9, 2).tolist()
-        shape = _box if rng.random() < 0.5 else _ellipse
-        distance = shape(_X, _Y, cx + vx * _CLOCK, cy + vy * _CLOCK, a, b)
-        _paint(picture, distance, 1.0, rng.uniform(0, 1, 3).astype(np.float32))
+    (cx, cy), (vx, vy) = rng.uniform(0, FRAME_SIZE, 2).tolist(), rng.normal(0, 4, 2).tolist()
+    a, b = rng.uniform(2, 9, 2).tolist()
+    shape = _box if rng.random() < 0.5 else _ellipse
+    distance = shape(_X, _Y, cx + vx * _CLOCK, cy + vy * _CLOCK, a, b)
+    _paint(picture, distance, 1.0, rng.uniform(0, 1, 3).astype(np.float32))
     return picture
 
 
 def _add_object(picture: Array, label: str, rng: np.random.Generator) -> None:
     """Paint a class's silhouette into (3, 20, 64, 64), wandering slowly."""
-    size = rng.uniform(15, 22)
+    size = rng.uniform(19, 26)
     cx, cy = rng.uniform(size, FRAME_SIZE - size, 2).tolist()
     vx, vy = rng.normal(0, 2, 2).tolist()
     angle = rng.normal(0, 0.15)
@@ -125,7 +126,9 @@ def _add_object(picture: Array, label: str, rng: np.random.Generator) -> None:
     dy = (_Y - cy - vy * (_CLOCK - SECONDS / 2)) / size
     x, y = dx * cos + dy * sin, dy * cos - dx * sin
     body, marks = _silhouette(label, x, y, rng)
-    colour = rng.uniform(0, 1, 3)
+    ground, colour = picture.mean(), rng.uniform(0, 1, 3)
+    while abs(colour.mean() - ground) < SEEN:
+        colour = rng.uniform(0, 1, 3)
     contrast = rng.uniform(0.35, 0.7) * (1 if colour.mean() < 0.5 else -1)
     _paint(picture, body, size, colour.astype(np.float32))
     _paint(picture, marks, size, np.clip(colour + contrast, 0, 1).astype(np.float32))

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from raygap.data.clips import ClipList, ReaderOptions, fault_of
+from raygap.data.exclusion import leave_out
 from raygap.data.readers.ave import read_ave
 from raygap.data.readers.cremad import read_cremad
 from raygap.data.readers.features import read_features
@@ -87,7 +88,7 @@ def check_source(dataset: str, root: Path | None, options: ReaderOptions = Reade
     """
     reader = find_reader(dataset)
     for option in options.given():
-        if option not in reader.takes:
+        if option not in (*reader.takes, "--exclude"):
             raise UserError(f"{option}: --dataset {dataset} has no use for it; leave it out")
     if reader.root and root is None:
         raise UserError(f"--dataset {dataset}: give --root, {reader.root}; later commands find it by themselves")
@@ -95,6 +96,8 @@ def check_source(dataset: str, root: Path | None, options: ReaderOptions = Reade
         raise UserError(f"--root {root}: no such file or folder; give the one that {dataset} lies in now")
     if options.splits and not Path(options.splits).is_dir():
         raise UserError(f"--splits {options.splits}: no such folder")
+    if options.exclude and not Path(options.exclude).is_file():
+        raise UserError(f"--exclude {options.exclude}: no such file")
 
 
 def read_clips(dataset: str, root: Path | None, options: ReaderOptions = ReaderOptions()) -> ClipList:
@@ -112,4 +115,4 @@ def read_clips(dataset: str, root: Path | None, options: ReaderOptions = ReaderO
         notes.append(f"faulty lines left out: {len(clip_list.left_out)}; the first: {first.id}: {first.reason}")
     for note in notes:
         logging.getLogger("raygap").warning("%s: %s", dataset, note)
-    return clip_list
+    return leave_out(clip_list, Path(options.exclude)) if options.exclude else clip_list

@@ -1,5 +1,6 @@
 """The numbers of a diagnosis, from what a model says of clips."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,37 +13,20 @@ from scipy.stats import norm
 from raygap.data.predictions import MODALITIES, READOUTS, Predictions
 from raygap.errors import UserError
 from raygap.imbalance.calibration import Calibration, calibration
-from raygap.imbalance.correction import CORRECTIONS, FOLDS, Correction, cross_fitted
+from raygap.imbalance.correction import CORRECTIONS, FOLDS, Correction, accuracy_gain, cross_fitted
 from raygap.imbalance.decision_layer import LogitShares, adds_up, logit_shares, norms
 from raygap.imbalance.discrepancy import cumulative_score
+from raygap.imbalance.estimate import NORMAL_95, Estimate
 from raygap.imbalance.gap import GapScore, mixture_values, modality_gap
 from raygap.imbalance.mixture import DegenerateMixture
 from raygap.imbalance.null_check import NullCheck, check_two_groups
-from raygap.imbalance.shapley import Shapley, shapley_of_accuracy, standard_error
+from raygap.imbalance.shapley import Shapley, shapley_of_accuracy
+from raygap.imbalance.spoiled import KINDS, Others, find_spoiled
 from raygap.tracking.figures import GapHistogram
+from raygap.tracking.spoiled import Suspects, averaged_over, averaged_scores
 
 KEPT = 0.5
 """A clip belongs to the balanced subset if P(balanced) reaches this."""
-NORMAL_95 = 1.96
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over clips with the half width of its 95 % interval (normal approximation); NaN for a single clip."""
-
-    mean: float
-    half_width: float
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> "Estimate":
-        """Of one value a clip."""
-        values = np.asarray(values, dtype=np.float64)
-        return cls(float(values.mean()), NORMAL_95 * standard_error(values))
-
-    @property
-    def clear(self) -> bool:
-        """The interval leaves out 0."""
-        return abs(self.mean) > self.half_width
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +110,8 @@ class Diagnosis:
     corrections: list[Corrected] = field(default_factory=list)
     method: str = ""
     """Training method, where known."""
+    suspects: Suspects | None = None
+    """Clips that are probably spoiled; None where that cannot be told."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -162,12 +148,14 @@ def diagnose(
     seed: int,
     method: str = "",
     metrics: Path | None = None,
+    trainings: Sequence[Path] = (),
 ) -> Diagnosis:
     """Diagnose what a model says of clips.
 
     `split` names the clips that everything but the gaps is about (None: all clips); gaps are of train too, if it is
     there. `correct` fits the corrections to val (or, without splits, to all clips) and judges them cross-fitted there;
-    where split is test, on test. `metrics` is the metrics.parquet of the training. Raises UserError for a split that
+    where split is test, on test. `metrics` is the metrics.parquet of the training; `trainings` are folders whose
+    ledgers tell which training clips are spoiled, better than one look at them can. Raises UserError for a split that
     has no clips, or too few to fit corrections to.
     """
     needed = {split, "val"} if correct else {split}
@@ -186,6 +174,8 @@ def diagnose(
     frequent = np.bincount(names.get("train", clips).labels).argmax()
     constant = clips.labels == frequent
     parts, notes = _parts(clips)
+    suspected, why = _suspects(next(iter(names.values())), trainings, seed)
+    notes += why
     fit_on = "val" if split else "all"
     return Diagnosis(
         source=source,
@@ -206,8 +196,30 @@ def diagnose(
         if correct
         else [],
         method=method,
+        suspects=suspected,
         notes=(*predictions.notes, *notes),
     )
+
+
+def _suspects(clips: Predictions, trainings: Sequence[Path], seed: int) -> tuple[Suspects | None, list[str]]:
+    """Of the training clips, where they are known; or why it cannot be told."""
+    probabilities = {name: softmax(clips.logits[name], axis=1) for name in MODALITIES}
+    names, rows = np.array(clips.class_names), np.arange(len(clips))
+    scores, about = {name: p[rows, clips.labels] for name, p in probabilities.items()}, "by the trained network"
+    if trainings:
+        ids, _, averaged, count = averaged_scores(trainings)
+        places = {name: place for place, name in enumerate(ids.tolist())}
+        if all(name in places for name in clips.ids.tolist()):
+            order = [places[name] for name in clips.ids.tolist()]
+            scores = {name: values[order] for name, values in averaged.items()}
+            about = averaged_over(count)
+    others = {name: Others.of(p, clips.labels) for name, p in probabilities.items()}
+    others = {name: Others(names[other.label], other.score) for name, other in others.items()}
+    try:
+        found = find_spoiled(scores["audio"], scores["visual"], clips.labels, others, seed)
+    except DegenerateMixture as reason:
+        return None, [f"Which clips are spoiled cannot be told: {reason}."]
+    return Suspects(clips.ids, names[clips.labels], scores, others, found, about), []
 
 
 def _counts(splits: np.ndarray | None) -> str:
@@ -287,18 +299,12 @@ def _corrections(fitted_to: Predictions, clips: Predictions, held_out: bool, see
             Corrected(
                 correction,
                 calibration(answer, clips.labels),
-                _gain(clips, answer),
+                accuracy_gain(clips.logits["fused"], answer, clips.labels),
                 Estimate.of(before - _losses(answer, clips.labels)),
-                _gain(fitted_to, crossed),
+                accuracy_gain(fitted_to.logits["fused"], crossed, fitted_to.labels),
             )
         )
     return found
-
-
-def _gain(clips: Predictions, answer: np.ndarray) -> Estimate:
-    """Of accuracy, by an answer in place of the uncorrected one."""
-    before = clips.logits["fused"].argmax(axis=1) == clips.labels
-    return Estimate.of((answer.argmax(axis=1) == clips.labels).astype(float) - before)
 
 
 def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -339,6 +345,9 @@ def numbers(diagnosis: Diagnosis) -> dict[str, Any]:
                 }
                 for found in diagnosis.corrections
             },
+            "spoiled": {kind: len(diagnosis.suspects.found.listed(kind)) for kind in KINDS}
+            if diagnosis.suspects
+            else None,
             "notes": list(diagnosis.notes),
         }
     )

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -16,11 +15,11 @@ from raygap.imbalance.calibration import BINS
 from raygap.tracking.diagnosis import plots
 from raygap.tracking.diagnosis.findings import KEPT, Diagnosis, Gaps, judged, numbers
 from raygap.tracking.diagnosis.verdict import advice, verdict
-from raygap.tracking.report.blocks import Blocks, Clip, Clips, Note, Row, Table, Tile, Tiles, chart, sorry
+from raygap.tracking.report.blocks import Blocks, Note, Row, Table, Tile, Tiles, chart, sorry
 from raygap.tracking.report.page import Section, render
 from raygap.tracking.report.plots import gap_histogram
-from raygap.tracking.report.sections import CLIPS_A_KIND, LONGEST_SIDE
-from raygap.tracking.run_folder import write_csv, write_text
+from raygap.tracking.report.sections import LONGEST_SIDE, spoiled
+from raygap.tracking.run_folder import SPOILED, write_csv, write_text
 
 PAGE, NUMBERS, BALANCED, CLIPS = "diagnosis.html", "diagnosis.json", "balanced.csv", "clips.csv"
 MISSING = {
@@ -32,7 +31,7 @@ MISSING = {
 
 
 def write_diagnosis(diagnosis: Diagnosis, folder: Path, store: Store | None = None) -> None:
-    """Write diagnosis.html, diagnosis.json, clips.csv and balanced.csv into a folder that is there.
+    """Write diagnosis.html, diagnosis.json, clips.csv, balanced.csv and spoiled.csv into a folder that is there.
 
     `store` has the pictures of the clips.
     """
@@ -42,6 +41,9 @@ def write_diagnosis(diagnosis: Diagnosis, folder: Path, store: Store | None = No
     }
     write_text(folder / NUMBERS, json.dumps(content, indent=1) + "\n")
     _write_clips(diagnosis, folder)
+    if diagnosis.suspects:
+        split = next(iter(diagnosis.gaps))
+        diagnosis.suspects.write(folder / SPOILED, "" if split == "all" else split)
     parts: list[tuple[str, str, str, Callable[[], Blocks]]] = [
         ("verdict", "Verdict", "Verdict", partial(_verdict, diagnosis)),
         ("gap", "Gap", "Modality gap", partial(_gap, diagnosis)),
@@ -157,37 +159,11 @@ def _classes(diagnosis: Diagnosis) -> Blocks:
 
 def _clips(diagnosis: Diagnosis, store: Store | None) -> Blocks:
     """Of the training clips, where known: theirs are the ones that can be mended."""
-    gaps = next(iter(diagnosis.gaps.values()))
-    logits, labels = gaps.predictions.logits, gaps.predictions.labels
-    order = np.argsort(gaps.gap)
-    wrong = np.flatnonzero(
-        np.all([logits[name].argmax(axis=1) != labels for name in MODALITIES], axis=0)
-        & (logits["audio"].argmax(axis=1) == logits["visual"].argmax(axis=1))
-    )
-    both_low = wrong[np.argsort(np.maximum(gaps.scores["audio"], gaps.scores["visual"])[wrong])]
-    kinds = {
-        "Heard, not seen: audio far ahead": [row for row in order[::-1][:CLIPS_A_KIND].tolist() if gaps.gap[row] > 0],
-        "Seen, not heard: visual far ahead": [row for row in order[:CLIPS_A_KIND].tolist() if gaps.gap[row] < 0],
-        "Both modalities agree on another class: is the label right?": both_low[:CLIPS_A_KIND].tolist(),
-    }
+    if not diagnosis.suspects:
+        return [Note("Which clips are spoiled cannot be told; the reason is below.")]
     places = {name: row for row, name in enumerate(store.clip_ids)} if store else {}
-    found: Blocks = [
-        Clips(title, [_clip(gaps, row, store, places) for row in rows]) for title, rows in kinds.items() if rows
-    ]
-    return [*found, Note(f"{CLIPS} has every clip.")]
-
-
-def _clip(gaps: Gaps, row: int, store: Store | None, places: dict[str, int]) -> Clip:
-    predictions = gaps.predictions
-    name = str(predictions.ids[row])
-    pictures = ("", "")
-    with suppress(Exception):  # a clip without pictures is still one
-        if store and name in places:
-            pictures = thumbnails(store, places[name], LONGEST_SIDE)
-    answer = predictions.class_names[predictions.logits["fused"][row].argmax()]
-    about = [f"gap {gaps.gap[row]:+.2f}", f"answer {answer}"]
-    scores = {modality: float(gaps.scores[modality][row]) for modality in MODALITIES}
-    return Clip(*pictures, name, predictions.class_names[predictions.labels[row]], scores, ", ".join(about))
+    blocks = spoiled(diagnosis.suspects, lambda name: thumbnails(store, places[name], LONGEST_SIDE))
+    return [*blocks, Note(f"{SPOILED} lists them all, for --exclude to leave out; {CLIPS} has every clip.")]
 
 
 def _shapley(diagnosis: Diagnosis) -> Blocks:

@@ -7,8 +7,9 @@ from plotly.subplots import make_subplots
 from raygap.data.predictions import MODALITIES
 from raygap.imbalance.calibration import BINS, Calibration
 from raygap.imbalance.decision_layer import LogitShares
+from raygap.imbalance.estimate import NORMAL_95
 from raygap.imbalance.shapley import Shapley
-from raygap.tracking.diagnosis.findings import NORMAL_95, Diagnosis
+from raygap.tracking.diagnosis.findings import Diagnosis
 from raygap.tracking.report.plots import AUDIO, BARS, QUIET, VISUAL, finish, rounded
 from raygap.tracking.report.plots import MODALITIES as COLOURS
 

@@ -47,7 +47,7 @@ def write_report(folder: Path, checks: dict[str, GapCheck] | None = None) -> Pat
         ("early-stopping", "Stopping", "Early stopping and shared warm-up", sections.early_stopping),
         ("best-trial", "Best trial", "Learning curves of the best trial", sections.best_trial),
         ("gap", "Gap", "Modality gap of the training clips, best trial", partial(sections.gap, checks=checks)),
-        ("clips", "Clips", "Clips with the largest gap", sections.clips),
+        ("clips", "Clips", "Clips to look at: probably spoiled", sections.clips),
         ("problems", "Problems", "Failed and left out", sections.problems),
         ("trials", "Trials", "Trials", sections.trials),
         ("again", "Do it again", "Do it again", sections.again),

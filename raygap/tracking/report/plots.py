@@ -16,7 +16,7 @@ from raygap.tracking.figures import BALANCED, IMBALANCED, SCORE_NAMES, GapHistog
 from raygap.tracking.objectives import VALUES, Objective
 from raygap.tracking.report.run import Absent
 from raygap.tracking.run_folder import fields_of
-from raygap.tracking.seed_results import SeedResults
+from raygap.tracking.seed_results import Paired, SeedResults
 
 # All of these can be told from white and from near black.
 FUSED, AUDIO, VISUAL, BARS, QUIET = "#1c9a6c", IMBALANCED, BALANCED, "#8b96a544", "#8b96a5"
@@ -187,6 +187,32 @@ def _curves(trials: list[FrozenTrial]) -> dict[str, Any]:
     x, y, numbers = zip(*points[:-1], strict=True)
     hover = "trial %{customdata}<br>epoch %{x}: %{y:.3f}<extra></extra>"
     return {"x": x, "y": y, "customdata": numbers, "mode": "lines", "hovertemplate": hover}
+
+
+def ahead(found: dict[str, Paired]) -> Figure:
+    """How far the chosen configuration is ahead of each reference: the mean with its interval, and a dot a seed."""
+    figure = Figure()
+    for name, paired in found.items():
+        figure.add_scatter(
+            x=[rounded(100 * gain) for gain in paired.gains],
+            y=[name] * paired.seeds,
+            mode="markers",
+            marker={"color": QUIET, "size": 6},
+            hovertemplate="%{x:+.1f}<extra></extra>",
+        )
+        width = 100 * paired.interval.half_width if paired.seeds > 1 else 0
+        figure.add_scatter(
+            x=[rounded(100 * paired.interval.mean)],
+            y=[name],
+            error_x={"array": [rounded(width)], "thickness": 2},
+            mode="markers",
+            marker={"color": FUSED if paired.interval.mean > 0 else AUDIO, "symbol": "diamond", "size": 11},
+            hovertemplate="%{x:+.1f}<extra></extra>",
+        )
+    figure.add_vline(x=0, line={"color": QUIET, "dash": "dot"})
+    figure.update_layout(xaxis_title="ahead of it by, points", showlegend=False)
+    figure.update_yaxes(autorange="reversed")
+    return finish(figure, 110 + 44 * len(found))
 
 
 def seeds(results: SeedResults) -> Figure:

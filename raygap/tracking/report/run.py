@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Container
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,19 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from raygap.config import TrialConfig, flatten, load_yaml
+from raygap.data.clips import Split
 from raygap.data.store import Store, store_folder
 from raygap.errors import UserError
+from raygap.imbalance.gaussians import DegenerateMixture
 from raygap.provenance import FACTS
 from raygap.schema import acting, field_paths, from_mapping
+from raygap.tracking.choice import choice_in_words
 from raygap.tracking.comparison_table import MethodResult, table
 from raygap.tracking.objectives import Objective, in_words, study_objectives
 from raygap.tracking.run_folder import FAILED, JOURNAL, PLAIN, PLAN, TEST, best_trial, fields_of, is_own, trial_folder
 from raygap.tracking.seed_results import SeedResults
+from raygap.tracking.spoiled import Suspects, suspects, trainings_of
+from raygap.tracking.worth import CHOSEN, CONFIGURATION, Worth
 
 COMPARISON = "comparison.json"
 
@@ -58,6 +64,13 @@ class Searched(OwnTrials):
         """As Optuna's."""
         trials = super().get_trials(deepcopy, states, **others)
         return [trial for trial in trials if not trial.user_attrs.get(PLAIN)]
+
+
+def scored(source: Path) -> list[Path]:
+    """Folders whose ledgers tell of the training clips of a run folder, or of a best.pt; empty if there are none."""
+    if source.is_dir():
+        return trainings_of(source, Run(source).best.number)
+    return [source.parent] if (source.parent / "ledger.parquet").exists() else []
 
 
 class Run:
@@ -104,6 +117,13 @@ class Run:
         if not trials:
             raise Absent("No trial has started yet.")
         return trials
+
+    @property
+    def choice(self) -> str:
+        """By how much the best trial was chosen, in words; empty where there is nothing to say."""
+        split: Split = "test" if self.config["protocol"] == "paper" else "val"
+        guided = bool(acting(["mixture.posterior"], from_mapping(self.config)))
+        return choice_in_words(self.study, guided, len(self.store.rows(split)))
 
     def of_state(self, state: TrialState) -> list[FrozenTrial]:
         """The trials of a state, by number."""
@@ -187,18 +207,45 @@ class Run:
             raise Absent(f"{file.relative_to(self.folder)} is missing.")
         return pq.read_table(file)
 
-    @cached_property
+    @property
     def test(self) -> SeedResults:
         """Test results of the best trial's configuration."""
+        return self.worth.results[CHOSEN]
+
+    @cached_property
+    def worth(self) -> Worth:
+        """The same beside those of its references."""
         folder = self.folder / "seeds" / f"trial-{self.best.number:04d}"
-        rows = _rows(folder / TEST)
-        failed = {int(row["seed"]): row["reason"] for row in _rows(folder / FAILED)}
+        rows, failed = _rows(folder / TEST), _rows(folder / FAILED)
         if not rows and not failed:
             raise Absent("The test split has not been read: that comes last, when the search is over.")
-        protocol = {row.pop("protocol", "validation") for row in rows}
-        metrics = [name for name in (rows[0] if rows else ()) if name not in ("seed", *FACTS)]
-        numbers = {int(row["seed"]): {name: float(row[name]) for name in metrics} for row in rows}
-        return SeedResults(numbers, failed, "paper" if "paper" in protocol else "validation")
+        words = ("seed", "protocol", CONFIGURATION, *FACTS)
+        results: dict[str, SeedResults] = {CHOSEN: SeedResults({}, {})}
+        for row in [*rows, *failed]:
+            name, seed = row.get(CONFIGURATION) or CHOSEN, int(row["seed"])
+            found = results.setdefault(name, SeedResults({}, {}))
+            if "reason" in row:
+                found.failed[seed] = row["reason"]
+            else:
+                numbers = {key: float(value) for key, value in row.items() if key not in words and value}
+                found.rows[seed] = numbers
+        paper = any(row.get("protocol") == "paper" for row in rows)
+        results = {name: replace(found, protocol="paper" if paper else "validation") for name, found in results.items()}
+        try:
+            method = self.config["method"]
+        except (UserError, KeyError):  # the trial's files are gone
+            method = "the method"
+        return Worth(method, results)
+
+    @cached_property
+    def suspects(self) -> Suspects:
+        """Training clips that are probably spoiled."""
+        try:
+            return suspects(trainings_of(self.folder, self.best.number), self.config["seed"])
+        except FileNotFoundError:
+            raise Absent(f"{(self.files / 'ledger.parquet').relative_to(self.folder)} is missing.") from None
+        except DegenerateMixture as reason:
+            raise Absent(f"Which clips are spoiled cannot be told: {reason}.") from None
 
     @property
     def comparison(self) -> list[list[str]]:

@@ -15,6 +15,7 @@ from raygap.data.clips import ReaderOptions
 from raygap.data.inspection import thumbnails
 from raygap.imbalance.gap import GapScore, score_range
 from raygap.imbalance.mixture import GapMixture
+from raygap.imbalance.spoiled import KINDS
 from raygap.provenance import in_words
 from raygap.tracking.figures import GapCheck, GapHistogram, check_gaps, gap_values
 from raygap.tracking.objectives import VALUES, front
@@ -37,7 +38,8 @@ from raygap.tracking.report.blocks import (
     sorry,
 )
 from raygap.tracking.report.run import Absent, Run
-from raygap.tracking.run_folder import BEST, JOURNAL, KNOWN, TRIALS, fields_of
+from raygap.tracking.run_folder import BEST, JOURNAL, KNOWN, SPOILED, TRIALS, fields_of
+from raygap.tracking.spoiled import Suspects
 
 LONGEST_SIDE = 160
 """Pixels of a thumbnail."""
@@ -57,7 +59,7 @@ def outcome(run: Run) -> Blocks:
         "Trials": _trials_tile,
         "Epochs not trained": _epochs_tile,
     }
-    blocks: Blocks = [Tiles([_tile(title, run, make) for title, make in tiles.items()])]
+    blocks: Blocks = [*_worth(run), Tiles([_tile(title, run, make) for title, make in tiles.items()])]
     if run.comparison:
         rows = [[cell.replace(" ± ", "\u00a0±\u00a0") for cell in row] for row in run.comparison]  # of one line
         blocks += [Note("Against other methods, at equal budget:"), Table(rows)]
@@ -65,14 +67,28 @@ def outcome(run: Run) -> Blocks:
         best = run.best
     except Absent as absent:
         return [*blocks, Note(str(absent), "doubt")]
-    if not run.comparison:
-        blocks.append(Note("No other method was compared: whether this one beats a baseline is not known from here."))
+    with suppress(Exception):  # without its store or with a damaged plan the choice still stands
+        blocks += [Note(run.choice)] if run.choice else []
     blocks.append(Settings([_setting(name, best) for name in run.acting(best)]))
     try:
         blocks.append(Listing((run.folder / BEST).read_text(encoding="utf-8"), f"Every field ({BEST})"))
     except OSError:
         blocks.append(Note(f"{BEST} is not written yet: a sweep does so at its end."))
     return blocks
+
+
+def _worth(run: Run) -> Blocks:
+    """What the search was worth, in words, before any number; in a comparison its table says so."""
+    try:
+        worth = run.worth
+    except Exception:  # the section on the test says why
+        return []
+    if run.comparison:
+        return []
+    if not worth.references:
+        return [Note("Nothing was compared with it: whether this method beats a baseline is not known from here.")]
+    tone = "bad" if worth.lost else "good" if worth.beaten else "doubt"
+    return [Note(worth.sentence, tone), *([Note(worth.advice, "bad")] if worth.advice else [])]
 
 
 def _tile(title: str, run: Run, make: Callable[[Run], tuple[str, str]]) -> Tile:
@@ -163,7 +179,21 @@ def test(run: Run) -> Blocks:
         raise Absent("Every seed has failed; the reasons are below.")
     rows = [[f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in results.table()]
     doubt = [Note(f"{results.title}.", "doubt")] if results.doubt else []
-    return [*doubt, chart(lambda: plots.seeds(results)), Table(rows, summary=len(rows) - 1 - len(results.rows))]
+    worth = run.worth
+    compared: Blocks = []
+    if worth.references:
+        compared = [
+            Note("Beside its references, on the same seeds, in percent; differences are paired by seed, ± 95 %."),
+            chart(lambda: plots.ahead({name: worth.ahead_of(name) for name in worth.references})),
+            Table(worth.table()),
+            *(Note(line) for line in worth.lines()),
+        ]
+    return [
+        *doubt,
+        *compared,
+        chart(lambda: plots.seeds(results)),
+        Table(rows, summary=len(rows) - 1 - len(results.rows)),
+    ]
 
 
 def search(run: Run) -> Blocks:
@@ -289,40 +319,41 @@ def _refits(run: Run, score: GapScore) -> dict[int, GapHistogram]:
 
 
 def clips(run: Run) -> Blocks:
-    """The training clips with the largest gaps, to either side."""
-    ledger = run.ledger
-    gaps = ledger["gap"]
-    order = np.argsort(gaps)  # NaN, a clip not seen, comes last
-    seen = order[: np.count_nonzero(~np.isnan(gaps))]
-    visual = [row for row in seen[:CLIPS_A_KIND].tolist() if gaps[row] < 0]
-    audio = [row for row in seen[::-1][:CLIPS_A_KIND].tolist() if gaps[row] > 0]
-    blocks: Blocks = [
-        Clips(title, [_clip(run, row) for row in rows])
-        for title, rows in (("Heard, not seen: audio far ahead", audio), ("Seen, not heard: visual far ahead", visual))
-        if rows
-    ]
+    """The training clips that are most probably spoiled, by kind."""
+    found = run.suspects
+    blocks = spoiled(found, lambda name: thumbnails(run.store, run.store.clip_ids.index(name), LONGEST_SIDE))
     try:
         run.store  # noqa: B018
     except Exception as error:
         blocks.append(sorry(error))
-    about = (
-        "Score: the probability that the modality alone gives the true class. Look here for spoiled pictures, silent "
-        "sounds and wrong labels; ledger.parquet has every clip."
-    )
-    return [*blocks, Note(about)] if blocks else [Note("No clip has a gap.")]
+    command = f"--exclude {shlex.quote(str(run.folder / SPOILED))}"
+    return [*blocks, Note(f"{SPOILED} lists them all: mend them, or train without them by {command}.")]
 
 
-def _clip(run: Run, row: int) -> Clip:
-    ledger = run.ledger
-    about = [f"gap {ledger['gap'][row]:+.2f}"]
-    if not np.isnan(ledger["balanced"][row]):
-        about.append(f"P(balanced) {ledger['balanced'][row]:.2f}")
+def spoiled(found: Suspects, pictures: Callable[[str], tuple[str, str]]) -> Blocks:
+    """The likeliest clips of each kind; `pictures` gives those of a clip, and may raise where there are none."""
+    blocks: Blocks = [Note(text) for text in found.found.about]
+    rows = {kind: found.found.listed(kind).tolist() for kind in KINDS}
+    for kind, about in KINDS.items():
+        if own := rows[kind]:
+            title = f"{kind.capitalize()}: {len(own)} {'clips' if len(own) > 1 else 'clip'}, {about}"
+            blocks.append(Clips(title, [_clip(found, row, pictures) for row in own[:CLIPS_A_KIND]]))
+    if not any(rows.values()):
+        return [*blocks, Note("No clip is probably spoiled.", "good")]
+    score = f"Score: the probability that the modality alone gives the true class, {found.about}."
+    return [*blocks, Note(f"{score} Those with the highest probability of being spoiled are shown.")]
+
+
+def _clip(found: Suspects, row: int, pictures: Callable[[str], tuple[str, str]]) -> Clip:
+    name = str(found.ids[row])
     frame = spectrogram = ""
-    name = str(ledger["clip"][row])
     with suppress(Exception):  # said once for all clips
-        frame, spectrogram = thumbnails(run.store, run.store.clip_ids.index(name), LONGEST_SIDE)
-    scores = {modality: float(ledger[modality][row]) for modality in ("audio", "visual")}
-    return Clip(frame, spectrogram, name, str(ledger["label"][row]), scores, ", ".join(about))
+        frame, spectrogram = pictures(name)
+    about = [f"P(spoiled) {found.found.any[row]:.2f}"]
+    if found.others:
+        about.append(f"sounds like {found.other('audio', row)}, looks like {found.other('visual', row)}")
+    scores = {modality: float(values[row]) for modality, values in found.scores.items()}
+    return Clip(frame, spectrogram, name, str(found.labels[row]), scores, "; ".join(about))
 
 
 def problems(run: Run) -> Blocks:

@@ -26,10 +26,11 @@ from raygap.schema import to_mapping
 from raygap.tracking.comparison_table import MethodResult, table
 from raygap.tracking.objectives import OBJECTIVE, VALUES
 from raygap.tracking.run_folder import KNOWN, PLAIN
-from raygap.tracking.seed_results import TEST_METRICS, Interval, SeedResults
+from raygap.tracking.seed_results import TEST_METRICS, Interval
 from raygap.tracking.wandb import layout
 from raygap.tracking.wandb.process import STOPPED, logged_in
 from raygap.tracking.wandb.writer import NOT_OURS, Writer
+from raygap.tracking.worth import CHOSEN, Worth
 
 TUNES_OWN = {*AUTO_RESULT_KEYS, *DEBUG_METRICS, "checkpoint_path", "done", "experiment_tag"}
 """Keys that Tune adds to a trial's results; some tell of machines and their addresses."""
@@ -190,18 +191,28 @@ class SweepLog:
         exit_code = {TrialState.FAIL: 1, TrialState.RUNNING: STOPPED}.get(told.state, 0)
         self.writer.finish(self.note.run_id(number), summary, exit_code)
 
-    def test(self, number: int, config: TrialConfig, results: SeedResults, figures: list[Path]) -> None:
-        """The test of the chosen configuration: a step a seed; mean, deviation and interval in the summary."""
-        run = self.note.run_id(number, layout.TEST)
+    def test(self, number: int, config: TrialConfig, worth: Worth, figures: list[Path]) -> None:
+        """The test of the chosen configuration: a step a seed; mean, deviation and interval in the summary.
+
+        With the last seed comes a table of what it was compared with; how far it is ahead stands in the summary.
+        """
+        run, results = self.note.run_id(number, layout.TEST), worth.results[CHOSEN]
         self.start(number, config, layout.TEST)
         images = {f"figures/{file.stem}": str(file.resolve()) for file in figures if file.exists()}
         for step, (seed, row) in enumerate(results.rows.items()):
             values = {layout.chart(name): row[name] for name in TEST_METRICS}
-            self.writer.log(run, step, {"seed": seed} | values, images=images)
+            compared = worth.references and step == len(results.rows) - 1
+            tables = {"references": worth.table()} if compared else {}
+            self.writer.log(run, step, {"seed": seed} | values, images=images, tables=tables)
             images = {}
         summary: dict[str, Any] = {"seeds": len(results.rows), "seeds_failed": len(results.failed)}
         for name in TEST_METRICS:
             summary |= _in_summary(layout.chart(name), results.interval(name))
+        if worth.references:
+            summary |= {"worth": worth.sentence, "advice": worth.advice}
+        for name in worth.references:
+            paired = worth.ahead_of(name)
+            summary |= _in_summary(f"ahead_of/{name}", paired.interval) | {f"ahead_of/{name}_wins": paired.wins}
         self.writer.finish(run, summary, 0)
 
     def comparison(self, results: list[MethodResult], budget: str) -> None:

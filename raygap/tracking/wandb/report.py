@@ -180,7 +180,9 @@ def _test(run: Run) -> str:
         return str(absent)
     rows = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
     failed = [f"Seed {seed} failed: {why}" for seed, why in run.test.failed.items()]
-    return "\n".join([f"{run.test.title}.\n", markdown([header, *rows]), *failed])
+    compared = [f"**{run.worth.sentence}** {run.worth.advice}\n", markdown(run.worth.table())]
+    parts = [f"{run.test.title}.\n", markdown([header, *rows]), *failed]
+    return "\n".join([*(compared if run.worth.references else []), *parts])
 
 
 def _searched(run: Run) -> str:

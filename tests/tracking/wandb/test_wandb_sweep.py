@@ -118,6 +118,9 @@ def test_the_test_of_the_best_configuration_is_a_run_of_its_own(
     assert run.fields["jobType"] == "test"
     assert run.summary["test/accuracy_mean"] == pytest.approx(outcome.test.interval("test_accuracy").mean)
     assert [json.loads(line)["seed"] for line in run.history] == [1, 2]
+    paired = outcome.worth.ahead_of("unimodal_losses")
+    assert run.summary["ahead_of/unimodal_losses_mean"] == pytest.approx(paired.interval.mean)
+    assert run.summary["worth"] == outcome.worth.sentence
     assert any("figures/gap" in name for name in server.files)
 
 
