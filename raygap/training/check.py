@@ -7,7 +7,7 @@ from typing import Any
 from raygap.config import FEATURES, MODALITIES, WAVEFORM, Model, Prepare, TrialConfig
 from raygap.errors import UserError
 from raygap.methods import find_method
-from raygap.plugins import is_plugin
+from raygap.plugins import is_plugin, load_plugin
 
 UNTRIED = ("small_cnn", "resnet18", *FEATURES)
 """Encoders that take what there is: commands that train no others need no torch so far."""
@@ -60,7 +60,9 @@ def _check_input(modality: str, name: str, prepare: Prepare) -> None:
 @cache
 def _try_encoder(model: Model, modality: str, prepare: Prepare) -> int | None:
     """The length of its feature vectors; None of one of one's own that is for features, which are not known yet."""
-    if prepare.input == "features" and is_plugin(model.of(modality).encoder):
+    name = model.of(modality).encoder
+    if prepare.input == "features" and is_plugin(name):
+        load_plugin(name, "model.encoder")
         return None
     # Here, not above: see UNTRIED.
     import torch
@@ -73,7 +75,6 @@ def _try_encoder(model: Model, modality: str, prepare: Prepare) -> int | None:
     channels = SOME_NUMBERS if prepare.input == "features" else MEDIA[modality]
     with torch.random.fork_rng(devices=[]):
         encoder = make_encoder(model, modality, channels)
-    name = model.of(modality).encoder
     if prepare.input == "media":
         _check_pictures(name, getattr(model, modality).weights, getattr(encoder, "expects", None), prepare)
         times, height, width, channels = frames_shape(prepare)
