@@ -4,7 +4,7 @@ import logging
 from functools import cache
 from typing import Any
 
-from raygap.config import FEATURES, MODALITIES, WAVEFORM, Model, Prepare, TrialConfig
+from raygap.config import FEATURES, MODALITIES, TIMM, WAVEFORM, Model, Prepare, TrialConfig
 from raygap.errors import UserError
 from raygap.methods import find_method
 from raygap.plugins import is_plugin, load_plugin
@@ -41,7 +41,7 @@ def check_trial(config: TrialConfig) -> None:
 
 def _check_input(modality: str, name: str, prepare: Prepare) -> None:
     """Raise UserError if an encoder of raygap's is for another kind of input."""
-    if is_plugin(name):
+    if is_plugin(name) and not name.startswith(TIMM):
         return
     what, takes = f"model.{modality}.encoder {name}", "features" if name in FEATURES else "media"
     if takes != prepare.input:
