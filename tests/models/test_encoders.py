@@ -129,7 +129,7 @@ def test_a_training_with_frozen_parts_is_resumed_and_forked_to_the_last_bit(smal
         ({"prepare.spectrogram": "waveform"}, "prepare.spectrogram = waveform needs one of wav2vec2_base, "),
         (
             {"prepare.input": "features", "model.encoder": "timm:resnet10t"},
-            "timm:resnet10t: is for media; with features",
+            "timm:resnet10t: is for media; with",
         ),
         ({"prepare.input": "features", "model.encoder": "no_such:make"}, "model.encoder no_such:make: no module"),
         ({"model.visual.frozen_until": "layer2"}, "frozen_until = layer2: no such stage with weights; the first"),
