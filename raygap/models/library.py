@@ -82,10 +82,11 @@ class Timm(Encoder):
         import timm
 
         try:
-            self.net = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
+            net: Any = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
         except Exception as error:
             raise UserError(f"model.encoder timm:{name}: timm has no such network ({error})") from None
-        self.out_features = getattr(self.net, "head_hidden_size", None) or self.net.num_features
+        self.net = net
+        self.out_features = getattr(net, "head_hidden_size", None) or net.num_features
         self.expects = None
         if weights != "none" and not is_file(weights) and channels == 3:
             given = timm.data.resolve_model_data_config(self.net)
