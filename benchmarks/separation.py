@@ -48,7 +48,8 @@ from raygap.provenance import FACTS, made_by
 from raygap.rng import generator
 from raygap.schema import from_mapping
 from raygap.search.space import FOLDER
-from raygap.training.run import test, train
+from raygap.training.final import test
+from raygap.training.run import train
 from raygap.training.trunk import SharedWarmups
 
 Config = dict[str, Any]
