@@ -47,6 +47,7 @@ def compare(
     budget: Seconds | None = None,
     seeds: Number | None = None,
     epochs: Count | None = None,
+    space: Path | None = None,
     protocol: Literal["validation", "paper"] = "validation",
     stopper: str | None = None,
     set: Fields | None = None,
@@ -72,6 +73,7 @@ def compare(
     settings |= present(sampler=sampler, stopper=stopper)
     if resume:
         asked = present(dataset=dataset, budget=budget, epochs=epochs, set=set, val=val, out=out, cache=cache)
+        asked |= present(space=space)
         asked |= present(
             keep_overlap=keep_overlap or None, exclude=exclude, protocol=protocol if protocol == "paper" else None
         )
@@ -89,7 +91,7 @@ def compare(
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder}: is not empty; go on with resume={str(folder)!r}, or choose another out")
         source = find_source(dataset, root, reader_options(splits, val, keep_overlap, exclude), cache, shown.say)
-        what: dict[str, Any] = {"trials": trials, "budget": budget, "seeds": seeds, "cache": cache}
+        what: dict[str, Any] = {"trials": trials, "budget": budget, "seeds": seeds, "space": space, "cache": cache}
         comparison = compare_anew(dataset, methods, source, fixed, protocol=protocol, **what, **settings)
     comparison.plans()  # raises for whatever would make a trial fail
     use_cluster(address)

@@ -1,4 +1,4 @@
-"""Print the best configuration of a sweep, as launch/train.py --config takes it.
+"""Print the best configuration of a sweep, or of all methods of a comparison, as launch/train.py --config takes it.
 
 python launch/best.py runs/demo-gmm_scores-20260101-120000
 python launch/best.py runs/compare-demo-20260101-120000
@@ -40,7 +40,7 @@ def main(
     ] = False,
 ) -> None:
     """Print the best configuration of a sweep."""
-    from raygap.tracking.best_sources import find_best
+    from raygap.tracking.best_sources import find_best, methods_compared
 
     found = find_best(source, top, metric)
     if as_json:
@@ -50,6 +50,9 @@ def main(
         ]
         print(json.dumps(entries, indent=1))
         return
+    if methods := methods_compared(source):
+        others = ", ".join(map(str, methods))
+        print(f"# best of {len(methods)} methods, chosen on VALIDATION; for one of them give its folder: {others}")
     for one in found:
         value = "" if one.value is None else f": {one.metric} {one.value:.4f}"
         paper = "; PAPER PROTOCOL, chosen on TEST" if one.config.protocol == "paper" else ""

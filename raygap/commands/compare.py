@@ -14,9 +14,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
 
 from raygap.called import command
 from raygap.commands.options import (
@@ -46,7 +44,7 @@ from raygap.search.ray_start import use_cluster, which_ray
 from raygap.search.space import SEARCHABLE, check_method
 from raygap.tasks.progress import Progress
 from raygap.tasks.source import find_source, present, reader_options, refuse_kept
-from raygap.tracking.run_folder import COMPARISON
+from raygap.tracking.run_folder import COMPARISON, REPORT
 from raygap.tracking.wandb.layout import Mode
 
 if TYPE_CHECKING:
@@ -109,6 +107,13 @@ def main(
             help="paper: beside it, a second search a method that chooses on test, labelled so.", rich_help_panel=SEARCH
         ),
     ] = "validation",
+    space: Annotated[
+        Path | None,
+        typer.Option(
+            help="A search space in place of search_spaces/, for all methods; each gets the fields that it has.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
     sampler: SamplerName = None,
     stopper: Stopper = None,
     epochs: Annotated[
@@ -161,6 +166,7 @@ def main(
     comparisons: dict[Path, Comparison]
     if resume:
         asked = present(dataset=dataset, budget=budget, epochs=epochs, set=assignments, val=val, out=out, cache=cache)
+        asked |= present(space=space)
         asked |= present(
             keep_overlap=keep_overlap or None, exclude=exclude, protocol=protocol if protocol == "paper" else None
         )
@@ -191,7 +197,7 @@ def main(
             )
         roots = roots_by_dataset(list(names), root)
         options = reader_options(splits, val, keep_overlap, exclude)
-        what: dict[str, Any] = {"trials": trials, "budget": budget, "seeds": seeds, "cache": cache}
+        what: dict[str, Any] = {"trials": trials, "budget": budget, "seeds": seeds, "space": space, "cache": cache}
         comparisons = {
             folder / file_name(name) if len(names) > 1 else folder: compare_anew(
                 name, chosen, find_source(name, path, options, cache), fixed, protocol=protocol, **what, **settings
@@ -207,6 +213,16 @@ def main(
         raise
     if not complete:
         sys.exit(1)
+
+
+def _print_table(rows: list[list[str]], console: Console) -> None:
+    """As wide as a terminal lets it be; anything else takes all columns."""
+    from raygap.tracking.comparison_table import for_terminal
+
+    shown, left_out = for_terminal(rows, console.width if console.is_terminal else None)
+    Console(width=max(console.width, Console(width=10_000).measure(shown).maximum)).print(shown)
+    if left_out:
+        print(f"left out for want of width: {', '.join(left_out)}; comparison.md has all")
 
 
 def _names(given: str | None) -> tuple[str, ...]:
@@ -229,7 +245,8 @@ def _compare_all(comparisons: dict[Path, "Comparison"], folder: Path, shared: bo
     from raygap.search.shared import Swept, find_shared, print_shared
     from raygap.tasks.compare import check_surroundings, run
     from raygap.tasks.remarks import on_chance
-    from raygap.tracking.comparison_table import legend, narrow, table
+    from raygap.tracking.comparison_outcome import outcome
+    from raygap.tracking.comparison_table import legend, table
 
     progress = Progress(Console())
     print(f"comparing {which_ray()}")
@@ -247,13 +264,8 @@ def _compare_all(comparisons: dict[Path, "Comparison"], folder: Path, shared: bo
             name = file_name(method)
             plan = replace(comparison.plans()[name], trunk_gb=0.0)  # its warm-ups are gone
             swept.setdefault(name, []).append(Swept(plan, place / name, store))
-        header, *rows = narrow(table(results))
-        shown = Table(box=SIMPLE, title=comparison.dataset)
-        for name in header:
-            shown.add_column(name, overflow="fold")
-        for row in rows:
-            shown.add_row(*row)
-        progress.console.print(shown)
+        print(f"{comparison.dataset}: {outcome(results)}")
+        _print_table(table(results), progress.console)
         print(legend(comparison.budget_in_words(), comparison.seeds))
         opened = Store.open(store)
         for result in results:
@@ -261,7 +273,8 @@ def _compare_all(comparisons: dict[Path, "Comparison"], folder: Path, shared: bo
             if result.seeds:
                 reached = fmean(row["test_accuracy"] for row in result.seeds.values())
                 progress.note(on_chance(f"{result.method}: test accuracy", reached, opened, "test"))
-        print("".join(f"{kind:10}{place / f'comparison.{kind}'}\n" for kind in ("md", "tex", "csv", "json")), end="")
+        written = [REPORT, *(f"comparison.{kind}" for kind in ("md", "tex", "csv", "json"))]
+        print("".join(f"{name:17}{place / name}\n" for name in written if (place / name).exists()), end="")
         complete &= all(result.validation is not None and (result.seeds or not comparison.seeds) for result in results)
     for method, searches in swept.items() if shared else ():
         try:

@@ -1,12 +1,13 @@
 """Methods at equal budget: a sweep a method, on the same data, seeds and shared fields; then one table.
 
 A comparison's folder holds comparison.yaml, a run folder a method (as launch/sweep.py leaves it, with `-paper` behind
-the name for the search that chooses on test), and comparison.{md,tex,csv,json}, with single seeds in seeds.csv.
+the name for the search that chooses on test), report.html, and comparison.{md,tex,csv,json}, with single seeds in
+seeds.csv.
 """
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -22,9 +23,12 @@ from raygap.plugins import file_name
 from raygap.provenance import in_words, made_by
 from raygap.schema import check_known, field_paths
 from raygap.search.plan import Plan, Sampler, make_folder, make_plan, read_as, write_plan
-from raygap.search.space import FOLDER, check_method, load_space, read_space
+from raygap.search.space import FOLDER, SearchSpace, check_method, load_space, parse_space, read_space
+from raygap.tracking import comparison_outcome
 from raygap.tracking.comparison_table import (
+    RESULTS,
     MethodResult,
+    budget_in_words,
     latex,
     legend,
     long_rows,
@@ -68,11 +72,14 @@ class Comparison:
     sampler: Sampler = "tpe"
     stopper: str = "asha"
     """One for all, each method's trials judged among themselves."""
+    space: SearchSpace | None = None
+    """In place of each method's own, of which every method gets the fields that it has."""
 
     def plans(self) -> dict[str, Plan]:
         """Of each method by the name of its run folder. Raises UserError for whatever would make a trial fail."""
+        own = self.space.fixed | self.space.space if self.space else {}
         shared = read_space(FOLDER / "shared.yaml").space
-        shared = {path: entry for path, entry in shared.items() if path not in self.fixed}
+        shared = {path: entry for path, entry in shared.items() if path not in self.fixed | own}
         plans = {}
         for method in self.methods:
             check_method(method)
@@ -80,11 +87,14 @@ class Comparison:
         for path in self.fixed:
             if not any(path in fixed for fixed in fields.values()):
                 raise UserError(f"--set {path}: none of {', '.join(self.methods)} has such a field")
+        for path in own:
+            if not any(path in self._fields_of(method) for method in self.methods):
+                raise UserError(f"--space: {path}: none of {', '.join(self.methods)} has such a field")
         for method, given in fields.items():
             plan = make_plan(
                 self.dataset,
                 method,
-                None,
+                self._space_for(method),
                 given,
                 root=self.root,
                 trials=self.trials,
@@ -119,12 +129,26 @@ class Comparison:
 
     def _fixed_for(self, method: str) -> dict[str, Any]:
         """What is fixed for all, of the fields that this method has."""
-        known = field_paths(load_space(self.dataset, method, None).fixed["method"])
+        known = self._fields_of(method)
         return {path: value for path, value in self.fixed.items() if path in known}
+
+    def _space_for(self, method: str) -> SearchSpace | None:
+        """What is searched for all, of the fields that this method has, and where the fields that decide it are."""
+        if self.space is None:
+            return None
+        known = self._fields_of(method)
+        fixed = {path: value for path, value in self.space.fixed.items() if path in known}
+        space = {
+            path: entry for path, entry in self.space.space.items() if {path, *entry.get("when", {})} <= known.keys()
+        }
+        return replace(self.space, fixed=fixed, space=space)
+
+    def _fields_of(self, method: str) -> dict[str, Any]:
+        return field_paths(load_space(self.dataset, method, None).fixed["method"])
 
     def budget_in_words(self) -> str:
         """For the table."""
-        return f"{self.budget:g} seconds of trials" if self.budget else f"{self.trials} trials"
+        return budget_in_words(self.trials, self.budget)
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
@@ -141,7 +165,20 @@ def read_comparison(folder: Path) -> Comparison:
     fixed = flatten(comparison.fixed)
     for path in fixed:
         check_known(path, f"{folder / COMPARISON}: fixed", comparison.methods)
-    return replace(comparison, fixed=fixed)
+    space = comparison.space
+    if space:
+        source = f"{folder / COMPARISON}: space"
+        read = parse_space(asdict(space), source, space.trials, *comparison.methods)
+        space = replace(read, meant_for=space.meant_for)
+    return replace(comparison, fixed=fixed, space=space)
+
+
+def read_compared_space(file: Path, methods: Sequence[str]) -> SearchSpace:
+    """A search space for several methods. Raises UserError naming file and field."""
+    space = read_space(file, *methods)
+    if "method" in space.fixed | space.space:
+        raise UserError(f"{file}: method: a comparison's methods are named by --methods; leave it out")
+    return space
 
 
 def compare(
@@ -181,13 +218,15 @@ def compare(
             results[method].paper = outcome.best.value if outcome.best else None
         write_tables(comparison, list(results.values()), folder)
     if not lacking("report", ""):
+        from raygap.tracking.report.comparison import write_comparison_report
         from raygap.tracking.report.page import write_report
 
-        for name in comparison.plans():  # their pages show the table, which is whole only now
+        writers = {folder / name: write_report for name in comparison.plans()}  # they show the table, whole only now
+        for place, write in {**writers, folder: write_comparison_report}.items():
             try:
-                write_report(folder / name)
+                write(place)
             except OSError as error:
-                say(f"{folder / name}: the report could not be written ({error.strerror})")
+                say(f"{place}: the report could not be written ({error.strerror})")
     with sweep_log(folder, comparison.dataset, comparison.wandb, None, None) as log:
         if log:
             log.comparison(list(results.values()), comparison.budget_in_words())
@@ -203,12 +242,18 @@ def write_tables(comparison: Comparison, results: list[MethodResult], folder: Pa
     if 0 < len(shared := shared_seeds(results)) < comparison.seeds:
         notes += f"* Ranks are averaged over the {len(shared)} seeds that all methods have.\n"
     made = f"Made by {in_words(facts)}."
-    parts = [f"{about}\n", markdown(rows), *([notes] if notes else []), f"{made}\n"]
+    parts = [
+        f"{comparison_outcome.outcome(results)}\n",
+        f"{about}\n",
+        markdown(rows),
+        *([notes] if notes else []),
+        f"{made}\n",
+    ]
     write_text(folder / "comparison.md", "\n".join(parts))
     write_text(folder / "comparison.tex", f"% {about}\n% {made}\n{latex(rows)}")
     for name, (header, lines) in {"comparison.csv": summary_rows(results), "seeds.csv": long_rows(results)}.items():
         write_csv(folder / name, *with_facts(header, lines, [facts] * len(lines)))
-    write_text(folder / "comparison.json", json.dumps([asdict(result) for result in results], indent=1))
+    write_text(folder / RESULTS, json.dumps([asdict(result) for result in results], indent=1))
 
 
 def _result(method: str, outcome: "Outcome") -> MethodResult:

@@ -109,7 +109,7 @@ class Plan:
 def make_plan(
     dataset: str,
     method: str | None,
-    space_file: Path | None,
+    space_file: Path | SearchSpace | None,
     fixed: dict[str, Any],
     first: Sequence[str] = (),
     **others: Any,
@@ -129,7 +129,7 @@ def make_plan(
     searched = {path: entry for path, entry in space.space.items() if path not in fixed}
     space, dropped = drop_inert(SearchSpace(space.fixed | fixed, searched, space.trials))
     if dropped and not space.space:
-        raise UserError(f"{space_file or dataset}: nothing to search; {dropped}")
+        raise UserError(f"{space_file if isinstance(space_file, Path) else dataset}: nothing to search; {dropped}")
     settings: dict[str, Any] = {
         "trials": space.trials,
         "notes": tuple(note for note in (shortened, dropped) if note),

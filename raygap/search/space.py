@@ -167,7 +167,7 @@ def check_method(name: str) -> None:
         find_method(name)
 
 
-def load_space(dataset: str, method: str | None, file: Path | None) -> SearchSpace:
+def load_space(dataset: str, method: str | None, file: Path | SearchSpace | None) -> SearchSpace:
     """The space of a data set, with that of the method or preset laid over it where it has one; or that of `file`.
 
     This alone decides what a command takes for a field that its user does not give, so that all read the same store:
@@ -178,7 +178,8 @@ def load_space(dataset: str, method: str | None, file: Path | None) -> SearchSpa
         raise UserError(f"{FOLDER}: raygap's search spaces are missing; install raygap as a whole")
     by_dataset = FOLDER / f"{'manifest' if is_plugin(dataset) else dataset}.yaml"  # both are clips of one's own
     base = read_space(by_dataset) if by_dataset.exists() else SearchSpace({}, {})
-    top = read_space(file, method) if file else base
+    read = file if isinstance(file, SearchSpace) else file and read_space(file, *([method] if method else []))
+    top = read or base
     if method:
         top = replace(top, space={path: entry for path, entry in top.space.items() if path != "method"})
     if "method" in top.space:
@@ -194,16 +195,20 @@ def load_space(dataset: str, method: str | None, file: Path | None) -> SearchSpa
     base = replace(base, fixed=of_method[0], space=base.space if is_plugin(method) else of_method[1])
     if file:
         beneath = {path: value for path, value in base.fixed.items() if path.startswith("prepare.")}
-        stages = {path: value for path, value in (own.fixed if own else {}).items() if path.endswith(".epochs")}
-        beneath |= {path: value for path, value in stages.items() if path not in top.space}
-        return SearchSpace(beneath | top.fixed | {"method": method}, top.space, top.trials, top.meant_for)
+        # Of a preset all that it fixes, which is what it is.
+        held = {
+            path: v for path, v in (own.fixed if own else {}).items() if method in PRESETS or path.endswith(".epochs")
+        }
+        beneath |= {path: value for path, value in held.items() if path not in top.space}
+        named = {"method": held.get("method", method)}
+        return SearchSpace(beneath | top.fixed | named, top.space, top.trials, top.meant_for)
     if own:
         return SearchSpace(base.fixed | {"method": method} | own.fixed, own.space, base.trials, own.meant_for)
     return SearchSpace(base.fixed | {"method": method}, base.space, base.trials)
 
 
-def read_space(file: Path, method: str | None = None) -> SearchSpace:
-    """Read one file, for this method where the file does not name another. Raises UserError naming file and field."""
+def read_space(file: Path, *methods: str) -> SearchSpace:
+    """Read one file, for these methods where the file does not name another. Raises UserError naming file and field."""
     content = load_yaml(file)
     unknown = [key for key in content if key not in ("fixed", "space", "trials", "meant_for")]
     if unknown:
@@ -211,18 +216,18 @@ def read_space(file: Path, method: str | None = None) -> SearchSpace:
     for key in ("trials", "meant_for"):
         if key in content and (type(content[key]) is not int or content[key] < 1):
             raise UserError(f"{file}: {key} = {content[key]!r}: expected a whole number from 1 on")
-    space = parse_space(content, str(file), content.get("trials", DEFAULT_TRIALS), method)
+    space = parse_space(content, str(file), content.get("trials", DEFAULT_TRIALS), *methods)
     return replace(space, meant_for=content.get("meant_for"))
 
 
-def parse_space(content: Mapping[str, Any], source: str, trials: int, method: str | None = None) -> SearchSpace:
+def parse_space(content: Mapping[str, Any], source: str, trials: int, *methods: str) -> SearchSpace:
     """`fixed` and `space` of a file's content. Raises UserError naming the file and the field."""
     for key in ("fixed", "space"):
         if not isinstance(content.get(key) or {}, Mapping):
             raise UserError(f"{source}: {key}: expected a mapping of fields")
     fixed = flatten(content.get("fixed") or {})
     space = {str(path): entry for path, entry in (content.get("space") or {}).items()}
-    methods = (str(fixed.get("method", method or "")), *(_choices(space.get("method"))))
+    methods = (*([str(fixed["method"])] if "method" in fixed else methods), *_choices(space.get("method")))
     for path in fixed:
         check_known(path, f"{source}: fixed", methods)
     for path, entry in space.items():

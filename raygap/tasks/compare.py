@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from raygap.config import load_yaml
 from raygap.data.clips import ClipList
 from raygap.data.prepared import default_cache
 from raygap.errors import UserError
-from raygap.search.comparison import Comparison, read_comparison
+from raygap.search.comparison import Comparison, read_compared_space, read_comparison
 from raygap.search.plan import locked
 from raygap.tasks.progress import Progress
 from raygap.tasks.source import Source, present
@@ -25,6 +26,7 @@ def compare_anew(
     trials: int | None,
     budget: float | None,
     seeds: int | None,
+    space: Path | None,
     protocol: str,
     cache: Path | None,
     **settings: Any,
@@ -36,15 +38,18 @@ def compare_anew(
         if field in fixed:
             raise UserError(f"--set {field}: cannot be fixed here; {why}")
     root, reader = source
+    own = read_compared_space(space, methods) if space else None
+    named = load_yaml(space).get("trials") if space else None  # own.trials is a sweep's default where it is not
     return Comparison(
         dataset=dataset,
         root=str(root) if root else None,
         methods=tuple(dict.fromkeys(methods)),
-        trials=10_000 if budget else trials or 20,
+        trials=10_000 if budget else trials or named or 20,
         budget=budget,
         seeds=5 if seeds is None else seeds,
         paper=protocol == "paper",
         fixed=fixed,
+        space=own,
         cache=str((cache or default_cache()).resolve()),
         reader=reader,
         **settings,

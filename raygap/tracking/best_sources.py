@@ -70,6 +70,21 @@ def find_best(source: str, top: int = 1, metric: str | None = None) -> list[Foun
     ]
 
 
+def methods_compared(source: str) -> list[Path]:
+    """The run folders that a comparison's best configuration is chosen from; empty for any other source."""
+    folder = Path(source)
+    if not (folder / COMPARISON).exists() or (folder / PLAN).exists():
+        return []
+    inside = sorted(file.parent for file in folder.glob(f"*/{PLAN}"))
+    return [one for one in inside if not _chosen_on_test(one)]
+
+
+def _chosen_on_test(folder: Path) -> bool:
+    with suppress(UserError, KeyError, TypeError):
+        return flatten(load_yaml(folder / PLAN)["fixed"]).get("protocol") == "paper"
+    return False
+
+
 def _judged_on(folders: list[Path]) -> str:
     for folder in folders:
         with suppress(UserError):
@@ -86,14 +101,11 @@ def _at_server(source: str, top: int, metric: str, called: str) -> list[Entry]:
 
 def _in_comparison(folders: list[Path], metric: str) -> list[Entry]:
     """Of all methods together; but what was chosen on test has no place beside them."""
-    from raygap.tracking.report.run import Run
-
     entries = []
     for folder in folders:
         try:
-            paper = flatten(Run(folder).plan["fixed"]).get("protocol") == "paper"
-            entries += [] if paper else _in_run_folder(folder, metric)
-        except (UserError, KeyError, TypeError) as error:  # one that has not come so far costs no other
+            entries += [] if _chosen_on_test(folder) else _in_run_folder(folder, metric)
+        except UserError as error:  # one that has not come so far costs no other
             if len(folders) == 1:
                 raise UserError(f"{folder}: {error}") from None
     return entries

@@ -1,17 +1,23 @@
 """The table of a comparison: methods at equal budget, paired by seed, as Markdown, LaTeX and CSV."""
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
-from raygap.tracking.seed_results import TEST_METRICS, Interval, Paired
+from raygap.tracking.seed_results import TEST_METRICS, Interval, Paired, terminal_table
 
 BASELINES = ("joint", "unimodal_losses")
 """Every method is compared with these, where they take part."""
 ACCURACY = "test_accuracy"
 SHOWN = (*TEST_METRICS, "test_gap_mean", "test_gap_absolute_mean")
 PAPER = "chosen on test (paper protocol)"
+RESULTS = "comparison.json"
+"""What is read back of a comparison: its results, method by method."""
 
 
 @dataclass
@@ -29,6 +35,15 @@ class MethodResult:
     """Highest test accuracy of any epoch of any trial, of a second search that chose on test."""
     notes: list[str] = field(default_factory=list)
     """What failed."""
+
+
+def read_results(folder: Path) -> list[MethodResult]:
+    """Those of a comparison's folder; empty before the first method has ended."""
+    file = folder / RESULTS
+    results = [MethodResult(**one) for one in json.loads(file.read_text(encoding="utf-8"))] if file.exists() else []
+    for result in results:
+        result.seeds = {int(seed): metrics for seed, metrics in result.seeds.items()}
+    return results
 
 
 @dataclass(frozen=True)
@@ -90,14 +105,44 @@ def shared_seeds(results: list[MethodResult]) -> list[int]:
 
 def mean_ranks(results: list[MethodResult], metric: str = ACCURACY) -> dict[str, float]:
     """Rank of each method (1 is best, ties share), averaged over the shared seeds."""
-    tested, shared = [result for result in results if result.seeds], shared_seeds(results)
-    if not shared:
+    values = _by_seed(results, metric)
+    if not values.size:
         return {}
-    values = np.array([[result.seeds[seed][metric] for seed in shared] for result in tested])
     import scipy
 
     ranks = scipy.stats.rankdata(-values, axis=0).mean(axis=1)
-    return {result.method: float(rank) for result, rank in zip(tested, ranks, strict=True)}
+    tested = [result.method for result in results if result.seeds]
+    return {method: float(rank) for method, rank in zip(tested, ranks, strict=True)}
+
+
+def _by_seed(results: list[MethodResult], metric: str) -> np.ndarray:
+    """A row a method with a result, a column a seed that all of them have."""
+    shared = shared_seeds(results)
+    return np.array([[result.seeds[seed][metric] for seed in shared] for result in results if result.seeds])
+
+
+def friedman(results: list[MethodResult], metric: str = ACCURACY) -> float:
+    """p of Friedman's test that all methods rank alike over the shared seeds; NaN below three methods or two seeds."""
+    values = _by_seed(results, metric)
+    if len(values) < 3 or values.shape[1] < 2:
+        return float("nan")
+    if (values == values[0]).all():  # all tie on each seed, of which the statistic makes 0 / 0
+        return 1.0
+    import scipy
+
+    return float(scipy.stats.friedmanchisquare(*values).pvalue)
+
+
+def critical_difference(methods: int, seeds: int) -> float:
+    """Mean ranks further apart than this differ at 5 %, by Nemenyi's test: q sqrt(k (k + 1) / 6 N).
+
+    q is the studentized range of k methods over the root of 2, N the number of seeds; from two methods and two seeds
+    on. Demsar 2006, Statistical Comparisons of Classifiers over Multiple Data Sets, whose N are data sets.
+    """
+    import scipy
+
+    q = float(scipy.stats.studentized_range.ppf(0.95, methods, np.inf)) / 2**0.5
+    return q * (methods * (methods + 1) / (6 * seeds)) ** 0.5
 
 
 def table(results: list[MethodResult]) -> list[list[str]]:
@@ -126,12 +171,33 @@ def table(results: list[MethodResult]) -> list[list[str]]:
 
 
 DETAILS = ("fused F1", "audio F1", "visual F1", "mean gap", "trials", "epochs", "minutes")
+DISPENSABLE = ("mean abs. gap", "to joint", "visual", "audio", "validation", PAPER, "rank", "to unimodal_losses")
+"""What a narrow terminal does without, in this order; but without the difference to the only baseline last."""
 
 
-def narrow(rows: list[list[str]]) -> list[list[str]]:
-    """The table without its details, and without half widths beside standard deviations, for a terminal."""
-    kept = [i for i, name in enumerate(rows[0]) if name not in DETAILS]
-    return [[row[i].split(" (±")[0] for i in kept] for row in rows]
+def for_terminal(rows: list[list[str]], width: int | None) -> tuple[Table, list[str]]:
+    """The table without its details and half widths, and the columns that it had to leave out to be no wider.
+
+    `width` in characters, None: any. No cell is broken: where the last columns are too wide, so is the table.
+    """
+    left_out: list[str] = []
+    last = [f"to {name}" for name in reversed(BASELINES) if f"to {name}" in rows[0]][:1]
+    order = [name for name in DISPENSABLE if name not in last] + last
+    while True:
+        kept = [i for i, name in enumerate(rows[0]) if name not in (*DETAILS, *left_out)]
+        header, *body = [[row[i].split(" (±")[0] for i in kept] for row in rows]
+        shown = terminal_table([[_in_two_lines(name) for name in header], *body])
+        for column in shown.columns:
+            column.no_wrap = True
+        others = [name for name in order if name in header]
+        if width is None or not others or Console(width=10_000).measure(shown).maximum <= width:
+            return shown, left_out
+        left_out.append(others[0])
+
+
+def _in_two_lines(name: str) -> str:
+    """A long name of a column; no method's is broken."""
+    return f"to\n{name.removeprefix('to ')}" if name.startswith("to ") else name.replace(" (paper", "\n(paper")
 
 
 def _spread(values: list[float], digits: int) -> str:
@@ -157,6 +223,11 @@ def _difference(difference: Difference | None) -> str:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.2f}"
+
+
+def budget_in_words(trials: int, seconds: float | None) -> str:
+    """Of a method's search."""
+    return f"{seconds:g} seconds of trials" if seconds else f"{trials} trials"
 
 
 def legend(trials: str, seeds: int) -> str:

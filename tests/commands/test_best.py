@@ -91,11 +91,18 @@ def test_a_comparisons_folder_stands_for_all_its_methods_but_for_what_was_chosen
     study.add_trial(create_trial(value=0.875, params=params, distributions=space))
     shutil.copytree(trial_folder(run, 0), trial_folder(Path("compared/joint"), 4))
     Path("compared", COMPARISON).touch()
-    assert call("best", "compared").stdout.startswith("# trial 4, compared/joint: best_val_accuracy 0.8750\n")
+    first, second, *_ = call("best", "compared").stdout.splitlines()
+    assert first.startswith(
+        "# best of 3 methods, chosen on VALIDATION; for one of them give its folder: compared/gmm, "
+    )
+    assert second == "# trial 4, compared/joint: best_val_accuracy 0.8750"
+    assert call("best", "compared/gmm").stdout.startswith("# trial 1, compared/gmm: ")
+    assert json.loads(call("best", "compared", "--json").stdout)[0]["value"] == 0.875
     assert call("best", "compared", "--top", "9").stdout.count("---") == 7
     told = call("report", "compared").output
     assert "compared/joint/report.html" in told
     assert "compared/gmm/report.html" in told
+    assert told.splitlines()[-1] == "compared/report.html"
     Path("compared", COMPARISON).unlink()  # then it is that of a sweep on several data sets
     assert "give the folder of one: compared/gmm, " in refusal("compared")
 

@@ -30,6 +30,8 @@ ASKED = Comparison("manifest", None, ("joint",), 2, None, 1, False, {}, "")
             "the cluster has places for",
         ),
         (("--resume", "nowhere"), "holds no comparison"),
+        (("--resume", "earlier", "--space", "x.yaml"), "--space: a resumed comparison keeps it"),
+        (("--dataset", "demo", "--methods", "joint", "--space", "x.yaml"), "x.yaml"),
         (("--resume", "earlier", "--epochs", "3"), "--epochs: a resumed comparison keeps it"),
         (("--resume", "earlier", "--protocol", "paper"), "--protocol: a resumed comparison keeps it"),
         (("--resume", "timed", "--trials", "3"), "timed compares at 60 seconds of trials"),
@@ -76,6 +78,10 @@ def test_methods_get_the_same_and_a_comparison_is_gone_on_with_and_added_to(
         (method, seed, "2") for method in ("joint", "audio_only") for seed in ("1", "2")
     ]
     assert "audio_only" in added.output
+    assert "None of 1 method is clearly better than joint" in added.output
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert 'href="joint/report.html"' in page
+    assert 'href="audio_only/report.html"' in page
     results = json.loads((out / "comparison.json").read_text())
     assert [result["method"] for result in results] == ["joint", "audio_only"]
     for result in results:

@@ -1,6 +1,7 @@
 """How methods are compared; tests/commands/test_compare.py has a whole comparison."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -11,8 +12,15 @@ from raygap.config import load_yaml
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.schema import from_mapping
-from raygap.search.comparison import Comparison, compare, read_comparison, write_comparison, write_tables
-from raygap.search.space import PRESETS
+from raygap.search.comparison import (
+    Comparison,
+    compare,
+    read_compared_space,
+    read_comparison,
+    write_comparison,
+    write_tables,
+)
+from raygap.search.space import PRESETS, SEARCHABLE
 from raygap.tracking.comparison_table import SHOWN, MethodResult
 from raygap.training.run import train
 
@@ -36,6 +44,42 @@ def test_what_is_compared_is_read_back(tmp_path: Path) -> None:
     asked = comparison(budget=4.0, paper=True)
     write_comparison(asked, tmp_path)
     assert read_comparison(tmp_path) == asked
+    file = tmp_path / "space.yaml"
+    file.write_text("fixed: {epochs: 6}\nspace: {pmr.alpha: {uniform: [0, 1]}}\nmeant_for: 6")
+    asked = comparison(methods=("joint", "pmr"), space=read_compared_space(file, ("joint", "pmr")))
+    write_comparison(asked, tmp_path)
+    assert read_comparison(tmp_path) == asked
+
+
+def test_a_space_of_ones_own_gives_every_method_the_fields_that_it_has(tmp_path: Path) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text(
+        "fixed: {epochs: 6, loss.focus: 2.0}\n"
+        "space: {optimizer.lr: {uniform: [0.1, 0.2]}, pmr.alpha: {uniform: [0, 1]}, mixture.inits: {randint: [1, 5]}}"
+    )
+    methods = ("joint", "pmr", "gmm_adaptive", "dus_heuristic")
+    asked = comparison(methods=methods, fixed={}, space=read_compared_space(file, methods))
+    plans = asked.plans()
+    shared = {"optimizer.lr", "optimizer.weight_decay"}
+    assert plans["joint"].space.keys() == plans["dus_heuristic"].space.keys() == shared
+    assert plans["pmr"].space.keys() == {*shared, "pmr.alpha"}
+    assert plans["gmm_adaptive"].space.keys() == {*shared, "mixture.inits"}
+    assert {str(plan.space["optimizer.lr"]) for plan in plans.values()} == {"{'uniform': [0.1, 0.2]}"}
+    configs = {name: plan.check() for name, plan in plans.items()}
+    assert {config.epochs for config in configs.values()} == {6}
+    assert configs["gmm_adaptive"].loss.focus == 2
+    assert (configs["dus_heuristic"].method, configs["dus_heuristic"].dus.kind) == ("unimodal_losses", "heuristic")
+    with pytest.raises(UserError, match="--space: pmr.alpha: none of joint has such a field"):
+        replace(asked, methods=("joint",)).plans()
+    file.write_text("space: {method: {choice: [joint, pmr]}}")
+    with pytest.raises(UserError, match="methods are named by --methods"):
+        read_compared_space(file, methods)
+
+
+def test_all_methods_can_be_compared_in_short_trainings() -> None:
+    plans = comparison(dataset="cremad", methods=SEARCHABLE, fixed={"epochs": 15}).plans()
+    assert {plan.check().epochs for plan in plans.values()} == {15}
+    assert any("stages shortened in proportion to 15 epochs" in note for plan in plans.values() for note in plan.notes)
 
 
 def test_a_budget_of_seconds_ends_every_search_and_is_not_spent_twice_and_the_papers_protocol_is_labelled(

@@ -1,14 +1,20 @@
 import csv
+import io
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
 from raygap.tracking.comparison_table import (
     SHOWN,
     MethodResult,
+    critical_difference,
     differences,
+    for_terminal,
+    friedman,
     holm,
     latex,
     long_rows,
@@ -112,3 +118,40 @@ def test_numbers_chosen_on_test_are_labelled() -> None:
     column = rows[0].index("chosen on test (paper protocol)")
     assert [row[column] for row in rows[1:]] == ["", "61.00"]
     assert "paper" not in " ".join(table([JOINT])[0])
+
+
+def test_the_critical_difference_is_that_of_demsars_tables() -> None:
+    # Demsar 2006: q at 5 % for 2, 5 and 10 classifiers (table 5a); his example has 4 over 14 data sets, CD 1.25.
+    for methods, q in {2: 1.960, 5: 2.728, 10: 3.164}.items():
+        assert critical_difference(methods, 6) == pytest.approx(q * math.sqrt(methods * (methods + 1) / 36), rel=1e-3)
+    assert critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)
+
+
+def test_friedmans_test_is_of_the_shared_seeds() -> None:
+    extra = MethodResult("mla", seeds=WORSE.seeds | {9: WORSE.seeds[1]})
+    ranks = [[2, 3, 2, 2], [1, 1, 1, 1], [3, 2, 3, 3]]
+    assert friedman([JOINT, BETTER, extra]) == pytest.approx(stats.friedmanchisquare(*ranks).pvalue)
+    assert math.isnan(friedman([JOINT, BETTER]))
+    assert friedman([result(name, [0.5, 0.6]) for name in "abc"]) == 1
+
+
+def test_a_narrow_terminal_leaves_columns_out_and_breaks_no_name() -> None:
+    names = ["joint", "unimodal_losses", "a_method_of_a_long_name"]
+    rows = table([result(name, [0.5, 0.6 + i / 100, 0.7]) for i, name in enumerate(names)])
+    seen = []
+    for width in (None, 140, 100, 80, 40, 10):
+        shown, left_out = for_terminal(rows, width)
+        wide = Console(width=10_000).measure(shown).maximum
+        console = Console(width=max(wide, width or 0), file=io.StringIO())
+        console.print(shown)
+        text = console.file.getvalue()
+        assert all(name in text for name in names)
+        assert "60.00 ± 10.00" in text
+        assert width is None or wide <= width or len(shown.columns) == 2  # method and accuracy always stand there
+        seen.append(set(left_out))
+    assert seen[0] == set()
+    assert all(more >= fewer for fewer, more in pairwise(seen))
+    assert "to joint" in seen[2]
+    assert "to unimodal_losses" not in seen[3]
+    [_, left_out] = for_terminal([row[:10] for row in table([JOINT, BETTER])], 60)
+    assert "to joint" not in left_out  # the only baseline there is

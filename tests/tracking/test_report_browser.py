@@ -15,6 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
+from raygap.tracking.report.comparison import write_comparison_report
 from raygap.tracking.report.page import write_report
 from raygap.tracking.report.run import Run
 
@@ -66,12 +67,11 @@ def brightness(rgb: str) -> float:
     return sum(int(part) for part in re.findall(r"\d+", rgb)[:3]) / 3
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1400, "light")])
-def test_the_page_renders_and_fits(width: int, scheme: str, browser: Browser, finished_run: Path) -> None:
-    visit = Visit(browser, finished_run / "report.html", width, scheme)
+def check_look(visit: Visit, width: int, scheme: str) -> None:
+    """All figures are drawn, nothing hides beyond the edge, and colours are the scheme's."""
     page = visit.page
     plots = page.locator(".plot").count()
-    assert plots > 8
+    assert plots > 6
     assert page.locator(".plot .main-svg .plot-container, .plot.js-plotly-plot").count() == plots
     assert page.evaluate("document.documentElement.scrollWidth") == width
     # Nothing hides beyond the edge either, but in what scrolls by itself.
@@ -85,7 +85,27 @@ def test_the_page_renders_and_fits(width: int, scheme: str, browser: Browser, fi
     assert (brightness(color(page, "section", "backgroundColor")) < 60) == dark
     assert (brightness(color(page, ".plot .xtitle", "fill")) > 180) == dark
     assert visit.trouble == []
-    page.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1400, "light")])
+def test_the_page_renders_and_fits(width: int, scheme: str, browser: Browser, finished_run: Path) -> None:
+    visit = Visit(browser, finished_run / "report.html", width, scheme)
+    check_look(visit, width, scheme)
+    visit.page.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1600, "light")])
+def test_a_comparisons_page_renders_and_fits(width: int, scheme: str, browser: Browser, compared: Path) -> None:
+    visit = Visit(browser, write_comparison_report(compared), width, scheme)
+    check_look(visit, width, scheme)
+    # Titles and names of methods are whole.
+    cut = visit.page.evaluate(
+        "() => [...document.querySelectorAll('.plot')].flatMap(p => [...p.querySelectorAll('text')].filter(t => {"
+        "const [a, b] = [t.getBoundingClientRect(), p.getBoundingClientRect()];"
+        "return a.left < b.left - 1 || a.right > b.right + 1; }).map(t => t.textContent))"
+    )
+    assert cut == []
+    visit.page.close()
 
 
 def test_the_figures_follow_a_change_of_the_scheme(browser: Browser, finished_run: Path) -> None:

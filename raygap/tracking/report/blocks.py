@@ -89,12 +89,21 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A cell that leads to another page, by its address as seen from this one."""
+
+    text: str
+    href: str
+
+
+@dataclass(frozen=True)
 class Table:
-    """The header first; the last `summary` rows sum up the others. A long table scrolls."""
+    """The header first; the last `summary` rows sum up the others. A long table scrolls, but for a `pinned` column."""
 
     rows: list[list[Any]]
     summary: int = 0
     sortable: bool = False
+    pinned: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,6 +146,14 @@ def chart(draw: Callable[[], Figure], caption: str = "", scroll: int = 0) -> Cha
         return Chart(content, figure.layout.height, caption, scroll)
     except Exception as error:
         return sorry(error)
+
+
+def built(build: Callable[[], Blocks]) -> Blocks:
+    """A section's blocks, or why there are none: one part is not worth the page."""
+    try:
+        return build()
+    except Exception as error:
+        return [sorry(error)]
 
 
 def sorry(error: Exception) -> Note:

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader
 
 from raygap.tracking.figures import GapCheck
 from raygap.tracking.report import sections
-from raygap.tracking.report.blocks import Blocks, sorry
+from raygap.tracking.report.blocks import Blocks, built, sorry
 from raygap.tracking.report.run import Run
 from raygap.tracking.run_folder import REPORT, check_sweep, write_text
 
@@ -52,7 +52,7 @@ def write_report(folder: Path, checks: dict[str, GapCheck] | None = None) -> Pat
         ("trials", "Trials", "Trials", sections.trials),
         ("again", "Do it again", "Do it again", sections.again),
     ]
-    made = [Section(name, short, title, _blocks(build, run)) for name, short, title, build in parts]
+    made = [Section(name, short, title, built(partial(build, run))) for name, short, title, build in parts]
     about = [datetime.now().strftime("written %Y-%m-%d %H:%M")]
     try:
         about.insert(0, f"{run.plan['fixed']['method']} on {run.plan['dataset']}")
@@ -76,13 +76,6 @@ def render(kind: str, title: str, about: str, made: list[Section]) -> str:
         # Scripts run by this alone: text that slipped through would not.
         nonce=secrets.token_urlsafe(16),
     )
-
-
-def _blocks(build: Callable[[Run], Blocks], run: Run) -> Blocks:
-    try:
-        return build(run)
-    except Exception as error:  # one part is not worth the page
-        return [sorry(error)]
 
 
 def _template() -> Any:

@@ -1,7 +1,6 @@
 """What a run folder holds, read part by part: one that is missing or damaged costs no other."""
 
 import csv
-import json
 from collections.abc import Container
 from dataclasses import replace
 from functools import cached_property
@@ -23,14 +22,12 @@ from raygap.imbalance.gaussians import DegenerateMixture
 from raygap.provenance import FACTS
 from raygap.schema import acting, field_paths, from_mapping
 from raygap.tracking.choice import choice_in_words
-from raygap.tracking.comparison_table import MethodResult, table
+from raygap.tracking.comparison_table import read_results, table
 from raygap.tracking.objectives import Objective, in_words, study_objectives
 from raygap.tracking.run_folder import FAILED, JOURNAL, PLAIN, PLAN, TEST, best_trial, fields_of, is_own, trial_folder
 from raygap.tracking.seed_results import SeedResults
 from raygap.tracking.spoiled import Suspects, suspects, trainings_of
 from raygap.tracking.worth import CHOSEN, CONFIGURATION, Worth
-
-COMPARISON = "comparison.json"
 
 
 class Absent(Exception):
@@ -250,14 +247,9 @@ class Run:
     @property
     def comparison(self) -> list[list[str]]:
         """Header and rows of the comparison that this run is a part of; empty if it is none, or none is done yet."""
-        file = self.folder.resolve().parent / COMPARISON
-        if not file.exists():
-            return []
-        results = [MethodResult(**entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
+        results = read_results(self.folder.resolve().parent)
         if self.folder.resolve().name.removesuffix("-paper") not in [result.method for result in results]:
             return []
-        for result in results:
-            result.seeds = {int(seed): metrics for seed, metrics in result.seeds.items()}
         return table(results)
 
     @cached_property
