@@ -55,7 +55,8 @@ def test_a_space_of_ones_own_gives_every_method_the_fields_that_it_has(tmp_path:
     file = tmp_path / "space.yaml"
     file.write_text(
         "fixed: {epochs: 6, loss.focus: 2.0}\n"
-        "space: {optimizer.lr: {uniform: [0.1, 0.2]}, pmr.alpha: {uniform: [0, 1]}, mixture.inits: {randint: [1, 5]}}"
+        "space: {optimizer.lr: {uniform: [0.1, 0.2]}, pmr.alpha: {uniform: [0, 1]},\n"
+        "        loss.align_weight: {uniform: [0.1, 1]}}"
     )
     methods = ("joint", "pmr", "gmm_adaptive", "dus_heuristic")
     asked = comparison(methods=methods, fixed={}, space=read_compared_space(file, methods))
@@ -63,13 +64,13 @@ def test_a_space_of_ones_own_gives_every_method_the_fields_that_it_has(tmp_path:
     shared = {"optimizer.lr", "optimizer.weight_decay"}
     assert plans["joint"].space.keys() == plans["dus_heuristic"].space.keys() == shared
     assert plans["pmr"].space.keys() == {*shared, "pmr.alpha"}
-    assert plans["gmm_adaptive"].space.keys() == {*shared, "mixture.inits"}
+    assert plans["gmm_adaptive"].space.keys() == {*shared, "loss.align_weight"}
     assert {str(plan.space["optimizer.lr"]) for plan in plans.values()} == {"{'uniform': [0.1, 0.2]}"}
     configs = {name: plan.check() for name, plan in plans.items()}
     assert {config.epochs for config in configs.values()} == {6}
     assert configs["gmm_adaptive"].loss.focus == 2
     assert (configs["dus_heuristic"].method, configs["dus_heuristic"].dus.kind) == ("unimodal_losses", "heuristic")
-    with pytest.raises(UserError, match="--space: pmr.alpha: none of joint has such a field"):
+    with pytest.raises(UserError, match=r"--space: loss\.focus: none of joint has such a field"):
         replace(asked, methods=("joint",)).plans()
     file.write_text("space: {method: {choice: [joint, pmr]}}")
     with pytest.raises(UserError, match="methods are named by --methods"):
