@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 import yaml
 
+from raygap.called import command
 from raygap.commands.options import SEARCH
 from raygap.ending import user_errors
 from raygap.schema import to_mapping
@@ -39,7 +40,7 @@ def main(
         bool, typer.Option("--json", help="JSON, with the value of the metric.", rich_help_panel=SEARCH)
     ] = False,
 ) -> None:
-    """Print the best configuration of a sweep."""
+    """Print the best configuration of a sweep, or of all methods of a comparison."""
     from raygap.tracking.best_sources import find_best, methods_compared
 
     found = find_best(source, top, metric)
@@ -51,8 +52,8 @@ def main(
         print(json.dumps(entries, indent=1))
         return
     if methods := methods_compared(source):
-        others = ", ".join(map(str, methods))
-        print(f"# best of {len(methods)} methods, chosen on VALIDATION; for one of them give its folder: {others}")
+        names = ", ".join(folder.name for folder in methods)
+        print(f"# chosen on VALIDATION, of {names}; of one method alone: {command('best', str(methods[0]))}")
     for one in found:
         value = "" if one.value is None else f": {one.metric} {one.value:.4f}"
         paper = "; PAPER PROTOCOL, chosen on TEST" if one.config.protocol == "paper" else ""

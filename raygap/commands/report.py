@@ -30,7 +30,7 @@ def main(
         ),
     ] = False,
 ) -> None:
-    """Write report.html of a sweep, and on request its report at W&B."""
+    """Write report.html of a sweep or a comparison, and on request a sweep's report at W&B."""
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder")
     inside = [] if (run / PLAN).exists() else sorted(file.parent for file in run.rglob(f"*/{PLAN}"))
