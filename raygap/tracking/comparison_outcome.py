@@ -2,6 +2,7 @@
 
 from raygap.tracking.comparison_table import ACCURACY, BASELINES, Difference, MethodResult, differences
 from raygap.tracking.seed_results import Interval
+from raygap.tracking.worth import points
 
 CLEAR = 0.05
 """A corrected p below this is called clear."""
@@ -40,13 +41,6 @@ def clear(difference: Difference) -> bool:
     return difference.t_test < CLEAR  # NaN, of a single seed, is not
 
 
-def points(difference: Difference) -> str:
-    """1.29 ± 0.68 points, without the sign."""
-    interval = difference.interval
-    width = f" ± {100 * interval.half_width:.2f}" if difference.seeds > 1 else ""
-    return f"{100 * abs(interval.mean):.2f}{width} points"
-
-
 def _against(baseline: str, found: dict[str, Difference]) -> list[str]:
     if not found:
         return [f"Only the baseline {baseline} has a result on these seeds."]
@@ -68,7 +62,8 @@ def _against(baseline: str, found: dict[str, Difference]) -> list[str]:
 
 
 def _ahead(method: str, difference: Difference) -> str:
-    return f"{method} by {points(difference)}, ahead on {difference.wins} of {difference.seeds} seeds"
+    size = points(difference.interval.mean, difference)
+    return f"{method} by {size} points, ahead on {difference.wins} of {difference.seeds} seeds"
 
 
 def _choice(results: list[MethodResult], found: dict[str, Difference], baseline: str | None) -> list[str]:
@@ -80,7 +75,7 @@ def _choice(results: list[MethodResult], found: dict[str, Difference], baseline:
         told += f", which reaches {reached(chosen)} on test"
     if difference := found.get(chosen.method):
         where = "ahead of" if difference.interval.mean > 0 else "behind"
-        told += f", {points(difference)} {where} {baseline}"
+        told += f", {points(abs(difference.interval.mean), difference)} points {where} {baseline}"
     tested = [result for result in results if result.seeds]
     highest = max(tested, key=lambda result: _interval(result).mean)
     if highest is chosen or (chosen.seeds and _interval(highest).mean == _interval(chosen).mean):

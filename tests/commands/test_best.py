@@ -92,9 +92,7 @@ def test_a_comparisons_folder_stands_for_all_its_methods_but_for_what_was_chosen
     shutil.copytree(trial_folder(run, 0), trial_folder(Path("compared/joint"), 4))
     Path("compared", COMPARISON).touch()
     first, second, *_ = call("best", "compared").stdout.splitlines()
-    assert first.startswith(
-        "# best of 3 methods, chosen on VALIDATION; for one of them give its folder: compared/gmm, "
-    )
+    assert first == "# chosen on VALIDATION, of gmm, joint, late; of one method alone: raygap best compared/gmm"
     assert second == "# trial 4, compared/joint: best_val_accuracy 0.8750"
     assert call("best", "compared/gmm").stdout.startswith("# trial 1, compared/gmm: ")
     assert json.loads(call("best", "compared", "--json").stdout)[0]["value"] == 0.875

@@ -10,7 +10,7 @@ from raygap.called import command
 from raygap.config import load_yaml
 from raygap.errors import UserError
 from raygap.plugins import file_name
-from raygap.tracking.comparison_outcome import chosen_method, clear, main_baseline, outcome, points, reached
+from raygap.tracking.comparison_outcome import chosen_method, clear, main_baseline, outcome, reached
 from raygap.tracking.comparison_table import (
     BASELINES,
     MethodResult,
@@ -40,6 +40,7 @@ from raygap.tracking.report.blocks import (
 from raygap.tracking.report.page import Section, render
 from raygap.tracking.report.run import Absent
 from raygap.tracking.run_folder import COMPARISON, REPORT, write_text
+from raygap.tracking.worth import points
 
 
 class Compared:
@@ -111,9 +112,8 @@ def _outcome(compared: Compared) -> Blocks:
         about = f"test accuracy over {len(chosen.seeds)} fresh seeds" if chosen.seeds else "not tested"
         tiles.append(Tile(f"Chosen on validation: {chosen.method}", value, about))
     if chosen and baseline and (difference := differences(results, baseline).get(chosen.method)):
-        sign = "+" if difference.interval.mean >= 0 else "−"
         about = f"paired, ahead on {difference.wins} of {difference.seeds} seeds"
-        tiles.append(Tile(f"To {baseline}", sign + points(difference).removesuffix(" points"), f"points, {about}"))
+        tiles.append(Tile(f"To {baseline}", points(difference.interval.mean, difference, "+"), f"points, {about}"))
     tiles.append(Tile("Budget a method", compared.budget.split()[0], f"{compared.budget.partition(' ')[2]}"))
     tiles.append(Tile("Methods", f"{len(results)} of {len(asked['methods'])}", "searched to the end"))
     found = differences(results, baseline).values() if baseline else ()

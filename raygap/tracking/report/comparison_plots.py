@@ -1,50 +1,23 @@
 """The figures of a comparison's page; as those of a sweep's, without a template."""
 
 from html import escape
-from typing import Any
 
 from plotly.graph_objects import Figure
 
 from raygap.tracking.comparison_outcome import main_baseline
-from raygap.tracking.comparison_table import ACCURACY, BASELINES, MethodResult
-from raygap.tracking.report.plots import AUDIO, FUSED, MODALITIES, QUIET, VISUAL, finish, rounded
+from raygap.tracking.comparison_table import ACCURACY, BASELINES, Difference, MethodResult
+from raygap.tracking.report.plots import AUDIO, FUSED, MODALITIES, QUIET, VISUAL, ahead, finish, rounded, rows
 from raygap.tracking.report.run import Absent
-from raygap.tracking.seed_results import Interval, Paired
+from raygap.tracking.seed_results import Interval
 
-ROW = 30
-"""Pixels of a method in a figure that has a line for each."""
 TOO_NEAR = 0.07
 """Names of two points this near, as a share of a figure's height, would lie on each other."""
 
 
-def forest(found: dict[str, Paired], baseline: str) -> Figure:
-    """How far each method is ahead of the baseline, in points: a dot a seed, the mean with its interval."""
+def forest(found: dict[str, Difference], baseline: str) -> Figure:
+    """How far each method is ahead of the baseline, the furthest first."""
     order = sorted(found, key=lambda method: -found[method].interval.mean)
-    figure = Figure()
-    for method in order:
-        paired, interval = found[method], found[method].interval
-        ahead = FUSED if interval.mean > 0 else AUDIO
-        color = ahead if paired.clear else QUIET
-        figure.add_scatter(
-            x=[rounded(100 * gain) for gain in paired.gains],
-            y=[escape(method)] * paired.seeds,
-            mode="markers",
-            marker={"color": color, "size": 6, "opacity": 0.4},
-            hovertemplate="%{x:+.2f}<extra></extra>",
-        )
-        width = 100 * interval.half_width if paired.seeds > 1 else 0
-        figure.add_scatter(
-            x=[rounded(100 * interval.mean)],
-            y=[escape(method)],
-            error_x={"array": [rounded(width)], "color": color, "thickness": 2, "width": 4},
-            mode="markers",
-            marker={"color": color, "symbol": "diamond", "size": 11},
-            hovertemplate=f"{escape(method)} %{{x:+.2f}} ± {width:.2f}, ahead on {paired.wins} of {paired.seeds} seeds"
-            "<extra></extra>",
-        )
-    figure.add_vline(x=0, line={"color": QUIET, "dash": "dot"})
-    figure.update_layout(xaxis_title=f"points ahead of {escape(baseline)}")
-    return _rows(figure, order)
+    return ahead({method: found[method] for method in order}, f"points ahead of {escape(baseline)}")
 
 
 def ranks(found: dict[str, float], difference: float) -> Figure:
@@ -65,7 +38,7 @@ def ranks(found: dict[str, float], difference: float) -> Figure:
     figure.add_annotation(x=best, y=1, yref="paper", text=text, showarrow=False, xanchor="left", yanchor="bottom")
     figure.update_layout(xaxis_title="mean rank (1 is best)", margin_t=30)
     figure.update_xaxes(range=[0.8, max(len(order), last) + 0.2])
-    return _rows(figure, order)
+    return rows(figure, order)
 
 
 def modalities(results: list[MethodResult]) -> Figure:
@@ -89,7 +62,7 @@ def modalities(results: list[MethodResult]) -> Figure:
             name=name,
         )
     figure.update_layout(xaxis_title="test accuracy, %")
-    return _rows(figure, [result.method for result in order], legend=True)
+    return rows(figure, [result.method for result in order], legend=True)
 
 
 def against_cost(results: list[MethodResult], cost: str, chosen: MethodResult | None) -> Figure:
@@ -138,13 +111,13 @@ def _named_points(
         kind = "baseline" if result.method in BASELINES else "other method"
         kinds["chosen on validation" if result is chosen else kind][2].append(i)
     figure = Figure()
-    for kind, (color, symbol, rows) in kinds.items():
+    for kind, (color, symbol, own) in kinds.items():
         figure.add_scatter(
-            x=[rounded(x[i]) for i in rows],
-            y=[rounded(y[i]) for i in rows],
-            text=[escape(results[i].method) if i in labelled else "" for i in rows],
-            textposition=["middle right" if x[i] <= middle else "middle left" for i in rows],
-            customdata=[escape(results[i].method) for i in rows],
+            x=[rounded(x[i]) for i in own],
+            y=[rounded(y[i]) for i in own],
+            text=[escape(results[i].method) if i in labelled else "" for i in own],
+            textposition=["middle right" if x[i] <= middle else "middle left" for i in own],
+            customdata=[escape(results[i].method) for i in own],
             mode="markers+text",
             marker={"color": color, "symbol": symbol, "size": 12 if symbol == "star" else 9},
             cliponaxis=False,
@@ -156,11 +129,3 @@ def _named_points(
 
 def _of(result: MethodResult, metric: str) -> Interval:
     return Interval.of([metrics[metric] for metrics in result.seeds.values()])
-
-
-def _rows(figure: Figure, methods: list[str], legend: bool = False) -> Figure:
-    """Methods below each other, in this order."""
-    names: dict[str, Any] = {"categoryorder": "array", "categoryarray": [escape(method) for method in methods]}
-    figure.update_yaxes(**names, autorange="reversed", showgrid=False)
-    figure.update_layout(showlegend=legend)
-    return finish(figure, 110 + ROW * len(methods))

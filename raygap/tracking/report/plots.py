@@ -25,6 +25,8 @@ SCALE = ["#a9b6c6", "#3f8ae0", "#e0562b"]
 MODALITIES = {"fused": FUSED, "audio": AUDIO, "visual": VISUAL}
 MOST_STEPS = 60
 """Positions of a slider at most."""
+ROW = 32
+"""Pixels of a name in a figure that has a line for each."""
 MANY = 60
 """Lines that can still be told apart."""
 
@@ -189,30 +191,40 @@ def _curves(trials: list[FrozenTrial]) -> dict[str, Any]:
     return {"x": x, "y": y, "customdata": numbers, "mode": "lines", "hovertemplate": hover}
 
 
-def ahead(found: dict[str, Paired]) -> Figure:
-    """How far the chosen configuration is ahead of each reference: the mean with its interval, and a dot a seed."""
+def ahead(found: dict[str, Paired], axis: str = "ahead of it by, points") -> Figure:
+    """How far one configuration is ahead of another, by name: a dot a seed, the mean with its interval; grey if that
+    holds 0.
+    """
     figure = Figure()
     for name, paired in found.items():
+        mean, width = 100 * paired.interval.mean, 100 * paired.interval.half_width if paired.seeds > 1 else 0
+        color = QUIET if not paired.clear else FUSED if mean > 0 else AUDIO
         figure.add_scatter(
             x=[rounded(100 * gain) for gain in paired.gains],
-            y=[name] * paired.seeds,
+            y=[escape(name)] * paired.seeds,
             mode="markers",
-            marker={"color": QUIET, "size": 6},
-            hovertemplate="%{x:+.1f}<extra></extra>",
+            marker={"color": color, "size": 6, "opacity": 0.45},
+            hovertemplate="%{x:+.2f}<extra></extra>",
         )
-        width = 100 * paired.interval.half_width if paired.seeds > 1 else 0
         figure.add_scatter(
-            x=[rounded(100 * paired.interval.mean)],
-            y=[name],
-            error_x={"array": [rounded(width)], "thickness": 2},
+            x=[rounded(mean)],
+            y=[escape(name)],
+            error_x={"array": [rounded(width)], "color": color, "thickness": 2, "width": 4},
             mode="markers",
-            marker={"color": FUSED if paired.interval.mean > 0 else AUDIO, "symbol": "diamond", "size": 11},
-            hovertemplate="%{x:+.1f}<extra></extra>",
+            marker={"color": color, "symbol": "diamond", "size": 11},
+            hovertemplate=f"%{{x:+.2f}} ± {width:.2f}, ahead on {paired.wins} of {paired.seeds} seeds<extra></extra>",
         )
     figure.add_vline(x=0, line={"color": QUIET, "dash": "dot"})
-    figure.update_layout(xaxis_title="ahead of it by, points", showlegend=False)
-    figure.update_yaxes(autorange="reversed")
-    return finish(figure, 110 + 44 * len(found))
+    figure.update_layout(xaxis_title=axis)
+    return rows(figure, list(found))
+
+
+def rows(figure: Figure, names: list[str], legend: bool = False) -> Figure:
+    """A figure whose names stand below each other, in this order."""
+    order = {"categoryorder": "array", "categoryarray": [escape(name) for name in names]}
+    figure.update_yaxes(**order, autorange="reversed", showgrid=False)
+    figure.update_layout(showlegend=legend)
+    return finish(figure, 110 + ROW * len(names))
 
 
 def seeds(results: SeedResults) -> Figure:
