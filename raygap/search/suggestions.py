@@ -240,8 +240,10 @@ class StudySearch(Searcher):
         best trial's.
         """
         values, left = result.get(SEED_VALUES, ()), self.seeds - len(result.get(SEED_VALUES, ()))
+        if not values or not left:  # of one seed nothing is noted
+            return False
         ended = [trial.user_attrs[SEED_VALUES] for trial in own_trials(self.study, TrialState.COMPLETE)]
-        if not values or not left or not ended:
+        if not ended:
             return False
         before = [[self._sign * value for value in of_one] for of_one in ended]
         highest = max(max(map(max, before)), *values)
