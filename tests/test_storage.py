@@ -60,7 +60,7 @@ def test_a_file_comes_back_as_it_went(storage: Storage, tmp_path: Path) -> None:
 def test_training_goes_on_at_another_machine(
     storage: Storage, small_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = list(train(CONFIG, small_store, tmp_path / "whole"))
+    whole = list(train_trial(CONFIG, small_store, tmp_path / "whole", None))
     rows = train_trial(CONFIG, small_store, tmp_path / "unused", None, storage)
     list(islice(rows, 3))
     rows.close()

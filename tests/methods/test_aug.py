@@ -28,7 +28,7 @@ def test_the_modality_behind_gets_classifiers_which_learn_and_are_kept() -> None
     start = {name: value.clone() for name, value in network.named_parameters()}
     for epoch in range(9):
         method.begin_epoch(epoch, network, None)
-        method.scores += torch.tensor([30.0, 3.0])  # audio is far ahead
+        method.sums += torch.tensor([30.0, 3.0])  # audio is far ahead
         batch = step(epoch=epoch)
         method.train_step(network, optimizer, batch, nullcontext)
     assert network.fusion.used == {"audio": 1, "visual": 4}  # after 1, 4 and 8 of 40 epochs
@@ -46,7 +46,7 @@ def test_the_modality_behind_gets_classifiers_which_learn_and_are_kept() -> None
 def test_none_comes_where_both_are_as_good() -> None:
     method, network = method_and_network("aug", epochs=40)
     method.begin_epoch(0, network, None)
-    method.scores = torch.tensor([1.0, 1.005])
+    method.sums = torch.tensor([1.0, 1.005])
     method.begin_epoch(1, network, None)
     assert network.fusion.used == {"audio": 1, "visual": 1}
 

@@ -108,7 +108,7 @@ def test_without_an_account_files_are_written_and_a_resumed_sweep_goes_on(tmp_pa
 def test_a_trial_that_died_before_it_started_is_logged_and_one_that_never_ran_harms_nobody(tmp_path: Path) -> None:
     told: list[tuple[str, int]] = []
     log = SimpleNamespace(
-        start=lambda number, config: told.append(("start", number)),
+        start=lambda number, config, noted: told.append(("start", number)),
         end=lambda trial, epochs: told.append(("end", trial.number)),
     )
     study = optuna.create_study()
