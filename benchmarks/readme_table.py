@@ -38,7 +38,8 @@ def read(file: Path) -> dict[tuple[str, int], Accuracies]:
 
 def table(groups: dict[tuple[str, int], Accuracies]) -> list[str]:
     """Lines of Markdown: the baseline's accuracy, and the differences of the others to it, over the seeds of both."""
-    lines = [f"| training clips | epochs | {BASELINE} | {' | '.join(COLUMNS)} |", "|---|---|---|" + "---|" * len(COLUMNS)]
+    lines = [f"| training clips | epochs | {BASELINE} | {' | '.join(COLUMNS)} |"]
+    lines.append("|---|---|---|" + "---|" * len(COLUMNS))
     for data, words in DATA.items():
         for epochs in sorted(epochs for name, epochs in groups if name == data):
             arms = groups[data, epochs]

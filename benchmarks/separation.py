@@ -292,7 +292,15 @@ def report(results: list[Result]) -> list[str]:
 def write_csv(path: Path, results: list[Result]) -> None:
     """One row a run, with what made it."""
     names = ["data", "arm", "epochs", "seed", "val_accuracy", "test_accuracy", "test_audio_accuracy"]
-    names += ["test_visual_accuracy", "auroc_sound", "auroc_picture", "auroc_any", "scoring_epochs", "cpu", "failed"]
+    names += [
+        "test_visual_accuracy",
+        "auroc_sound",
+        "auroc_picture",
+        "auroc_any",
+        "scoring_epochs",
+        "seconds",
+        "failed",
+    ]
     with path.open("w", newline="") as file:
         table = csv.DictWriter(file, [*names, *FACTS], extrasaction="ignore")
         table.writeheader()
