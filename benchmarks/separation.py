@@ -291,7 +291,17 @@ def report(results: list[Result]) -> list[str]:
 
 def write_csv(path: Path, results: list[Result]) -> None:
     """One row a run, with what made it."""
-    names = ["data", "arm", "epochs", "seed", "val_accuracy", "test_accuracy", "test_audio_accuracy"]
+    names = [
+        "data",
+        "arm",
+        "epochs",
+        "seed",
+        "seconds",
+        "failed",
+        "val_accuracy",
+        "test_accuracy",
+        "test_audio_accuracy",
+    ]
     names += [
         "test_visual_accuracy",
         "auroc_sound",
