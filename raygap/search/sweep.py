@@ -157,6 +157,7 @@ def _run(
                         copies.folder if copies else None,
                         number_of=itemgetter(TRIAL_NUMBER),
                         quiet=quiet,
+                        by_trials=plan.trial_seconds is None and time_budget is None,
                     ),
                     *([GiveBack()] if several else []),
                     *([WandbCallback(log, search.study, partial(_describe, plan.fixed))] if log else []),

@@ -35,10 +35,13 @@ class ProgressLine(Callback):
         *,
         number_of: Callable[[dict[str, Any]], int],
         quiet: bool = False,
+        by_trials: bool = True,
     ) -> None:
-        """`number_of` gives a trial's number, from the configuration that Tune has; `quiet` shows nothing."""
+        """`number_of` gives a trial's number, from the configuration that Tune has; `quiet` shows nothing; `by_trials`:
+        the planned trials end the search, not seconds, and so say how long it takes.
+        """
         self.study, self.folder, self.planned, self.epochs, self.storage = study, folder, planned, epochs, storage
-        self.number_of, self.quiet = number_of, quiet
+        self.number_of, self.quiet, self.by_trials = number_of, quiet, by_trials
         self.running = Whereabouts()
         # Kept, not counted anew at every epoch: a study may have thousands of trials.
         self.ended: Counter[TrialState] = Counter()
@@ -144,7 +147,7 @@ class ProgressLine(Callback):
         """How long what is left of the sweep takes, by what has been done here, from the first epoch on."""
         at_work = self.running.epochs_done / self.epochs
         done, left = self.ended.total() - self.before + at_work, self.planned - self.ended.total() - at_work
-        if done * self.epochs < 1 or left <= 0:
+        if not self.by_trials or done * self.epochs < 1 or left <= 0:
             return ""
         return f" · in all about {rough((time.monotonic() - self.began) * left / done)} left"
 

@@ -87,6 +87,7 @@ def test_a_budget_of_seconds_ends_every_search_and_is_not_spent_twice_and_the_pa
     small_store: Store, tmp_path: Path, ray_cluster: None
 ) -> None:
     asked = comparison(methods=("joint",), trials=10_000, budget=2.0, seeds=1, paper=True, concurrency=1)
+    write_comparison(asked, tmp_path)
     first = compare(asked, tmp_path, small_store.path, lambda seed, metrics: None, lambda line: None)
     again = compare(asked, tmp_path, small_store.path, lambda seed, metrics: None, lambda line: None)
     # The number chosen on test is the best test accuracy of any epoch, trained on train and val.

@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 from raygap.tracking.report.comparison import write_comparison_report
 from raygap.tracking.report.page import write_report
 from raygap.tracking.report.run import Run
+from raygap.tracking.spoiled import trainings_of
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -156,11 +157,11 @@ def test_text_from_outside_stays_text(browser: Browser, finished_run: Path, tmp_
         study_name="sweep", storage=JournalStorage(JournalFileBackend(str(run / "study.journal")))
     )
     study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"error": attack}))
-    file = Run(run).files / "ledger.parquet"
-    ledger = pq.read_table(file).to_pydict()
-    ledger["clip"] = [f"{name} {attack}" for name in ledger["clip"]]
-    ledger["label"] = [f"{attack} {name}" for name in ledger["label"]]
-    pq.write_table(pa.table(ledger), file)
+    for folder in trainings_of(run, Run(run).best.number):
+        ledger = pq.read_table(folder / "ledger.parquet").to_pydict()
+        ledger["clip"] = [f"{name} {attack}" for name in ledger["clip"]]
+        ledger["label"] = [f"{attack} {name}" for name in ledger["label"]]
+        pq.write_table(pa.table(ledger), folder / "ledger.parquet")
     metrics = pq.read_table(Run(run).files / "metrics.parquet").to_pydict()
     metrics["stage"] = [attack] * len(metrics["stage"])
     pq.write_table(pa.table(metrics), Run(run).files / "metrics.parquet")
