@@ -415,7 +415,8 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outc
         console.print(seeds_table(outcome.test))
     if compared:
         console.print("Beside its references, on the same seeds, in percent; differences are paired by seed, ± 95 %:")
-        console.print(terminal_table(outcome.worth.table()))
+        # A line below says what corrections change.
+        console.print(terminal_table([row[:-1] for row in outcome.worth.table()]))
         print("\n".join(outcome.worth.lines()))
     Progress(console).note(_on_chance(plan, store, outcome))
     if plan.dataset == "demo":

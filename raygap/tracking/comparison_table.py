@@ -187,8 +187,6 @@ def for_terminal(rows: list[list[str]], width: int | None) -> tuple[Table, list[
         kept = [i for i, name in enumerate(rows[0]) if name not in (*DETAILS, *left_out)]
         header, *body = [[row[i].split(" (±")[0] for i in kept] for row in rows]
         shown = terminal_table([[_in_two_lines(name) for name in header], *body])
-        for column in shown.columns:
-            column.no_wrap = True
         others = [name for name in order if name in header]
         if width is None or not others or Console(width=10_000).measure(shown).maximum <= width:
             return shown, left_out

@@ -192,8 +192,10 @@ def seeds_table(results: SeedResults) -> Table:
 
 
 def terminal_table(rows: list[list[str]]) -> Table:
-    """Any rows, the header first, for the terminal."""
-    table = Table(*rows[0], box=SIMPLE)
+    """Any rows, the header first, for the terminal; no cell is broken."""
+    table = Table(box=SIMPLE)
+    for name in rows[0]:
+        table.add_column(name.replace(" ", "\n", 1), no_wrap=True)
     for row in rows[1:]:
         table.add_row(*row)
     return table
