@@ -7,7 +7,7 @@ seeds.csv.
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -143,7 +143,7 @@ class Comparison:
         }
         return replace(self.space, fixed=fixed, space=space)
 
-    def _fields_of(self, method: str) -> dict[str, Any]:
+    def _fields_of(self, method: str) -> Mapping[str, Any]:
         return field_paths(load_space(self.dataset, method, None).fixed["method"])
 
     def budget_in_words(self) -> str:
@@ -169,7 +169,7 @@ def read_comparison(folder: Path) -> Comparison:
     if space:
         source = f"{folder / COMPARISON}: space"
         read = parse_space(asdict(space), source, space.trials, *comparison.methods)
-        space = replace(read, meant_for=space.meant_for)
+        space = SearchSpace(read.fixed, read.space, read.trials, space.meant_for)
     return replace(comparison, fixed=fixed, space=space)
 
 

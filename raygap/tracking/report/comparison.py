@@ -190,7 +190,7 @@ def _methods(compared: Compared) -> Blocks:
     header, *rows = table(compared.results)
     linked = [[_link(compared.folder, row[0]), *(_of_one_line(cell) for cell in row[1:])] for row in rows]
     notes = [Note(f"{result.method}: {note}", "doubt") for result in compared.results for note in result.notes]
-    shown = [[header[0], *header[1:]], *linked]
+    shown: list[list[Any]] = [header, *linked]
     return [Table(shown, pinned=True), Note(legend(compared.budget, compared.asked["seeds"])), *notes]
 
 
