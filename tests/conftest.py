@@ -29,11 +29,11 @@ os.environ |= {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """The whole suite is tested by two processes: one has what needs Ray, which waits for its workers most of the time.
 
-    All tests of clusters, which wait even longer, are tested by three; what is asked for by name in this process.
+    What is asked for by name, or starts machines of its own, is tested in this process: several clusters at a time only
+    wait for each other.
     """
-    if config.args != config.getini("testpaths") or config.option.keyword:
-        return 0
-    return {"not cluster": 2, "cluster": 3}.get(config.option.markexpr, 0)
+    whole = config.args == config.getini("testpaths") and config.option.markexpr == "not cluster"
+    return 2 if whole and not config.option.keyword else 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

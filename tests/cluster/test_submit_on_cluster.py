@@ -63,7 +63,7 @@ class Secured:
             env=self.environment | environment,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
             check=False,
         )
 

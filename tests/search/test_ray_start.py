@@ -149,7 +149,7 @@ def test_a_sweep_on_a_ray_of_its_own_ends_with_a_summary_when_everything_gets_si
     assert len(list(run.glob("trials/*"))) == 1, "one core, one trial"
     for process in [*psutil.Process(sweep.pid).children(recursive=True), psutil.Process(sweep.pid)]:
         process.send_signal(signal.SIGTERM)
-    said = sweep.communicate(timeout=200)[0]
+    said = sweep.communicate(timeout=400)[0]
     assert sweep.returncode == 143, said
     assert f"go on with: python launch/sweep.py --dataset manifest --out {run} --resume" in said
     assert "too long a name for Ray's sockets" in said

@@ -82,7 +82,7 @@ def test_sweeps_on_this_machine(machine: Path, server: WandbServer, small_store:
         env=kept | environment,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=600,
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
