@@ -19,7 +19,7 @@ from scipy.special import expit, logit
 
 from raygap.imbalance.gaussians import DegenerateMixture
 from raygap.imbalance.null_check import CLEARLY_APART
-from raygap.imbalance.scores_mixture import CLIP, fit_reliability
+from raygap.imbalance.scores_mixture import CLIP, centred, fit_reliability
 
 Kind = Literal["sound", "picture", "mismatch", "label"]
 KINDS: dict[Kind, str] = {
@@ -32,8 +32,6 @@ LISTED = 0.5
 """Clips are listed from this probability on."""
 FEW = 0.05
 """Share of all clips that a kind lists at most where the groups it goes by are not well apart."""
-FEWEST = 10
-"""A class of fewer clips says little about how hard it is: its scores are not centred."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,12 +124,7 @@ def _centred(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     if not np.isfinite(scores).all():
         raise DegenerateMixture(f"{int((~np.isfinite(scores)).sum())} clips have no score")
     logits = logit(np.clip(scores.astype(np.float64), CLIP, 1 - CLIP))
-    centred, overall = logits.copy(), np.median(logits)
-    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
-        if count >= FEWEST:
-            own = labels == label
-            centred[own] += overall - np.median(logits[own])
-    return expit(centred)
+    return expit(centred(logits[:, None], labels)[:, 0])
 
 
 def _ashman(means: np.ndarray, variances: np.ndarray) -> float:

@@ -60,5 +60,7 @@ def find_preset(name: str) -> Preset:
     check_method(method)
     if found := preset(method, dataset):
         return found
-    there = [f"{file.stem}:{name}" for file in sorted(FILES.glob("*.yaml")) for name in read_presets(file)]
-    raise UserError(f"--preset {name}: nothing published is noted for it; there are {', '.join(there)}")
+    own = FILES / f"{method}.yaml"
+    there = [f"{method}:{name}" for name in read_presets(own)] if own.exists() else []
+    others = f"there are {', '.join(there)}" if there else f"nor for {method} on other data sets"
+    raise UserError(f"--preset {name}: nothing published is noted for it; {others}")

@@ -121,7 +121,7 @@ def test_a_bad_preset_is_named(text: str, message: str, tmp_path: Path) -> None:
 
 
 def test_a_preset_that_is_not_there_is_one_line_with_those_that_are() -> None:
-    with pytest.raises(UserError, match=r"--preset joint:demo: nothing published .*ogm_ge:cremad"):
+    with pytest.raises(UserError, match=r"--preset joint:demo: nothing published .*there are joint:cremad"):
         find_preset("joint:demo")
     with pytest.raises(UserError, match="expected METHOD:DATASET"):
         find_preset("ogm_ge")
