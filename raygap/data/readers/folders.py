@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 SYSTEM_FOLDERS = {"__macosx", "@eadir", "$recycle.bin", "lost+found", "system volume information"}
@@ -48,11 +48,11 @@ def is_hidden_folder(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
-def _without_leftovers(paths: Iterable[Path], passed_over: list[str]) -> list[Path]:
+def _without_leftovers(paths: list[Path], passed_over: list[str]) -> list[Path]:
     finished = [path for path in paths if not is_leftover(path.name)]
     stems = {path.stem for path in finished}
     kept = [path for path in finished if not copy_of(path.stem, stems)]
-    passed_over += [path.name for path in paths if path not in set(kept)]
+    passed_over += sorted(path.name for path in set(paths).difference(kept))
     return kept
 
 

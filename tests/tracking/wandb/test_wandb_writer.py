@@ -241,6 +241,8 @@ def test_what_cannot_be_written_costs_one_warning(tmp_path: Path) -> None:
     assert "wandb sync" not in sweep.said[0]  # of files that are not there
 
 
+OWN_NAMESPACES = ("--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+"""Its own disk, and what it starts ends with it."""
 ON_A_SMALL_DISK = 'mount -t tmpfs -o size=300k tmpfs "$1" || exit 77; exec python -c "$2" "$1"'
 LOG_MUCH = """
 import json, pathlib, sys, test_wandb_writer as test
@@ -264,7 +266,7 @@ def test_a_full_disk_costs_one_warning(
     disk = tmp_path / "disk"
     disk.mkdir()
     # Mounted for this command alone.
-    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", ON_A_SMALL_DISK, "sh", disk, LOG_MUCH]
+    command = ["unshare", *OWN_NAMESPACES, "sh", "-c", ON_A_SMALL_DISK, "sh", disk, LOG_MUCH]
     told = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if "unshare failed" in told.stderr or told.returncode == 77:
         pytest.skip(f"no disk can be mounted here: {told.stderr}")
