@@ -28,11 +28,14 @@ SOCKET_NAME = 103 if sys.platform == "darwin" else 107
 SHORT = "/tmp"
 
 
-def start_ray() -> None:
+def start_ray(dashboard: bool = True) -> None:
     """Connect to the cluster that RAY_ADDRESS names, or start a Ray on this machine; nothing if Ray is running.
 
     Without RAY_ADDRESS it joins nobody's: whatever `ray start` has left on a machine may be old, small, or another's.
-    Leaves the handler of SIGTERM as it was. Raises UserError if the cluster does not answer, or Ray does not start.
+    The dashboard of a Ray of our own costs five seconds of CPU time; trials of several workers need it, since Ray asks
+    its State API for their leftovers. Leaves the handler of SIGTERM as it was.
+
+    Raises UserError if the cluster does not answer, or Ray does not start.
     """
     import ray
     import torch
@@ -55,7 +58,8 @@ def start_ray() -> None:
         else:
             # Ray's own count of CPUs knows of no affinity (Slurm, cpusets).
             gpus = None if torch.cuda.is_available() else 0  # those that torch cannot use would stand idle
-            ray.init("local", num_cpus=cpu_count(), num_gpus=gpus, _temp_dir=_ray_folder(), **options)
+            options |= {"num_cpus": cpu_count(), "num_gpus": gpus, "include_dashboard": dashboard}
+            ray.init("local", _temp_dir=_ray_folder(), **options)
     except Exception as error:
         if address:
             raise UserError(f"the Ray cluster at {address} did not take this process: {first_line(error)}") from None

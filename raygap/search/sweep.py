@@ -74,7 +74,7 @@ def run_trials(
     number and start from their last epoch. Where the GPUs of a trial are to be found out, the first runs alone.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    start_ray()
+    start_ray(dashboard=plan.check().compute.workers > 1)
     began = time.monotonic()
     if plan.gpus_per_worker == AUTO and any(node.get("GPU") for node in nodes()):
         study = read_study(folder)
