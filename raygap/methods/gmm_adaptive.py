@@ -32,7 +32,7 @@ class AdaptiveLoss(GuidedLoss):
     shift_weight: float = Field(0.0, ge=0, le=100, json_schema_extra=LATER | acts_when(ALIGNING))
     """Weight, inside the alignment term, of pulling imbalanced clips to the balanced mean."""
     focus_scope: Literal["all", "fusion"] = Field(
-        "all", json_schema_extra=LATER | acts_when({"loss.focus": ">0", "loss.unimodal_weight": ">0"})
+        "fusion", json_schema_extra=LATER | acts_when({"loss.focus": ">0", "loss.unimodal_weight": ">0"})
     )
     """Focus the fused and unimodal losses, or the fused loss alone."""
 

@@ -203,7 +203,9 @@ def load_space(dataset: str, method: str | None, file: Path | SearchSpace | None
         named = {"method": held.get("method", method)}
         return SearchSpace(beneath | top.fixed | named, top.space, top.trials, top.meant_for)
     if own:
-        return SearchSpace(base.fixed | {"method": method} | own.fixed, own.space, base.trials, own.meant_for)
+        # Spaces of data sets are of guided methods: theirs say what they have beside it.
+        searched = base.space | own.space if find_method(own.fixed.get("method", method)).guided else own.space
+        return SearchSpace(base.fixed | {"method": method} | own.fixed, searched, base.trials, own.meant_for)
     return SearchSpace(base.fixed | {"method": method}, base.space, base.trials)
 
 

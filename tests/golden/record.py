@@ -68,7 +68,7 @@ Curve = dict[str, list[Any]]
 def fixed(space: str) -> dict[str, Any]:
     """The fields that a file in search_spaces/ holds fixed; none if there is no such file."""
     file = SPACES / f"{space}.yaml"
-    return flatten(load_yaml(file)["fixed"]) if file.exists() else {}
+    return flatten(load_yaml(file).get("fixed") or {}) if file.exists() else {}
 
 
 def fields_of(name: str) -> dict[str, Any]:
