@@ -196,7 +196,8 @@ class Model(Section):
 
 
 class Optimizer(Section):
-    """Optimiser and learning-rate schedule; the rate depends on the epoch alone."""
+    """Optimiser, learning-rate schedule and what a step of the weights is; the rate depends on the epoch, and on the
+    step only while it rises (ramp_epochs)."""
 
     name: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum, or AdamW."""
@@ -207,13 +208,29 @@ class Optimizer(Section):
     weight_decay: float = Field(1e-4, ge=0, le=1)
     """Weight decay (decoupled with adamw)."""
     batch_size: int = Field(64, ge=1, le=4096)
-    """Clips a step, over all workers."""
+    """Clips a batch, over all workers; a step has optimizer.accumulate batches."""
     schedule: Literal["constant", "step", "cosine"] = "constant"
     """constant; step: times gamma every step_size epochs; cosine: to 0 over all epochs of the trial."""
     step_size: int = Field(70, ge=1, le=10_000, json_schema_extra=acts_when({"optimizer.schedule": "step"}))
     """Epochs between two drops of schedule step."""
     gamma: float = Field(0.1, gt=0, le=1, json_schema_extra=acts_when({"optimizer.schedule": "step"}))
     """Factor of one drop of schedule step."""
+    ramp_epochs: float = Field(0.0, ge=0, le=1000)
+    """The learning rate rises step by step from 0 to the schedule's over as many first epochs (0.5: half of the first);
+    0: from the first step on it is the schedule's. Not the stage warm-up."""
+    clip_norm: float = Field(0.0, ge=0, le=1e6)
+    """Gradients of all weights together are scaled down to this norm where theirs is larger; 0: left as they are."""
+    accumulate: int = Field(1, ge=1, le=1024)
+    """Batches a step: their gradients are averaged over the clips. As accumulate * batch_size clips in one batch, in
+    less memory, but that batches are normalised alone (model.norm=batch)."""
+
+
+class Labels(Section):
+    """How the labels enter the losses, in all stages and of both modalities; methods multiply what follows by their own
+    weights of each clip."""
+
+    smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of each label that is spread over all classes alike."""
 
 
 class Warmup(Section):
@@ -324,6 +341,7 @@ class TrialConfig(Section):
     augment: Augment = Augment()
     model: Model = Model()
     optimizer: Optimizer = Optimizer()
+    labels: Labels = Labels()
     warmup: Warmup = Warmup()
     gap: Gap = Gap()
     history: History = History()

@@ -26,7 +26,6 @@ from pydantic import Field
 from raygap.config import LATER, Section
 from raygap.lazy import torch
 from raygap.methods.base import Method
-from raygap.methods.losses import cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,9 +59,9 @@ class Arl(Method):
         """The losses of the batch."""
         gamma = self.config.arl.gamma
         return {
-            "fusion": cross_entropy(outputs.fused, labels).mean(),
-            "audio": gamma * self.weighted("audio", cross_entropy(outputs.audio, labels), index, "audio"),
-            "visual": gamma * self.weighted("visual", cross_entropy(outputs.visual, labels), index, "visual"),
+            "fusion": self.cross_entropy(outputs.fused, labels).mean(),
+            "audio": gamma * self.weighted("audio", self.cross_entropy(outputs.audio, labels), index, "audio"),
+            "visual": gamma * self.weighted("visual", self.cross_entropy(outputs.visual, labels), index, "visual"),
         }
 
     def backward(self, network: Network, outputs: Outputs, terms: Terms, step: Step) -> None:

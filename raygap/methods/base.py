@@ -58,6 +58,20 @@ def layer_weights(encoder: torch.nn.Module) -> list[Tensor]:
     return [parameter for parameter in encoder.parameters() if parameter.ndim > 1]
 
 
+class Optimizer(Protocol):
+    """What moves the weights: any of torch's optimisers, or raygap's, which adds to a step what is configured."""
+
+    @property
+    def state(self) -> Any:
+        """What it remembers of each weight."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's."""
+
+    def step(self) -> None:
+        """Move the weights by their gradients; once a batch, where `one_step` is so."""
+
+
 class Look(Protocol):
     """Outputs of training clips, without augmentation, in evaluation mode, on the CPU; all workers call it together."""
 
@@ -85,6 +99,10 @@ class Method:
     """Its plain_terms weigh unimodal losses by warmup.unimodal_weight."""
     unimodal_losses = False
     """It has a loss a modality whose clips DUS can draw: `weighted` gets them with their modality's name."""
+    one_step = True
+    """It takes one step a batch, so that the gradients of several can make one (optimizer.accumulate)."""
+    per_clip_labels = True
+    """What each clip's labels cost is self.cross_entropy alone, so that labels.* can change it."""
 
     def __init__(
         self, config: TrialConfig, labels: np.ndarray, device: torch.device, workers: Workers | None = None
@@ -116,6 +134,11 @@ class Method:
 
         Nor does any with lone clips in batch normalisation: what they are normalised by is themselves.
         """
+        cls._check_labels(config)
+        if config.optimizer.accumulate > 1 and not cls.one_step:
+            raise UserError(
+                f"optimizer.accumulate: {config.method} takes two steps a batch; set optimizer.accumulate=1"
+            )
         norm, clips, workers = config.model.norm, config.optimizer.batch_size, config.compute.workers
         least = {"batch": 2 * workers, "sync_batch": 2, "group": 1}[norm]
         if clips < least:
@@ -123,6 +146,13 @@ class Method:
             raise UserError(
                 f"optimizer.batch_size = {clips}{share}: model.norm={norm} needs two clips or more in each batch"
                 f"{' of a worker' if share else ''}; set optimizer.batch_size={least} or more, or model.norm=group"
+            )
+
+    @classmethod
+    def _check_labels(cls, config: TrialConfig) -> None:
+        if config.labels.smoothing and not cls.per_clip_labels:
+            raise UserError(
+                f"labels.smoothing: {config.method} has no cross-entropy of each clip; set labels.smoothing=0"
             )
 
     @classmethod
@@ -168,13 +198,19 @@ class Method:
         outputs: Outputs = network(step.audio, step.visual, probe=self.probe_heads)
         return outputs
 
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """What the labels cost each clip, (B,), of logits (B, C), in float32: the cross-entropy to labels smoothed by
+        labels.smoothing. Weights by the clip (the adaptive loss's) multiply it.
+        """
+        return cross_entropy(logits, labels, self.config.labels.smoothing)
+
     def plain_terms(self, outputs: Outputs, labels: Tensor) -> Terms:
         """Loss of warm-up and purification, the same for every clip."""
         weight = self.config.warmup.unimodal_weight
         return {
-            "fusion": cross_entropy(outputs.fused, labels).mean(),
-            "audio": weight * cross_entropy(outputs.audio, labels).mean(),
-            "visual": weight * cross_entropy(outputs.visual, labels).mean(),
+            "fusion": self.cross_entropy(outputs.fused, labels).mean(),
+            "audio": weight * self.cross_entropy(outputs.audio, labels).mean(),
+            "visual": weight * self.cross_entropy(outputs.visual, labels).mean(),
         }
 
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
@@ -190,7 +226,7 @@ class Method:
         self.workers.sum_gradients(network)
 
     def train_step(
-        self, network: Network, optimizer: torch.optim.Optimizer, step: Step, autocast: Autocast
+        self, network: Network, optimizer: Optimizer, step: Step, autocast: Autocast
     ) -> tuple[Outputs, Terms]:
         """One adaptive step; returns outputs and terms (means over this worker's clips) for the records."""
         self.epoch = step.epoch
@@ -209,7 +245,7 @@ class Method:
         return outputs, terms
 
     def plain_step(
-        self, network: Network, optimizer: torch.optim.Optimizer, step: Step, autocast: Autocast
+        self, network: Network, optimizer: Optimizer, step: Step, autocast: Autocast
     ) -> tuple[Outputs, Terms]:
         """One step of warm-up or purification; not for subclasses to change."""
         with autocast():

@@ -20,7 +20,6 @@ from pydantic import Field
 from raygap.config import LATER, Section
 from raygap.lazy import torch
 from raygap.methods.joint import Joint
-from raygap.methods.losses import cross_entropy
 from raygap.models.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -69,8 +68,8 @@ class Dgl(Joint):
         """The losses of the batch, and the probes' own."""
         alpha = self.config.dgl.alpha
         return super().adaptive_terms(outputs, labels, index) | {
-            "alone_audio": alpha * cross_entropy(outputs.alone_audio, labels).mean(),
-            "alone_visual": alpha * cross_entropy(outputs.alone_visual, labels).mean(),
+            "alone_audio": alpha * self.cross_entropy(outputs.alone_audio, labels).mean(),
+            "alone_visual": alpha * self.cross_entropy(outputs.alone_visual, labels).mean(),
         }
 
     def backward(self, network: Network, outputs: Outputs, terms: Terms, step: Step) -> None:

@@ -44,9 +44,11 @@ class Align(Section):
     """KL from the stronger modality to the weaker; |stronger - weaker| moving only the weaker; |gap| moving both."""
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """(B, C), (B,) -> (B,)."""
-    return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """(B, C), (B,) -> (B,). `smoothing`, in [0, 1), is the share of a label that goes to all C classes alike (Szegedy
+    et al., CVPR 2016). Methods call Method.cross_entropy, which does what is configured; this measures.
+    """
+    return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
 
 
 def alignment(outputs: Outputs, labels: Tensor, kind: str) -> Tensor:

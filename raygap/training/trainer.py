@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raygap.config import MODALITIES, TrialConfig
+from raygap.config import TrialConfig
 from raygap.data.batches import batches, cut_up, epoch_order
 from raygap.data.clips import Split
 from raygap.data.store import Store
@@ -26,9 +26,9 @@ from raygap.models.network import Network, Outputs, make_network
 from raygap.pace import Pace
 from raygap.rng import generator
 from raygap.training.evaluation import evaluate, predict
-from raygap.training.optimizers import make_optimizer
 from raygap.training.precision import autocast, pick_device
 from raygap.training.stages import learning_rate, purified, refit_due, stage_of
+from raygap.training.steps import Stepper
 from raygap.workers import Workers
 
 Metrics = dict[str, Any]
@@ -51,8 +51,7 @@ class Trainer:
         kind.check(config)
         self.network = trial_network(config, len(store.class_names), kind, store.channels).to(self.device)
         self.network.to(memory_format=torch.channels_last)
-        factors = {f"{modality}_encoder": getattr(config.model, modality).lr_factor for modality in MODALITIES}
-        self.optimizer = make_optimizer(config.optimizer, self.network, factors)
+        self.stepper = Stepper(config, self.network)
         self.method = kind(config, self.labels, self.device, self.workers)
         self.ledger = Ledger(len(self.rows), self.method.score_memory(config))
         self.epoch = 0
@@ -74,8 +73,6 @@ class Trainer:
         metrics: Metrics = {"epoch": self.epoch + 1, "stage": stage}
         metrics |= self._separate(stage)
         metrics["learning_rate"] = learning_rate(config.optimizer, config.epochs, self.epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = metrics["learning_rate"] * group.get("lr_factor", 1.0)
         if stage == "adaptive":
             self.method.begin_epoch(self.epoch, self.network, self._look)
         with self._own_draws():
@@ -152,7 +149,8 @@ class Trainer:
         correct = torch.zeros((), device=device)
         freeze(self.network, config.model, self.epoch)
         self.network.train()
-        self.pace.begin(self.epoch + 1, len(cut_up(len(order), config.optimizer.batch_size)))
+        steps = len(cut_up(len(order), config.optimizer.batch_size))
+        self.pace.begin(self.epoch + 1, steps)
         for number, batch in enumerate(
             batches(
                 self.store,
@@ -168,7 +166,8 @@ class Trainer:
         ):
             index, labels, weight = batch.index, batch.labels, batch.clips / batch.whole
             step = Step(batch.audio, batch.visual, labels, index, weight, self.epoch, number, batch.places)
-            outputs, terms = train_step(self.network, self.optimizer, step, lambda: autocast(config, device))
+            self.stepper.begin(self.epoch, number, steps, batch.whole)
+            outputs, terms = train_step(self.network, self.stepper, step, lambda: autocast(config, device))
             # Everything below stays on the device: no step waits for the host.
             with torch.no_grad():
                 if batch.clips:
@@ -220,7 +219,7 @@ class Trainer:
         return {
             "epoch": self.epoch,
             "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **self.stepper.state_dict(),
             "method": self.method.state_dict(),
             "ledger": self.ledger.state_dict(),
             "fitted": self.fitted,
@@ -233,7 +232,7 @@ class Trainer:
         """Inverse of state_dict."""
         self.epoch = state["epoch"]
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.stepper.load_state_dict(state)
         if self.epoch > self.config.warmup.epochs:  # until then it has none, and the warm-up may be another method's
             self.method.load_state_dict(state["method"])
         self.ledger.load_state_dict(state["ledger"])

@@ -1,0 +1,8 @@
+"""Fields of configurations, each of which turns on one thing that a step, a batch or a network can have."""
+
+OPTIONS: dict[str, dict[str, object]] = {
+    "ramp": {"optimizer.ramp_epochs": 2.5},
+    "clip": {"optimizer.clip_norm": 0.5},
+    "accumulate": {"optimizer.accumulate": 2, "optimizer.batch_size": 7},
+    "smoothing": {"labels.smoothing": 0.2},
+}

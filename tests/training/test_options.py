@@ -1,0 +1,105 @@
+"""What every option of training keeps, and closed forms of what each does."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from options import OPTIONS
+from stores import SMALL
+
+from raygap.data.store import Store
+from raygap.errors import UserError
+from raygap.methods import find_method
+from raygap.schema import from_mapping
+from raygap.training.check import check_trial
+from raygap.training.checkpoint import dumps, loads
+from raygap.training.trainer import Trainer
+from raygap.training.trunk import warmup_key
+
+SHORT = SMALL | {"method": "unimodal_losses", "epochs": 3, "warmup.epochs": 1, "purify.epochs": 0}
+
+
+def trained(fields: dict[str, Any], store: Store, stop_after: int | None = None) -> tuple[list[dict], Trainer]:
+    """Rows of a whole training, and its trainer; stopped once after an epoch, and gone on with by another process."""
+    trainer, rows = Trainer(from_mapping(fields), store), []
+    while not trainer.finished:
+        rows.append(trainer.train_epoch())
+        if trainer.epoch == stop_after:
+            state = loads(dumps(trainer.state_dict()))
+            trainer = Trainer(from_mapping(fields), store)
+            trainer.load_state_dict(state)
+    return rows, trainer
+
+
+@pytest.fixture(scope="module")
+def plain(small_store: Store) -> list[dict]:
+    return trained(SHORT, small_store)[0]
+
+
+@pytest.mark.parametrize("option", list(OPTIONS))
+def test_every_option_acts_resumes_to_the_bit_and_is_in_the_warmups_key(
+    option: str, plain: list[dict], small_store: Store
+) -> None:
+    fields = SHORT | OPTIONS[option]
+    rows, trainer = trained(fields, small_store)
+    assert rows[0]["val_loss"] != plain[0]["val_loss"]
+    again, resumed = trained(fields, small_store, stop_after=2)
+    assert again == rows
+    one, other = trainer.state_dict(), resumed.state_dict()
+    assert str(one) == str(other)
+    assert all(torch.equal(one["network"][name], other["network"][name]) for name in one["network"])
+    keys = {warmup_key(from_mapping(each), "store", find_method("joint")) for each in (SHORT, fields)}
+    assert len(keys) == 2
+
+
+def test_the_rate_rises_with_each_step_and_is_then_the_schedules(small_store: Store) -> None:
+    fields = SHORT | {"optimizer.ramp_epochs": 1.5, "optimizer.lr": 0.3, "optimizer.batch_size": 24}
+    trainer, rates = Trainer(from_mapping(fields), small_store), []
+    trainer.on_step = lambda: rates.append(trainer.stepper.optimizer.param_groups[0]["lr"])
+    told = [trainer.train_epoch()["learning_rate"] for _ in range(3)]
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.3, 0.3])  # 48 clips: two steps an epoch
+    assert told == pytest.approx([0.2, 0.3, 0.3])
+
+
+def test_gradients_are_clipped_to_a_norm_together(small_store: Store) -> None:
+    fields = SHORT | {"optimizer.clip_norm": 0.01, "optimizer.batch_size": 48, "optimizer.weight_decay": 0.0}
+    trainer = Trainer(from_mapping(fields | {"optimizer.lr": 1.0, "optimizer.momentum": 0.0}), small_store)
+    before = copy.deepcopy(list(trainer.network.parameters()))
+    trainer.train_epoch()
+    moved = [one - other for one, other in zip(before, trainer.network.parameters(), strict=True)]
+    assert torch.stack([move.norm() for move in moved]).norm().item() == pytest.approx(0.01, rel=1e-4)
+
+
+def test_batches_of_one_step_are_one_batch(small_store: Store) -> None:
+    # 48 clips: batches of 10, the last one of 8, against steps of 20, 20 and 8 clips.
+    fields = SHORT | {"model.norm": "group", "optimizer.lr": 0.02}
+    one, _ = trained(fields | {"optimizer.batch_size": 20}, small_store)
+    several, _ = trained(fields | {"optimizer.batch_size": 10, "optimizer.accumulate": 2}, small_store)
+    for row, other in zip(one, several, strict=True):
+        for name in ("val_loss", "val_audio_loss", "train_loss"):
+            assert row[name] == pytest.approx(other[name], rel=1e-4)
+
+
+def test_labels_are_smoothed_as_torch_does() -> None:
+    method = find_method("joint")(
+        from_mapping({"method": "joint", "labels.smoothing": 0.3}), np.arange(3), torch.device("cpu")
+    )
+    logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    expected = torch.nn.CrossEntropyLoss(label_smoothing=0.3)(logits, labels)
+    assert torch.equal(method.cross_entropy(logits, labels).mean(), expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"labels.smoothing": 1.0}, "labels.smoothing"),
+        ({"method": "mla", "optimizer.accumulate": 2}, "optimizer.accumulate=1"),
+        ({"method": "tcmax", "labels.smoothing": 0.1}, "labels.smoothing=0"),
+    ],
+)
+def test_what_has_no_meaning_is_refused_in_a_line(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said) as raised:
+        check_trial(from_mapping(fields))
+    assert "\n" not in str(raised.value)
