@@ -64,6 +64,7 @@ class Aug(Method):
 
     sections = {"aug": Settings}
     one_step = False
+    averageable = False
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)

@@ -101,6 +101,8 @@ class Method:
     """It has a loss a modality whose clips DUS can draw: `weighted` gets them with their modality's name."""
     one_step = True
     """It takes one step a batch, so that the gradients of several can make one (optimizer.accumulate)."""
+    averageable = True
+    """Its weights go on from the first step to the last, so that their average means something (optimizer.ema)."""
     per_clip_labels = True
     """What each clip's labels cost is self.cross_entropy alone, so that labels.* can change it."""
 
@@ -139,6 +141,8 @@ class Method:
             raise UserError(
                 f"optimizer.accumulate: {config.method} takes two steps a batch; set optimizer.accumulate=1"
             )
+        if config.optimizer.ema and not cls.averageable:
+            raise UserError(f"optimizer.ema: {config.method} replaces weights while it trains; set optimizer.ema=0")
         norm, clips, workers = config.model.norm, config.optimizer.batch_size, config.compute.workers
         least = {"batch": 2 * workers, "sync_batch": 2, "group": 1}[norm]
         if clips < least:

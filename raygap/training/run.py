@@ -112,7 +112,7 @@ def _keep(folder: Path, trainer: Trainer, history: list[Metrics], identity: Metr
     if best:
         usage = {"class_names": list(trainer.store.class_names), "statistics": trainer.store.header["statistics"]}
         usage["channels"] = dict(trainer.network.channels)
-        weights = {"network": trainer.network.state_dict(), "made_by": made}
+        weights = {"network": trainer.validated.state_dict(), "made_by": made}
         checkpoint.save({**identity, **usage, **weights}, folder / "best.pt")
     write_table(folder / "metrics.parquet", _columns(history))
     write_table(folder / "ledger.parquet", _ledger_columns(trainer))

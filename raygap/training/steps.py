@@ -2,11 +2,13 @@
 
 Gradients of `optimizer.accumulate` batches are averaged over their clips and then clipped to `optimizer.clip_norm`. A
 method changes its gradients before (as OGM-GE does); what it leaves in the weights is what is added up and clipped.
+After each step the moving average follows: a_1 = w_1, a_t = ema * a_(t-1) + (1 - ema) * w_t.
 """
 
 from typing import Any
 
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from raygap.config import MODALITIES, TrialConfig
 from raygap.training.optimizers import make_optimizer
@@ -23,6 +25,9 @@ class Stepper:
         factors = {f"{modality}_encoder": getattr(config.model, modality).lr_factor for modality in MODALITIES}
         self.optimizer = make_optimizer(config.optimizer, network, factors)
         self.config, self.network = config, network
+        self.average: AveragedModel | None = None
+        if decay := config.optimizer.ema:
+            self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         self.sums: dict[torch.nn.Parameter, torch.Tensor] = {}
         """Gradients of the batches of this step so far, each times its clips."""
         self.clips, self.summed, self.due = 1, 0, True
@@ -57,6 +62,8 @@ class Stepper:
         if settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
         self.optimizer.step()
+        if self.average:
+            self.average.update_parameters(self.network)
 
     def _add_up(self) -> None:
         self.summed += self.clips
@@ -72,8 +79,11 @@ class Stepper:
 
     def state_dict(self) -> dict[str, Any]:
         """What the next epoch depends on."""
-        return {"optimizer": self.optimizer.state_dict()}
+        average = self.average and self.average.state_dict()
+        return {"optimizer": self.optimizer.state_dict(), "average": average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of state_dict."""
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.load_state_dict(state["average"])

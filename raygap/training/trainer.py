@@ -67,6 +67,12 @@ class Trainer:
         """All epochs are trained."""
         return self.epoch >= self.config.epochs
 
+    @property
+    def validated(self) -> Network:
+        """The network that is validated, kept and tested: the one that is trained, or its moving average."""
+        average = self.stepper.average
+        return average.module if average else self.network
+
     def train_epoch(self) -> Metrics:
         """Train the next epoch and validate. Raises TrainingDiverged if the loss was NaN or infinite."""
         config, stage = self.config, stage_of(self.config, self.epoch)
@@ -97,7 +103,7 @@ class Trainer:
 
     def _validate(self) -> Metrics:
         split: Split = "test" if self.config.protocol == "paper" else "val"
-        metrics = evaluate(self.network, self.store, split, self.config, self.device, type(self.method), self.workers)
+        metrics = evaluate(self.validated, self.store, split, self.config, self.device, type(self.method), self.workers)
         return {f"val_{name.removeprefix(f'{split}_')}": value for name, value in metrics.items()}
 
     def _predict(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
@@ -180,6 +186,8 @@ class Trainer:
             self.on_step()
             self.pace.step()
         self.workers.average_buffers(self.network)
+        if self.stepper.average:
+            self.workers.average_buffers(self.stepper.average)
         audio, visual, often = self.workers.sum(scores).cpu().numpy()
         totals = self.workers.sum(torch.stack([correct, *sums.values()])).tolist()
         metrics = {f"train_loss_{name}": total / len(order) for name, total in zip(sums, totals[1:], strict=True)}

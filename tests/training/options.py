@@ -4,5 +4,6 @@ OPTIONS: dict[str, dict[str, object]] = {
     "ramp": {"optimizer.ramp_epochs": 2.5},
     "clip": {"optimizer.clip_norm": 0.5},
     "accumulate": {"optimizer.accumulate": 2, "optimizer.batch_size": 7},
+    "average": {"optimizer.ema": 0.8},
     "smoothing": {"labels.smoothing": 0.2},
 }

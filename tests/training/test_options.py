@@ -1,6 +1,7 @@
 """What every option of training keeps, and closed forms of what each does."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from raygap.methods import find_method
 from raygap.schema import from_mapping
 from raygap.training.check import check_trial
 from raygap.training.checkpoint import dumps, loads
+from raygap.training.evaluation import evaluate
+from raygap.training.run import load_network, train
 from raygap.training.trainer import Trainer
 from raygap.training.trunk import warmup_key
 
@@ -82,6 +85,23 @@ def test_batches_of_one_step_are_one_batch(small_store: Store) -> None:
             assert row[name] == pytest.approx(other[name], rel=1e-4)
 
 
+def test_the_moving_average_is_the_recursion_by_hand_and_what_is_kept(small_store: Store, tmp_path: Path) -> None:
+    config = from_mapping(SHORT | {"optimizer.ema": 0.7, "optimizer.batch_size": 12, "select_epoch": "last"})
+    trainer, steps = Trainer(config, small_store), []
+    trainer.on_step = lambda: steps.append(copy.deepcopy(trainer.network.state_dict()))
+    rows = [trainer.train_epoch() for _ in range(3)]
+    floats = [name for name, values in steps[0].items() if values.is_floating_point()]
+    expected = {name: steps[0][name] for name in floats}
+    for step in steps[1:]:
+        expected = {name: 0.7 * expected[name] + 0.3 * step[name] for name in floats}
+    for name, values in expected.items():
+        torch.testing.assert_close(trainer.validated.state_dict()[name], values, rtol=1e-4, atol=1e-5)
+    *_, last = train(config, small_store, tmp_path)
+    kept = load_network(tmp_path / "best.pt", 3)[1]
+    found = evaluate(kept, small_store, "val", config, torch.device("cpu"))
+    assert last["val_loss"] == rows[-1]["val_loss"] == pytest.approx(found["val_loss"], rel=1e-5)
+
+
 def test_labels_are_smoothed_as_torch_does() -> None:
     method = find_method("joint")(
         from_mapping({"method": "joint", "labels.smoothing": 0.3}), np.arange(3), torch.device("cpu")
@@ -96,6 +116,7 @@ def test_labels_are_smoothed_as_torch_does() -> None:
     [
         ({"labels.smoothing": 1.0}, "labels.smoothing"),
         ({"method": "mla", "optimizer.accumulate": 2}, "optimizer.accumulate=1"),
+        ({"method": "g2d", "optimizer.ema": 0.9}, "optimizer.ema=0"),
         ({"method": "tcmax", "labels.smoothing": 0.1}, "labels.smoothing=0"),
     ],
 )
