@@ -234,6 +234,12 @@ class Labels(Section):
 
     smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each label that is spread over all classes alike."""
+    class_weights: float = Field(0.0, ge=0, le=1)
+    """A clip's cross-entropies are divided by the number of its class's training clips to this power, and scaled so
+    that the mean factor over all of these is 1; 1: all classes count alike, 0: all clips."""
+    draw: Literal["clips", "classes"] = "clips"
+    """An epoch has each training clip once; or as many clips, of all classes equally many, those of a class in turns,
+    also from epoch to epoch."""
 
 
 class Warmup(Section):

@@ -48,6 +48,28 @@ def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     return generator(seed, "order", epoch).permutation(count)
 
 
+def class_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch with equally many clips of each class: as many positions of `labels` (n,), int64.
+
+    Each class goes through its clips in a new order again and again, and on from where the epoch before left it, so
+    that none comes again before all others of the class; classes take turns at what does not divide.
+    """
+    names, count = np.unique(labels), len(labels)
+    share, rest = divmod(count, len(names))
+    drawn = []
+    for place, label in enumerate(names.tolist()):
+        clips = np.flatnonzero(labels == label)
+        # Of the places left over in all epochs before one, every len(names)th was this class's.
+        begin, end = (
+            number * share + (number * rest - place + len(names) - 1) // len(names) for number in (epoch, epoch + 1)
+        )
+        rounds = range(begin // len(clips), -(-end // len(clips)))
+        turns = [clips[generator(seed, "class order", label, turn).permutation(len(clips))] for turn in rounds]
+        skipped = begin - rounds.start * len(clips)
+        drawn.append(np.concatenate([*turns, clips[:0]])[skipped : skipped + end - begin])
+    return np.concatenate(drawn)[epoch_order(count, seed, epoch)]
+
+
 def cut_up(count: int, batch_size: int) -> list[np.ndarray]:
     """The places 0 to count - 1, a batch a step."""
     places = np.arange(count)

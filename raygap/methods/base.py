@@ -15,7 +15,7 @@ from raygap.imbalance.gap import mixture_values, true_class_score
 from raygap.imbalance.mixture import DegenerateMixture, GapMixture, bic_one_gaussian, fit_gap_mixture
 from raygap.lazy import torch
 from raygap.methods.dus import Dus, DusSettings
-from raygap.methods.losses import cross_entropy
+from raygap.methods.losses import class_weights, cross_entropy
 from raygap.workers import Workers
 
 if TYPE_CHECKING:
@@ -118,6 +118,9 @@ class Method:
         self.noted: dict[str, list[Tensor]] = {}
         drawn = self.unimodal_losses and config.dus.kind != "none"
         self.dus = Dus(config, len(labels), device) if drawn else None
+        self.class_weights: Tensor | None = None
+        if config.labels.class_weights:
+            self.class_weights = torch.from_numpy(class_weights(labels, config.labels.class_weights)).to(device)
         self.epoch = 0
 
     @classmethod
@@ -154,10 +157,11 @@ class Method:
 
     @classmethod
     def _check_labels(cls, config: TrialConfig) -> None:
-        if config.labels.smoothing and not cls.per_clip_labels:
-            raise UserError(
-                f"labels.smoothing: {config.method} has no cross-entropy of each clip; set labels.smoothing=0"
-            )
+        for field in ("smoothing", "class_weights"):
+            if getattr(config.labels, field) and not cls.per_clip_labels:
+                raise UserError(
+                    f"labels.{field}: {config.method} has no cross-entropy of each clip; set labels.{field}=0"
+                )
 
     @classmethod
     def equal_features(cls, config: TrialConfig) -> bool:
@@ -204,9 +208,11 @@ class Method:
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """What the labels cost each clip, (B,), of logits (B, C), in float32: the cross-entropy to labels smoothed by
-        labels.smoothing. Weights by the clip (the adaptive loss's) multiply it.
+        labels.smoothing, times the weight of the clip's class. A method's own weights of clips multiply it; either
+        kind has mean 1 over the training clips, their product is not scaled again.
         """
-        return cross_entropy(logits, labels, self.config.labels.smoothing)
+        costs = cross_entropy(logits, labels, self.config.labels.smoothing)
+        return costs if self.class_weights is None else self.class_weights[labels] * costs
 
     def plain_terms(self, outputs: Outputs, labels: Tensor) -> Terms:
         """Loss of warm-up and purification, the same for every clip."""

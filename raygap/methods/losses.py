@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from pydantic import Field
 
 from raygap.config import LATER, Section, acts_when
@@ -49,6 +50,17 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
     et al., CVPR 2016). Methods call Method.cross_entropy, which does what is configured; this measures.
     """
     return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
+
+
+def class_weights(labels: np.ndarray, power: float) -> np.ndarray:
+    """Factor of each class, float32 (classes,), in proportion to clips^-power, of mean 1 over clips with labels (N,).
+
+    That of a class without clips, which no label asks for, is 0.
+    """
+    counts = np.bincount(labels)
+    weights = np.zeros(len(counts))
+    weights[counts > 0] = counts[counts > 0] ** -float(power)
+    return (weights / weights[labels].mean()).astype(np.float32)
 
 
 def alignment(outputs: Outputs, labels: Tensor, kind: str) -> Tensor:

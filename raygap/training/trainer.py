@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from raygap.config import TrialConfig
-from raygap.data.batches import batches, cut_up, epoch_order
+from raygap.data.batches import batches, class_order, cut_up, epoch_order
 from raygap.data.clips import Split
 from raygap.data.store import Store
-from raygap.errors import TrainingDiverged
+from raygap.errors import TrainingDiverged, UserError
 from raygap.imbalance.gap import gap_counts, mixture_values, true_class_score
 from raygap.imbalance.ledger import Ledger
 from raygap.methods import find_method
@@ -49,6 +49,7 @@ class Trainer:
         self.labels = store.labels[self.rows]
         kind = method or find_method(config.method)
         kind.check(config)
+        _check_classes(config, store, self.labels)
         self.network = trial_network(config, len(store.class_names), kind, store.channels).to(self.device)
         self.network.to(memory_format=torch.channels_last)
         self.stepper = Stepper(config, self.network)
@@ -146,7 +147,10 @@ class Trainer:
     def _train_pass(self, stage: str) -> Metrics:
         config, device, method = self.config, self.device, self.method
         clips = self.kept if stage == "purification" else np.arange(len(self.rows))
-        order = clips[epoch_order(len(clips), config.seed, self.epoch)]
+        if config.labels.draw == "classes":
+            order = clips[class_order(self.labels[clips], config.seed, self.epoch)]
+        else:
+            order = clips[epoch_order(len(clips), config.seed, self.epoch)]
         if stage == "adaptive":
             order = method.draw(order, self.epoch)
         train_step = method.train_step if stage == "adaptive" else method.plain_step
@@ -249,6 +253,14 @@ class Trainer:
         # The state may come from a trial whose warm-up was shorter or longer.
         self.after_warmup = state["after_warmup"] if self.epoch > self.config.warmup.epochs else {}
         self._note_warmup()
+
+
+def _check_classes(config: TrialConfig, store: Store, labels: np.ndarray) -> None:
+    """Raise UserError where classes are to count alike of which one has no clip; no reader gives such a list."""
+    empty = [name for label, name in enumerate(store.class_names) if label not in labels]
+    if empty and (config.labels.class_weights or config.labels.draw == "classes"):
+        field = "class_weights=0" if config.labels.class_weights else "draw=clips"
+        raise UserError(f"{store.path}: no training clip of class {', '.join(empty)}; set labels.{field}")
 
 
 def training_rows(config: TrialConfig, store: Store) -> np.ndarray:

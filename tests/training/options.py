@@ -6,4 +6,5 @@ OPTIONS: dict[str, dict[str, object]] = {
     "accumulate": {"optimizer.accumulate": 2, "optimizer.batch_size": 7},
     "average": {"optimizer.ema": 0.8},
     "smoothing": {"labels.smoothing": 0.2},
+    "classes": {"labels.class_weights": 1.0, "labels.draw": "classes"},
 }

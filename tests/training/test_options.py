@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from options import OPTIONS
-from stores import SMALL
+from stores import SMALL, write_store
 
+from raygap.data.batches import class_order
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.methods import find_method
@@ -108,7 +111,52 @@ def test_labels_are_smoothed_as_torch_does() -> None:
     )
     logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
     expected = torch.nn.CrossEntropyLoss(label_smoothing=0.3)(logits, labels)
-    assert torch.equal(method.cross_entropy(logits, labels).mean(), expected)
+    torch.testing.assert_close(method.cross_entropy(logits, labels).mean(), expected)
+
+
+def test_weights_of_classes_have_mean_one_and_multiply_a_clips_cost() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1, 2, 2])
+    for power, ratio in ((0.5, 2**0.5), (1.0, 2.0)):
+        config = from_mapping({"method": "gmm_adaptive", "labels.class_weights": power})
+        method = find_method("gmm_adaptive")(config, labels, torch.device("cpu"))
+        weights = method.class_weights[torch.from_numpy(labels)]
+        assert weights.mean().item() == pytest.approx(1)
+        assert (weights[4] / weights[0]).item() == pytest.approx(ratio)
+        logits, index = torch.randn(8, 3), torch.arange(8)
+        plain = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels), reduction="none")
+        method.set_weight("fusion", np.arange(8.0))  # as the posteriors do, of each clip
+        found = method.weighted("fusion", method.cross_entropy(logits, torch.from_numpy(labels)), index)
+        assert found.item() == pytest.approx((torch.arange(8) / 3.5 * weights * plain).mean().item())
+
+
+@given(st.lists(st.integers(0, 3), min_size=4, max_size=60), st.integers(0, 9))
+def test_classes_come_equally_often_and_their_clips_in_turns(drawn: list[int], seed: int) -> None:
+    labels = np.array([0, 1, *drawn])
+    classes, epochs = len(set(labels)), 7
+    orders = [class_order(labels, seed, epoch) for epoch in range(epochs)]
+    for order in orders:
+        counts = np.unique(labels[order], return_counts=True)[1]
+        assert len(order) == len(labels)
+        assert len(counts) == classes
+        assert counts.max() - counts.min() <= 1
+    often = np.bincount(np.concatenate(orders), minlength=len(labels))
+    for label in set(labels):
+        assert np.ptp(often[labels == label]) <= 1
+
+
+def test_a_class_without_clips_is_named(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", clips=9, classes=7)
+    for fields in ({"labels.class_weights": 1.0}, {"labels.draw": "classes"}):
+        with pytest.raises(UserError, match=r"no training clip of class class6; set labels\."):
+            Trainer(from_mapping(SHORT | fields), store)
+
+
+def test_a_mixture_waits_until_each_clip_was_drawn(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store")
+    store.labels[:40] = 0  # the first 48 train: most of one class, which comes a third of the time
+    fields = SHORT | {"method": "gmm_scores", "epochs": 5, "labels.draw": "classes", "scores.separator": "raw"}
+    rows, _ = trained(fields, store)
+    assert [row.get("mixture_degenerate") for row in rows] == [None, 1.0, 1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(
