@@ -96,13 +96,52 @@ RECIPES: dict[str, dict[str, Any]] = {
 but the number of frames is the recipe's; it is no field itself, a resolved configuration holds what it stands for."""
 
 
+_MEDIA = {"prepare.input": "media"}
+_SPECTROGRAMS = {"prepare.spectrogram": ("mel", "stft", "psd", "fbank")}
+
+
 class Augment(Section):
-    """Random changes of a training clip's frames, drawn by clip and epoch, the same for all frames of the clip."""
+    """Random changes of training clips, drawn by clip and epoch; of frames the same for all of a clip."""
 
     crop: float = Field(0.8, gt=0, le=1)
     """Smallest side of the random crop as a share of the frame's side; 1 keeps the whole frame."""
     flip: bool = True
     """Mirror half of the clips left to right."""
+    frames: Literal["none", "randaugment", "trivialaugment"] = Field("none", json_schema_extra=acts_when(_MEDIA))
+    """Policy for the cropped frames, torchvision's: two random operations (RandAugment), or one of random strength."""
+    magnitude: int = Field(9, ge=0, le=30, json_schema_extra=acts_when(_MEDIA | {"augment.frames": "randaugment"}))
+    """Strength of RandAugment's operations."""
+    gain: float = Field(0.0, ge=0, le=40, json_schema_extra=acts_when(_MEDIA | {"prepare.sound_scaling": "!=clip"}))
+    """Sound is made louder or softer by up to as many dB (not where each clip is standardised over itself)."""
+    noise: float = Field(0.0, ge=0, le=10, json_schema_extra=acts_when(_MEDIA))
+    """Normal noise on the spectrogram (or waveform), its deviation in those of the clip's own."""
+    time_mask: float = Field(0.0, ge=0, lt=1, json_schema_extra=acts_when(_MEDIA))
+    """SpecAugment: longest stretch of the spectrogram's time, as a share of all, that the clip's mean replaces."""
+    frequency_mask: float = Field(0.0, ge=0, lt=1, json_schema_extra=acts_when(_MEDIA | _SPECTROGRAMS))
+    """The same of its bands."""
+    masks: int = Field(
+        1,
+        ge=1,
+        le=20,
+        json_schema_extra=acts_when(
+            _MEDIA | {"augment.time_mask": ">0"}, _MEDIA | _SPECTROGRAMS | {"augment.frequency_mask": ">0"}
+        ),
+    )
+    """Stretches of either kind a clip."""
+    drop_audio: float = Field(0.0, ge=0, lt=1)
+    """Modality dropout: share of the clips whose sound the fusion does not get in a step (zero features). The unimodal
+    losses and scores are of whole clips."""
+    drop_visual: float = Field(0.0, ge=0, lt=1)
+    """The same of the picture; no clip lacks both."""
+
+    @model_validator(mode="after")
+    def _one_modality_is_left(self) -> Self:
+        if self.drop_audio + self.drop_visual > 1:
+            raise ValueError(
+                f"augment.drop_audio ({self.drop_audio}) + augment.drop_visual ({self.drop_visual}) exceed 1: "
+                "each clip keeps one modality; lower either"
+            )
+        return self
 
 
 MODALITIES = ("audio", "visual")
@@ -173,6 +212,8 @@ class Model(Section):
     """The encoder of the pictures."""
     fusion: Literal["concat", "sum", "film", "gated"] = "concat"
     """How the two feature vectors become fused logits."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the numbers of both feature vectors that are left out in a training step, anew for each clip."""
     readout: Literal["split", "heads"] = "split"
     """Unimodal logits: the fused linear head cut in two (concat and sum), or one linear head a modality."""
     norm: Literal["batch", "sync_batch", "group"] = "batch"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class AudioOnly(Joint):
     """Audio alone."""
 
+    droppable = False
+
     @classmethod
     def extend(cls, network: Network, config: TrialConfig) -> None:
         """Nothing of the picture reaches the answer."""

@@ -64,6 +64,7 @@ class Aug(Method):
 
     sections = {"aug": Settings}
     one_step = False
+    droppable = False
     averageable = False
 
     def __init__(self, *given: Any) -> None:

@@ -103,6 +103,8 @@ class Method:
     """It takes one step a batch, so that the gradients of several can make one (optimizer.accumulate)."""
     averageable = True
     """Its weights go on from the first step to the last, so that their average means something (optimizer.ema)."""
+    droppable = True
+    """Its fused loss is of both modalities' features, so that training can leave one out of it (augment.drop_*)."""
     per_clip_labels = True
     """What each clip's labels cost is self.cross_entropy alone, so that labels.* can change it."""
 
@@ -144,6 +146,12 @@ class Method:
             raise UserError(
                 f"optimizer.accumulate: {config.method} takes two steps a batch; set optimizer.accumulate=1"
             )
+        for name in ("drop_audio", "drop_visual"):
+            if getattr(config.augment, name) and not cls.droppable:
+                raise UserError(
+                    f"augment.{name}: {config.method} has no fused loss of both modalities of each clip; "
+                    f"set augment.{name}=0"
+                )
         if config.optimizer.ema and not cls.averageable:
             raise UserError(f"optimizer.ema: {config.method} replaces weights while it trains; set optimizer.ema=0")
         norm, clips, workers = config.model.norm, config.optimizer.batch_size, config.compute.workers

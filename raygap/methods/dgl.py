@@ -61,7 +61,7 @@ class Dgl(Joint):
             torch.func.functional_call(network.fusion, frozen, features)
             for features in ((audio, torch.zeros_like(visual)), (torch.zeros_like(audio), visual))
         ]
-        fused = network.fusion(audio.detach(), visual.detach())
+        fused = network.fuse(audio.detach(), visual.detach())
         return ApartOutputs(fused, whole.audio, whole.visual, audio, visual, *alone)
 
     def adaptive_terms(self, outputs: ApartOutputs, labels: Tensor, index: Tensor) -> Terms:

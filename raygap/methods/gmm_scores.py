@@ -162,7 +162,7 @@ class GmmScores(Method):
             return outputs
         audio = self.replaced(outputs.audio_features, self.weights["good_audio"][step.index], step)
         visual = self.replaced(outputs.visual_features, self.weights["good_visual"][step.index], step)
-        return replace(outputs, fused=network.fusion(audio, visual))
+        return replace(outputs, fused=network.fuse(audio, visual))
 
     def replaced(self, features: Tensor, good: Tensor, step: Step) -> Tensor:
         """good * features + (1 - good) * mean, (B, features); the mean of the whole batch, weighted by good (B,)."""

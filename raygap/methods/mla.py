@@ -55,6 +55,7 @@ class Mla(Method):
 
     sections = {"mla": Settings}
     one_step = False
+    droppable = False
     projection: Tensor | None = None
     """P: (features, features)."""
 

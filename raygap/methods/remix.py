@@ -42,6 +42,7 @@ class Remix(Method):
     """The fused loss of one modality a clip, and that modality's own."""
 
     sections = {"remix": Settings}
+    droppable = False
 
     def begin_epoch(self, epoch: int, network: Network, look: Look) -> None:
         """Which modality each clip trains."""

@@ -43,6 +43,7 @@ class TCMax(Joint):
     """Total correlation of sound, picture and label in the place of CE(fused)."""
 
     per_clip_labels = False
+    droppable = False
 
     def outputs(self, network: Network, step: Step) -> PairedOutputs:
         """Adds the logits of all pairs."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class VisualOnly(Joint):
     """The picture alone."""
 
+    droppable = False
+
     @classmethod
     def extend(cls, network: Network, config: TrialConfig) -> None:
         """Nothing of the sound reaches the answer."""

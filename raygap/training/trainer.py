@@ -25,6 +25,7 @@ from raygap.models.freezing import freeze
 from raygap.models.network import Network, Outputs, make_network
 from raygap.pace import Pace
 from raygap.rng import generator
+from raygap.training.augment import Augmentation, dropped
 from raygap.training.evaluation import evaluate, predict
 from raygap.training.precision import autocast, pick_device
 from raygap.training.stages import learning_rate, purified, refit_due, stage_of
@@ -161,6 +162,7 @@ class Trainer:
         self.network.train()
         steps = len(cut_up(len(order), config.optimizer.batch_size))
         self.pace.begin(self.epoch + 1, steps)
+        augmentation = Augmentation(config, self.store, self.epoch, len(order))
         for number, batch in enumerate(
             batches(
                 self.store,
@@ -175,7 +177,9 @@ class Trainer:
             )
         ):
             index, labels, weight = batch.index, batch.labels, batch.clips / batch.whole
-            step = Step(batch.audio, batch.visual, labels, index, weight, self.epoch, number, batch.places)
+            audio, visual = augmentation(batch)
+            self.network.dropped = dropped(config, self.network, batch, self.epoch, number)
+            step = Step(audio, visual, labels, index, weight, self.epoch, number, batch.places)
             self.stepper.begin(self.epoch, number, steps, batch.whole)
             outputs, terms = train_step(self.network, self.stepper, step, lambda: autocast(config, device))
             # Everything below stays on the device: no step waits for the host.
@@ -189,6 +193,7 @@ class Trainer:
                     sums[name] = sums.get(name, 0) + term.detach() * batch.clips
             self.on_step()
             self.pace.step()
+        self.network.dropped = None
         self.workers.average_buffers(self.network)
         if self.stepper.average:
             self.workers.average_buffers(self.stepper.average)

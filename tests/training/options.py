@@ -6,5 +6,11 @@ OPTIONS: dict[str, dict[str, object]] = {
     "accumulate": {"optimizer.accumulate": 2, "optimizer.batch_size": 7},
     "average": {"optimizer.ema": 0.8},
     "smoothing": {"labels.smoothing": 0.2},
+    "spectrograms": {"augment.time_mask": 0.4, "augment.frequency_mask": 0.4, "augment.masks": 2},
+    "sound": {"augment.noise": 0.5, "augment.gain": 6.0},
+    "randaugment": {"augment.frames": "randaugment"},
+    "trivialaugment": {"augment.frames": "trivialaugment"},
+    "dropout": {"model.dropout": 0.3},
+    "modality dropout": {"augment.drop_audio": 0.3, "augment.drop_visual": 0.3},
     "classes": {"labels.class_weights": 1.0, "labels.draw": "classes"},
 }

@@ -164,6 +164,8 @@ def test_a_mixture_waits_until_each_clip_was_drawn(tmp_path: Path) -> None:
     [
         ({"labels.smoothing": 1.0}, "labels.smoothing"),
         ({"method": "mla", "optimizer.accumulate": 2}, "optimizer.accumulate=1"),
+        ({"augment.drop_audio": 0.6, "augment.drop_visual": 0.5}, "exceed 1"),
+        ({"method": "opm", "augment.drop_audio": 0.1}, "augment.drop_audio=0"),
         ({"method": "g2d", "optimizer.ema": 0.9}, "optimizer.ema=0"),
         ({"method": "tcmax", "labels.smoothing": 0.1}, "labels.smoothing=0"),
     ],
