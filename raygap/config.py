@@ -133,6 +133,12 @@ class Augment(Section):
     losses and scores are of whole clips."""
     drop_visual: float = Field(0.0, ge=0, lt=1)
     """The same of the picture; no clip lacks both."""
+    mixup: float = Field(0.0, ge=0, le=10)
+    """Mixup: each clip is mixed with another of its batch, and its label too, in shares of Beta(mixup, mixup); 0: none.
+    The larger share is the clip's own."""
+    mixup_partner: Literal["shared", "own"] = Field("shared", json_schema_extra=acts_when({"augment.mixup": ">0"}))
+    """Both modalities are mixed with one other clip, in equal shares; or each with another clip in shares of its own:
+    the unimodal losses then go by their modality's labels, the fused loss by the mean of both."""
 
     @model_validator(mode="after")
     def _one_modality_is_left(self) -> Self:

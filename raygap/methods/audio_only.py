@@ -19,6 +19,7 @@ class AudioOnly(Joint):
     """Audio alone."""
 
     droppable = False
+    mixes = True
 
     @classmethod
     def extend(cls, network: Network, config: TrialConfig) -> None:

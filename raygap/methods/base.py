@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from raygap.config import MODALITIES
 from raygap.errors import UserError
 from raygap.imbalance.controls import controlled, within_class_permutation
 from raygap.imbalance.gap import mixture_values, true_class_score
@@ -32,6 +33,16 @@ Terms = dict[str, "Tensor"]
 
 
 @dataclass
+class Mixed:
+    """How the clips of a step are mixed with others, by modality: see augment.mixup."""
+
+    share: dict[str, Tensor]
+    """(B,), in [0.5, 1]: of the clip itself."""
+    labels: dict[str, Tensor]
+    """(B,): of the other clip."""
+
+
+@dataclass
 class Step:
     """One step of an epoch, as this worker sees it: B clips on the device."""
 
@@ -51,6 +62,8 @@ class Step:
     """Of the step within the epoch, from 0."""
     places: np.ndarray
     """(B,): where each clip stands in what `draw` gave for this epoch."""
+    mixed: Mixed | None = None
+    """Where clips are mixed: `labels` and `index` are those of the clip with the larger share."""
 
 
 def layer_weights(encoder: torch.nn.Module) -> list[Tensor]:
@@ -105,6 +118,9 @@ class Method:
     """Its weights go on from the first step to the last, so that their average means something (optimizer.ema)."""
     droppable = True
     """Its fused loss is of both modalities' features, so that training can leave one out of it (augment.drop_*)."""
+    mixes = False
+    """Its losses are self.cross_entropy alone, which knows of mixed labels. A method's own word, not its base class's:
+    what it adds may ask for the label, or the posterior, of one clip."""
     per_clip_labels = True
     """What each clip's labels cost is self.cross_entropy alone, so that labels.* can change it."""
 
@@ -120,6 +136,8 @@ class Method:
         self.noted: dict[str, list[Tensor]] = {}
         drawn = self.unimodal_losses and config.dus.kind != "none"
         self.dus = Dus(config, len(labels), device) if drawn else None
+        self.mixed: Mixed | None = None
+        """Of the step that is trained now."""
         self.class_weights: Tensor | None = None
         if config.labels.class_weights:
             self.class_weights = torch.from_numpy(class_weights(labels, config.labels.class_weights)).to(device)
@@ -170,6 +188,23 @@ class Method:
                 raise UserError(
                     f"labels.{field}: {config.method} has no cross-entropy of each clip; set labels.{field}=0"
                 )
+        if config.augment.mixup:
+            cls._check_mixup(config)
+
+    @classmethod
+    def _check_mixup(cls, config: TrialConfig) -> None:
+        """Posteriors, and whatever else is found of a clip's own label, have no meaning for two clips in one."""
+        why = ""
+        if not vars(cls).get("mixes"):
+            why = f"{config.method} needs the label, or the posterior, of one clip"
+        elif cls.unimodal_losses and config.dus.kind != "none":
+            why = f"dus.kind={config.dus.kind} goes by the scores of single clips"
+        elif config.purify.epochs and config.gap.source != "fresh":
+            why = "purification goes by the scores of single clips (purify.epochs=0, or gap.source=fresh)"
+        elif config.augment.mixup_partner == "own" and not cls.droppable:
+            why = f"{config.method} has one modality (augment.mixup_partner=shared)"
+        if why:
+            raise UserError(f"augment.mixup: {why}; set augment.mixup=0")
 
     @classmethod
     def equal_features(cls, config: TrialConfig) -> bool:
@@ -214,11 +249,22 @@ class Method:
         outputs: Outputs = network(step.audio, step.visual, probe=self.probe_heads)
         return outputs
 
-    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def cross_entropy(self, logits: Tensor, labels: Tensor, head: str = "fused") -> Tensor:
         """What the labels cost each clip, (B,), of logits (B, C), in float32: the cross-entropy to labels smoothed by
         labels.smoothing, times the weight of the clip's class. A method's own weights of clips multiply it; either
-        kind has mean 1 over the training clips, their product is not scaled again.
+        kind has mean 1 over the training clips, their product is not scaled again. Where clips are mixed, what the
+        labels of both cost by their shares: of the `head`'s modality, or (fused) the mean over both.
         """
+        own, mixed = self._cost(logits, labels), self.mixed
+        if mixed is None:
+            return own
+        names = MODALITIES if head == "fused" else (head,)
+        others = [self._cost(logits, mixed.labels[name]) for name in names]
+        shares = [mixed.share[name] for name in names]
+        costs = [share * own + (1 - share) * other for share, other in zip(shares, others, strict=True)]
+        return torch.stack(costs).mean(0)
+
+    def _cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         costs = cross_entropy(logits, labels, self.config.labels.smoothing)
         return costs if self.class_weights is None else self.class_weights[labels] * costs
 
@@ -227,8 +273,8 @@ class Method:
         weight = self.config.warmup.unimodal_weight
         return {
             "fusion": self.cross_entropy(outputs.fused, labels).mean(),
-            "audio": weight * self.cross_entropy(outputs.audio, labels).mean(),
-            "visual": weight * self.cross_entropy(outputs.visual, labels).mean(),
+            "audio": weight * self.cross_entropy(outputs.audio, labels, "audio").mean(),
+            "visual": weight * self.cross_entropy(outputs.visual, labels, "visual").mean(),
         }
 
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
@@ -247,7 +293,7 @@ class Method:
         self, network: Network, optimizer: Optimizer, step: Step, autocast: Autocast
     ) -> tuple[Outputs, Terms]:
         """One adaptive step; returns outputs and terms (means over this worker's clips) for the records."""
-        self.epoch = step.epoch
+        self.epoch, self.mixed = step.epoch, step.mixed
         with autocast():
             outputs = self.outputs(network, step)
         terms = self.adaptive_terms(outputs, step.labels, step.index)
@@ -266,6 +312,7 @@ class Method:
         self, network: Network, optimizer: Optimizer, step: Step, autocast: Autocast
     ) -> tuple[Outputs, Terms]:
         """One step of warm-up or purification; not for subclasses to change."""
+        self.mixed = step.mixed
         with autocast():
             outputs = network(step.audio, step.visual, probe=self.probe_heads)
         terms = self.plain_terms(outputs, step.labels)

@@ -18,13 +18,14 @@ class Joint(Method):
 
     probe_heads = True
     plain_unimodal = False
+    mixes = True
 
     def plain_terms(self, outputs: Outputs, labels: Tensor) -> Terms:
         """CE(fused), and the probes' own losses where there are separate heads."""
         terms = {"fusion": self.cross_entropy(outputs.fused, labels).mean()}
         if self.config.model.readout == "heads":
-            terms["audio"] = self.cross_entropy(outputs.audio, labels).mean()
-            terms["visual"] = self.cross_entropy(outputs.visual, labels).mean()
+            terms["audio"] = self.cross_entropy(outputs.audio, labels, "audio").mean()
+            terms["visual"] = self.cross_entropy(outputs.visual, labels, "visual").mean()
         return terms
 
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:

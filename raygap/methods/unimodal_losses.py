@@ -19,6 +19,7 @@ class UnimodalLosses(Method):
 
     sections = {"loss": Loss}
     unimodal_losses = True
+    mixes = True
 
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
         """The same weights for every clip."""
@@ -26,7 +27,7 @@ class UnimodalLosses(Method):
         return {
             "fusion": loss.fusion_weight * self.cross_entropy(outputs.fused, labels).mean(),
             "audio": loss.unimodal_weight
-            * self.weighted("audio", self.cross_entropy(outputs.audio, labels), index, "audio"),
+            * self.weighted("audio", self.cross_entropy(outputs.audio, labels, "audio"), index, "audio"),
             "visual": loss.unimodal_weight
-            * self.weighted("visual", self.cross_entropy(outputs.visual, labels), index, "visual"),
+            * self.weighted("visual", self.cross_entropy(outputs.visual, labels, "visual"), index, "visual"),
         }

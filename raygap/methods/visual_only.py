@@ -19,6 +19,7 @@ class VisualOnly(Joint):
     """The picture alone."""
 
     droppable = False
+    mixes = True
 
     @classmethod
     def extend(cls, network: Network, config: TrialConfig) -> None:

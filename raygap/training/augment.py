@@ -1,19 +1,22 @@
 """What is changed at random of a training batch, but for crops and mirror images (raygap/data/augment.py).
 
 Each clip's changes follow from the seed, the epoch and its place in the epoch's order (of features: the step), whoever
-trains it and in whatever batch. Sound: first gain, then noise, then masks. Frames: one policy for all of a clip.
+trains it and in whatever batch. Sound: first gain, then noise, then masks. Frames: one policy for all of a clip. Then
+mixup (Zhang et al., ICLR 2018), with clips of the same batch: with several workers each reads the partners it lacks.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from raygap.config import TrialConfig
-from raygap.data.batches import Batch
+from raygap.config import MODALITIES, TrialConfig
+from raygap.data.batches import Batch, cut_up
 from raygap.data.store import Store
+from raygap.methods.base import Mixed
 from raygap.models.network import Dropped, Network
 from raygap.rng import generator
 
@@ -31,14 +34,44 @@ class Augmentation:
         self.statistics = store.header["statistics"]
         self.media = config.prepare.input == "media"
         self.policy = _policy(config) if self.media else None
+        self.partners = self._partners() if self.settings.mixup else None
+        """Of each place those of the clips that it is mixed with, (count, 1), or of audio and visual (count, 2)."""
 
-    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The batch's sound and frames, changed; see Batch for their shapes."""
-        audio, visual = batch.audio, batch.visual
+    def __call__(self, batch: Batch) -> tuple[Batch, Mixed | None]:
+        """The batch, of its own clips alone, with sound and frames changed; and how it is mixed."""
         if self.media:
-            audio = self._sound(audio, batch.places)
-            visual = self._frames(visual, batch.places)
-        return audio, visual
+            audio, visual = self._sound(batch.audio, batch.places), self._frames(batch.visual, batch.places)
+            batch = replace(batch, audio=audio, visual=visual)
+        return (batch, None) if self.partners is None else self._mixed(batch)
+
+    def _partners(self) -> np.ndarray:
+        names = MODALITIES if self.settings.mixup_partner == "own" else ("both",)
+        partners = np.empty((self.count, len(names)), np.int64)
+        for number, part in enumerate(cut_up(self.count, self.config.optimizer.batch_size)):
+            for column, name in enumerate(names):
+                draw = generator(self.config.seed, f"mixup partner {name}", self.epoch, number)
+                partners[part, column] = draw.permutation(part)
+        return partners
+
+    def _mixed(self, batch: Batch) -> tuple[Batch, Mixed]:
+        places, device = batch.places[batch.own], batch.labels.device
+        draw, alpha = generator(self.config.seed, "mixup share", self.epoch), self.settings.mixup
+        drawn = draw.beta(alpha, alpha, self.partners.shape).astype(np.float32)[places]
+        shares = torch.from_numpy(np.maximum(drawn, 1 - drawn)).to(device)
+        own, partners = (torch.from_numpy(clips).to(device) for clips in (batch.own, batch.partners))
+        inputs, mixed = {"audio": batch.audio, "visual": batch.visual}, Mixed({}, {})
+        for column, name in enumerate(MODALITIES):
+            column = min(column, shares.shape[1] - 1)
+            mixed.share[name], mixed.labels[name] = shares[:, column], batch.labels[partners[:, column]]
+            inputs[name] = self._blend(inputs[name][own], inputs[name][partners[:, column]], shares[:, column])
+        kept = {"index": batch.index[own], "labels": batch.labels[own], "places": places}
+        return replace(batch, **inputs, **kept, own=None, partners=None), mixed
+
+    def _blend(self, one: Tensor, other: Tensor, share: Tensor) -> Tensor:
+        blended = torch.lerp(other, one, share.view(-1, *[1] * (one.ndim - 1)))
+        if not self.media and one.ndim == 3:  # of a step of features the last number says that it is there
+            blended[..., -1] = torch.maximum(one[..., -1], other[..., -1])
+        return blended
 
     def _drawn(self, purpose: str, places: np.ndarray, each: int = 1) -> np.ndarray:
         """Uniform in [0, 1), (B, each)."""

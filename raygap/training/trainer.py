@@ -163,7 +163,7 @@ class Trainer:
         steps = len(cut_up(len(order), config.optimizer.batch_size))
         self.pace.begin(self.epoch + 1, steps)
         augmentation = Augmentation(config, self.store, self.epoch, len(order))
-        for number, batch in enumerate(
+        for number, read in enumerate(
             batches(
                 self.store,
                 self.rows,
@@ -174,12 +174,13 @@ class Trainer:
                 seed=config.seed,
                 epoch=self.epoch,
                 workers=self.workers,
+                partners=augmentation.partners,
             )
         ):
+            batch, mixed = augmentation(read)
             index, labels, weight = batch.index, batch.labels, batch.clips / batch.whole
-            audio, visual = augmentation(batch)
             self.network.dropped = dropped(config, self.network, batch, self.epoch, number)
-            step = Step(audio, visual, labels, index, weight, self.epoch, number, batch.places)
+            step = Step(batch.audio, batch.visual, labels, index, weight, self.epoch, number, batch.places, mixed)
             self.stepper.begin(self.epoch, number, steps, batch.whole)
             outputs, terms = train_step(self.network, self.stepper, step, lambda: autocast(config, device))
             # Everything below stays on the device: no step waits for the host.

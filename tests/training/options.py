@@ -12,5 +12,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "trivialaugment": {"augment.frames": "trivialaugment"},
     "dropout": {"model.dropout": 0.3},
     "modality dropout": {"augment.drop_audio": 0.3, "augment.drop_visual": 0.3},
+    "mixup": {"augment.mixup": 0.4},
+    "mixup apart": {"augment.mixup": 0.4, "augment.mixup_partner": "own"},
     "classes": {"labels.class_weights": 1.0, "labels.draw": "classes"},
 }

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,8 @@ def changed(store: Store, batch_size: int = 48, **fields: Any) -> tuple[torch.Te
     """Sound and frames of all training clips, augmented, in the order of the epoch."""
     config = from_mapping(SMALL | {k.replace("__", "."): v for k, v in fields.items()})
     augmentation = Augmentation(config, store, 0, len(store.rows("train")))
-    parts = [augmentation(batch) for batch in some(store, batch_size)]
-    audio, visual = (torch.cat(part) for part in zip(*parts, strict=True))
-    return audio, visual
+    parts = [augmentation(batch)[0] for batch in some(store, batch_size)]
+    return torch.cat([part.audio for part in parts]), torch.cat([part.visual for part in parts])
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_the_frames_of_a_clip_have_one_policy(tmp_path: Any) -> None:
     same = plain.visual[:, :1].expand_as(plain.visual).clone()
     plain.visual.copy_(same)
     config = from_mapping(SMALL | {"augment.frames": "trivialaugment", "prepare.frames": 2})
-    visual = Augmentation(config, store, 0, 48)(plain)[1]
+    visual = Augmentation(config, store, 0, 48)(plain)[0].visual
     assert torch.equal(visual[:, 0], visual[:, 1])
     assert not torch.equal(visual, same)
 
@@ -123,3 +123,34 @@ def test_dropping_keeps_the_mean_of_features_and_one_modality_of_each_clip(small
     whole = network.eval().read(features, features)
     torch.testing.assert_close(whole.fused, whole.audio + whole.visual)
     assert torch.equal(whole.audio, outputs.audio)
+
+
+@pytest.mark.parametrize("partner", ["shared", "own"])
+def test_mixed_clips_and_their_labels_have_the_same_shares(partner: str, small_store: Store) -> None:
+    fields = {"augment.mixup": 0.5, "augment.mixup_partner": partner, "labels.smoothing": 0.1}
+    config = from_mapping(SMALL | fields | {"method": "unimodal_losses", "purify.epochs": 0})
+    trainer = Trainer(config, small_store)
+    augmentation, [plain] = Augmentation(config, small_store, 0, 48), some(small_store)
+    pairs = augmentation.partners
+    batch, mixed = augmentation(replace(plain, own=np.arange(48), partners=pairs))
+    for column, (name, inputs, whole) in enumerate(
+        (("audio", batch.audio, plain.audio), ("visual", batch.visual, plain.visual))
+    ):
+        others = torch.from_numpy(pairs[:, column if partner == "own" else 0])
+        share = mixed.share[name].view(-1, *[1] * (inputs.ndim - 1))
+        assert sorted(others.tolist()) == list(range(48))
+        assert share.min() >= 0.5
+        torch.testing.assert_close(inputs, share * whole + (1 - share) * whole[others])
+        assert torch.equal(mixed.labels[name], plain.labels[others])
+    assert torch.equal(mixed.share["audio"], mixed.share["visual"]) is (partner == "shared")
+    # The cost is torch's of the mixed labels; the fused one's labels are the mean of both modalities'.
+    soft = {}
+    for name in ("audio", "visual"):
+        one, other = (torch.nn.functional.one_hot(labels, 3) for labels in (plain.labels, mixed.labels[name]))
+        soft[name] = mixed.share[name][:, None] * one + (1 - mixed.share[name][:, None]) * other
+    soft["fused"] = (soft["audio"] + soft["visual"]) / 2
+    trainer.method.mixed = mixed
+    logits = torch.randn(48, 3)
+    for head, labels in soft.items():
+        expected = torch.nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=0.1)
+        torch.testing.assert_close(trainer.method.cross_entropy(logits, batch.labels, head), expected)
