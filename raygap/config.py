@@ -370,8 +370,9 @@ class Purify(Section):
 class Compute(Section):
     """How the arithmetic is done."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 autocast, or single precision."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Single precision; or autocast to bf16, or, on GPUs alone, to fp16, for those without bf16: the loss is multiplied
+    by a scale that falls by half when gradients overflow, and such a step is left out."""
     threads: int = Field(1, ge=1, le=256)
     """CPU threads of a worker; in the configuration because the last bits of a sum depend on it."""
     workers: int = Field(1, ge=1, le=1024)

@@ -53,6 +53,7 @@ class Arl(Method):
     """The fused and both unimodal losses, with encoders that learn as much as they are sure."""
 
     sections = {"arl": Settings}
+    scale_free = False
     unimodal_losses = True
 
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:

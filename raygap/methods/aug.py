@@ -113,7 +113,7 @@ class Aug(Method):
                 logits = network.fusion.logits(name, features)
             terms[name] = boosted(logits, step.labels, self.config.aug.residual, self.cross_entropy)
             optimizer.zero_grad(set_to_none=True)
-            self.backward(network, outputs, {name: step.weight * terms[name]}, step)
+            self.backward(network, outputs, {name: step.factor * terms[name]}, step)
             optimizer.step()
         scores = [true_class_score(logits, step.labels) for logits in (outputs.audio, outputs.visual)]
         self.sums += self.batch_mean(torch.stack(scores), step)

@@ -64,6 +64,13 @@ class Step:
     """(B,): where each clip stands in what `draw` gave for this epoch."""
     mixed: Mixed | None = None
     """Where clips are mixed: `labels` and `index` are those of the clip with the larger share."""
+    loss_scale: Tensor | float = 1.0
+    """What losses are multiplied by before gradients are taken of them (fp16); who moves the weights divides by it."""
+
+    @property
+    def factor(self) -> Tensor | float:
+        """Of a loss, so that gradients add up over the workers, and to what the optimiser expects."""
+        return self.weight * self.loss_scale
 
 
 def layer_weights(encoder: torch.nn.Module) -> list[Tensor]:
@@ -118,6 +125,8 @@ class Method:
     """Its weights go on from the first step to the last, so that their average means something (optimizer.ema)."""
     droppable = True
     """Its fused loss is of both modalities' features, so that training can leave one out of it (augment.drop_*)."""
+    scale_free = True
+    """What it does to gradients asks not how large they are, so that fp16 can scale them."""
     mixes = False
     """Its losses are self.cross_entropy alone, which knows of mixed labels. A method's own word, not its base class's:
     what it adds may ask for the label, or the posterior, of one clip."""
@@ -163,6 +172,11 @@ class Method:
         if config.optimizer.accumulate > 1 and not cls.one_step:
             raise UserError(
                 f"optimizer.accumulate: {config.method} takes two steps a batch; set optimizer.accumulate=1"
+            )
+        if config.compute.precision == "fp16" and not cls.scale_free:
+            raise UserError(
+                f"compute.precision: {config.method} looks at the size of gradients, which fp16 scales; "
+                "set compute.precision=bf16"
             )
         for name in ("drop_audio", "drop_visual"):
             if getattr(config.augment, name) and not cls.droppable:
@@ -284,7 +298,8 @@ class Method:
     def backward(self, network: Network, outputs: Outputs, terms: Terms, step: Step) -> None:
         """Leave in each parameter's .grad the gradient of the loss over all workers' clips.
 
-        `terms` are scaled by step.weight, so that their gradients add up. What changes gradients does so after the sum.
+        `terms` are multiplied by step.factor, so that their gradients add up. What changes gradients does so after the
+        sum.
         """
         torch.stack(tuple(terms.values())).sum().backward()
         self.workers.sum_gradients(network)
@@ -298,7 +313,7 @@ class Method:
             outputs = self.outputs(network, step)
         terms = self.adaptive_terms(outputs, step.labels, step.index)
         optimizer.zero_grad(set_to_none=True)
-        self.backward(network, outputs, {name: step.weight * term for name, term in terms.items()}, step)
+        self.backward(network, outputs, {name: step.factor * term for name, term in terms.items()}, step)
         optimizer.step()
         if self.dus:
             for name, ratio in zip(("audio", "visual"), self.dus.ratios, strict=True):
@@ -317,7 +332,7 @@ class Method:
             outputs = network(step.audio, step.visual, probe=self.probe_heads)
         terms = self.plain_terms(outputs, step.labels)
         optimizer.zero_grad(set_to_none=True)
-        (step.weight * torch.stack(tuple(terms.values())).sum()).backward()
+        (step.factor * torch.stack(tuple(terms.values())).sum()).backward()
         self.workers.sum_gradients(network)
         optimizer.step()
         return outputs, terms

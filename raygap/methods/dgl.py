@@ -51,6 +51,7 @@ class Dgl(Joint):
     """Disentangled gradients of encoders and fusion."""
 
     sections = {"dgl": Settings}
+    scale_free = False
 
     def outputs(self, network: Network, step: Step) -> ApartOutputs:
         """The fused logits reach the fusion alone, the others the encoders alone."""

@@ -54,6 +54,7 @@ class InfoReg(Method):
     """The fused and both unimodal losses, with the modality ahead held back early on."""
 
     sections = {"inforeg": Settings}
+    scale_free = False
     unimodal_losses = True
 
     def __init__(self, *given: Any) -> None:

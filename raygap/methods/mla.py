@@ -90,7 +90,7 @@ class Mla(Method):
                 logits = network.fusion.head(features)
             terms[name] = self.cross_entropy(logits, step.labels).mean()
             optimizer.zero_grad(set_to_none=True)
-            self.backward(network, outputs, {name: step.weight * terms[name]}, step)
+            self.backward(network, outputs, {name: step.factor * terms[name]}, step)
             self._project(network.fusion.head.weight, self.batch_mean(features.T, step), step)
             optimizer.step()
         return outputs, terms

@@ -2,7 +2,9 @@
 
 Gradients of `optimizer.accumulate` batches are averaged over their clips and then clipped to `optimizer.clip_norm`. A
 method changes its gradients before (as OGM-GE does); what it leaves in the weights is what is added up and clipped.
-After each step the moving average follows: a_1 = w_1, a_t = ema * a_(t-1) + (1 - ema) * w_t.
+With fp16 losses are multiplied by a scale, and gradients divided by it before they are clipped; a step whose gradients
+overflow is left out (torch's GradScaler). After each step the moving average follows: a_1 = w_1,
+a_t = ema * a_(t-1) + (1 - ema) * w_t.
 """
 
 from typing import Any
@@ -25,6 +27,9 @@ class Stepper:
         factors = {f"{modality}_encoder": getattr(config.model, modality).lr_factor for modality in MODALITIES}
         self.optimizer = make_optimizer(config.optimizer, network, factors)
         self.config, self.network = config, network
+        device = next(network.parameters()).device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.compute.precision == "fp16")
+        self.one = torch.ones((), device=device)
         self.average: AveragedModel | None = None
         if decay := config.optimizer.ema:
             self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
@@ -43,6 +48,11 @@ class Stepper:
         self.due = (number + 1) % settings.accumulate == 0 or number + 1 == batches
 
     @property
+    def loss_scale(self) -> torch.Tensor | float:
+        """What a loss is to be multiplied by before its gradients are taken."""
+        return self.scaler.scale(self.one) if self.scaler.is_enabled() else 1.0
+
+    @property
     def state(self) -> Any:
         """What the optimiser remembers of each weight; a method may clear it."""
         return self.optimizer.state
@@ -59,9 +69,11 @@ class Stepper:
             if not self.due:
                 return
             self._average()
+        self.scaler.unscale_(self.optimizer)  # without fp16 these do nothing but the optimiser's step
         if settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         if self.average:
             self.average.update_parameters(self.network)
 
@@ -80,10 +92,12 @@ class Stepper:
     def state_dict(self) -> dict[str, Any]:
         """What the next epoch depends on."""
         average = self.average and self.average.state_dict()
-        return {"optimizer": self.optimizer.state_dict(), "average": average}
+        return {"optimizer": self.optimizer.state_dict(), "average": average, "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of state_dict."""
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
             self.average.load_state_dict(state["average"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])

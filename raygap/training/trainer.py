@@ -27,7 +27,7 @@ from raygap.pace import Pace
 from raygap.rng import generator
 from raygap.training.augment import Augmentation, dropped
 from raygap.training.evaluation import evaluate, predict
-from raygap.training.precision import autocast, pick_device
+from raygap.training.precision import autocast, check_device, pick_device
 from raygap.training.stages import learning_rate, purified, refit_due, stage_of
 from raygap.training.steps import Stepper
 from raygap.workers import Workers
@@ -50,6 +50,7 @@ class Trainer:
         self.labels = store.labels[self.rows]
         kind = method or find_method(config.method)
         kind.check(config)
+        check_device(config, self.device)
         _check_classes(config, store, self.labels)
         self.network = trial_network(config, len(store.class_names), kind, store.channels).to(self.device)
         self.network.to(memory_format=torch.channels_last)
@@ -180,7 +181,8 @@ class Trainer:
             batch, mixed = augmentation(read)
             index, labels, weight = batch.index, batch.labels, batch.clips / batch.whole
             self.network.dropped = dropped(config, self.network, batch, self.epoch, number)
-            step = Step(batch.audio, batch.visual, labels, index, weight, self.epoch, number, batch.places, mixed)
+            inputs, scale = (batch.audio, batch.visual, labels, index), self.stepper.loss_scale
+            step = Step(*inputs, weight, self.epoch, number, batch.places, mixed, scale)
             self.stepper.begin(self.epoch, number, steps, batch.whole)
             outputs, terms = train_step(self.network, self.stepper, step, lambda: autocast(config, device))
             # Everything below stays on the device: no step waits for the host.

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from options import OPTIONS
 from stores import SMALL, write_store
 
+from raygap.config import MODALITIES
 from raygap.data.batches import class_order
 from raygap.data.store import Store
 from raygap.errors import UserError
@@ -21,6 +22,7 @@ from raygap.training.check import check_trial
 from raygap.training.checkpoint import dumps, loads
 from raygap.training.evaluation import evaluate
 from raygap.training.run import load_network, train
+from raygap.training.steps import Stepper
 from raygap.training.trainer import Trainer
 from raygap.training.trunk import warmup_key
 
@@ -159,6 +161,47 @@ def test_a_mixture_waits_until_each_clip_was_drawn(tmp_path: Path) -> None:
     assert [row.get("mixture_degenerate") for row in rows] == [None, 1.0, 1.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_fp16_scales_losses_and_leaves_out_a_step_that_overflows(accumulate: int) -> None:
+    # On a CPU, where a trainer refuses it: the scaling is the same there.
+    fields = {"optimizer.clip_norm": 0.5, "optimizer.accumulate": accumulate, "optimizer.ema": 0.5}
+    networks = [torch.nn.ModuleDict({f"{m}_encoder": torch.nn.Linear(3, 2) for m in MODALITIES}) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    plain, scaled = (
+        Stepper(from_mapping(fields | {"compute.precision": precision}), network)
+        for precision, network in zip(("fp32", "fp16"), networks, strict=True)
+    )
+
+    def train_on(value: float, number: int) -> None:
+        for stepper in (plain, scaled):
+            stepper.zero_grad()
+            stepper.begin(0, number, 9, 4)
+            features = stepper.network["audio_encoder"](torch.full((1, 3), value))
+            (stepper.loss_scale * features.square().sum()).backward()
+            stepper.step()
+
+    for number in range(accumulate):
+        train_on(1.0 + number, number)
+    assert scaled.loss_scale == 2**16
+    for name, weights in plain.network.state_dict().items():
+        torch.testing.assert_close(scaled.network.state_dict()[name], weights)
+    before = copy.deepcopy(networks[1].state_dict())
+    saved, scaled = scaled.state_dict(), Stepper(scaled.config, networks[1])
+    scaled.load_state_dict(loads(dumps(saved)))
+    train_on(1e18, accumulate)
+    for number in range(1, accumulate):
+        train_on(1.0, accumulate + number)
+    assert scaled.loss_scale == 2**15
+    assert all(torch.equal(weights, before[name]) for name, weights in networks[1].state_dict().items())
+
+
+def test_fp16_is_for_gpus(small_store: Store) -> None:
+    config = from_mapping(SHORT | {"compute.precision": "fp16"})
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="fp16 needs a GPU"):
+            Trainer(config, small_store)
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -170,6 +213,7 @@ def test_a_mixture_waits_until_each_clip_was_drawn(tmp_path: Path) -> None:
         ({"method": "unimodal_losses", "augment.mixup": 0.2, "dus.kind": "heuristic"}, "augment.mixup=0"),
         ({"method": "joint", "augment.mixup": 0.2, "purify.epochs": 1}, "augment.mixup=0"),
         ({"method": "audio_only", "augment.mixup": 0.2, "augment.mixup_partner": "own"}, "augment.mixup=0"),
+        ({"method": "arl", "compute.precision": "fp16"}, "compute.precision=bf16"),
         ({"method": "opm", "augment.drop_audio": 0.1}, "augment.drop_audio=0"),
         ({"method": "g2d", "optimizer.ema": 0.9}, "optimizer.ema=0"),
         ({"method": "tcmax", "labels.smoothing": 0.1}, "labels.smoothing=0"),
