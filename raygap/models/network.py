@@ -66,10 +66,10 @@ class Network(nn.Module):
 
     def forward(self, audio: Tensor, visual: Tensor, probe: bool = False) -> Outputs:
         """`probe` cuts the separate heads off the encoders: they are trained to read, not to shape, the features."""
-        features = {"audio": self.audio_encoder(audio), "visual": encode_frames(self.visual_encoder, visual)}
+        z_audio, z_visual = self.audio_encoder(audio), encode_frames(self.visual_encoder, visual)
         if self.training and self.dropped:
-            features = _times(features, self.dropped.features)
-        return self.read(*features.values(), probe)
+            z_audio, z_visual = _times(z_audio, z_visual, self.dropped.features)
+        return self.read(z_audio, z_visual, probe)
 
     def read(self, z_audio: Tensor, z_visual: Tensor, probe: bool = False) -> Outputs:
         """The logits that features (B, features) give."""
@@ -82,14 +82,16 @@ class Network(nn.Module):
 
     def fuse(self, z_audio: Tensor, z_visual: Tensor) -> Tensor:
         """The fused logits of features (B, features), in training without the modality that is dropped of a clip."""
-        features = {"audio": z_audio, "visual": z_visual}
         if self.training and self.dropped:
-            features = _times(features, self.dropped.fused)
-        return self.fusion(*features.values())
+            z_audio, z_visual = _times(z_audio, z_visual, self.dropped.fused)
+        fused: Tensor = self.fusion(z_audio, z_visual)
+        return fused
 
 
-def _times(features: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {m: z * factors[m].to(z.dtype) if m in factors else z for m, z in features.items()}
+def _times(z_audio: Tensor, z_visual: Tensor, factors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    if not factors:
+        return z_audio, z_visual
+    return z_audio * factors["audio"].to(z_audio.dtype), z_visual * factors["visual"].to(z_visual.dtype)
 
 
 def _frozen(parameters: Iterable[nn.Parameter]) -> bool:

@@ -64,8 +64,8 @@ class Augmentation:
             column = min(column, shares.shape[1] - 1)
             mixed.share[name], mixed.labels[name] = shares[:, column], batch.labels[partners[:, column]]
             inputs[name] = self._blend(inputs[name][own], inputs[name][partners[:, column]], shares[:, column])
-        kept = {"index": batch.index[own], "labels": batch.labels[own], "places": places}
-        return replace(batch, **inputs, **kept, own=None, partners=None), mixed
+        index, labels = batch.index[own], batch.labels[own]
+        return Batch(index, inputs["audio"], inputs["visual"], labels, batch.clips, batch.whole, places), mixed
 
     def _blend(self, one: Tensor, other: Tensor, share: Tensor) -> Tensor:
         blended = torch.lerp(other, one, share.view(-1, *[1] * (one.ndim - 1)))

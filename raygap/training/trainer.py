@@ -73,7 +73,7 @@ class Trainer:
     @property
     def validated(self) -> Network:
         """The network that is validated, kept and tested: the one that is trained, or its moving average."""
-        average = self.stepper.average
+        average: Any = self.stepper.average
         return average.module if average else self.network
 
     def train_epoch(self) -> Metrics:
