@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raygap.config import LATER, Section, acts_when
 from raygap.imbalance.gap import modality_gap, true_class_score
@@ -24,6 +24,14 @@ class Loss(Section):
     """Weight of the fused cross-entropy."""
     unimodal_weight: float = Field(1.0, ge=0, le=100, json_schema_extra=LATER)
     """Weight of the sum of both unimodal cross-entropies."""
+
+    @model_validator(mode="after")
+    def _labels_count(self) -> Self:
+        if not (self.fusion_weight or self.unimodal_weight):
+            raise ValueError(
+                "loss.fusion_weight and loss.unimodal_weight are both 0: nothing learns from the labels; raise one"
+            )
+        return self
 
 
 class GuidedLoss(Loss):

@@ -207,6 +207,7 @@ def test_fp16_is_for_gpus(small_store: Store) -> None:
     [
         ({"labels.smoothing": 1.0}, "labels.smoothing"),
         ({"method": "mla", "optimizer.accumulate": 2}, "optimizer.accumulate=1"),
+        ({"loss.fusion_weight": 0.0, "loss.unimodal_weight": 0.0}, "both 0"),
         ({"augment.drop_audio": 0.6, "augment.drop_visual": 0.5}, "exceed 1"),
         ({"method": "gmm_scores", "augment.mixup": 0.2}, "augment.mixup=0"),
         ({"method": "cml", "augment.mixup": 0.2}, "augment.mixup=0"),
