@@ -46,11 +46,16 @@ def plain(small_store: Store) -> list[dict]:
     return trained(SHORT, small_store)[0]
 
 
-@pytest.mark.parametrize("option", list(OPTIONS))
+# Of all at once a guided method, whose posteriors mixup has no meaning for.
+ALL = {name: value for option, fields in OPTIONS.items() if "mixup" not in option for name, value in fields.items()}
+ALL |= {"method": "gmm_scores", "loss.combine": "replace", "scores.separator": "raw"}
+
+
+@pytest.mark.parametrize("option", [*OPTIONS, "all"])
 def test_every_option_acts_resumes_to_the_bit_and_is_in_the_warmups_key(
     option: str, plain: list[dict], small_store: Store
 ) -> None:
-    fields = SHORT | OPTIONS[option]
+    fields = SHORT | (OPTIONS | {"all": ALL})[option]
     rows, trainer = trained(fields, small_store)
     assert rows[0]["val_loss"] != plain[0]["val_loss"]
     again, resumed = trained(fields, small_store, stop_after=2)
