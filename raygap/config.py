@@ -96,13 +96,58 @@ RECIPES: dict[str, dict[str, Any]] = {
 but the number of frames is the recipe's; it is no field itself, a resolved configuration holds what it stands for."""
 
 
+_MEDIA = {"prepare.input": "media"}
+_SPECTROGRAMS = {"prepare.spectrogram": ("mel", "stft", "psd", "fbank")}
+
+
 class Augment(Section):
-    """Random changes of a training clip's frames, drawn by clip and epoch, the same for all frames of the clip."""
+    """Random changes of training clips, drawn by clip and epoch; of frames the same for all of a clip."""
 
     crop: float = Field(0.8, gt=0, le=1)
     """Smallest side of the random crop as a share of the frame's side; 1 keeps the whole frame."""
     flip: bool = True
     """Mirror half of the clips left to right."""
+    frames: Literal["none", "randaugment", "trivialaugment"] = Field("none", json_schema_extra=acts_when(_MEDIA))
+    """Policy for the cropped frames, torchvision's: two random operations (RandAugment), or one of random strength."""
+    magnitude: int = Field(9, ge=0, le=30, json_schema_extra=acts_when(_MEDIA | {"augment.frames": "randaugment"}))
+    """Strength of RandAugment's operations."""
+    gain: float = Field(0.0, ge=0, le=40, json_schema_extra=acts_when(_MEDIA | {"prepare.sound_scaling": "!=clip"}))
+    """Sound is made louder or softer by up to as many dB (not where each clip is standardised over itself)."""
+    noise: float = Field(0.0, ge=0, le=10, json_schema_extra=acts_when(_MEDIA))
+    """Normal noise on the spectrogram (or waveform), its deviation in those of the clip's own."""
+    time_mask: float = Field(0.0, ge=0, lt=1, json_schema_extra=acts_when(_MEDIA))
+    """SpecAugment: longest stretch of the spectrogram's time, as a share of all, that the clip's mean replaces."""
+    frequency_mask: float = Field(0.0, ge=0, lt=1, json_schema_extra=acts_when(_MEDIA | _SPECTROGRAMS))
+    """The same of its bands."""
+    masks: int = Field(
+        1,
+        ge=1,
+        le=20,
+        json_schema_extra=acts_when(
+            _MEDIA | {"augment.time_mask": ">0"}, _MEDIA | _SPECTROGRAMS | {"augment.frequency_mask": ">0"}
+        ),
+    )
+    """Stretches of either kind a clip."""
+    drop_audio: float = Field(0.0, ge=0, lt=1)
+    """Modality dropout: share of the clips whose sound the fusion does not get in a step (zero features). The unimodal
+    losses and scores are of whole clips."""
+    drop_visual: float = Field(0.0, ge=0, lt=1)
+    """The same of the picture; no clip lacks both."""
+    mixup: float = Field(0.0, ge=0, le=10)
+    """Mixup: each clip is mixed with another of its batch, and its label too, in shares of Beta(mixup, mixup); 0: none.
+    The larger share is the clip's own."""
+    mixup_partner: Literal["shared", "own"] = Field("shared", json_schema_extra=acts_when({"augment.mixup": ">0"}))
+    """Both modalities are mixed with one other clip, in equal shares; or each with another clip in shares of its own:
+    the unimodal losses then go by their modality's labels, the fused loss by the mean of both."""
+
+    @model_validator(mode="after")
+    def _one_modality_is_left(self) -> Self:
+        if self.drop_audio + self.drop_visual > 1:
+            raise ValueError(
+                f"augment.drop_audio ({self.drop_audio}) + augment.drop_visual ({self.drop_visual}) exceed 1: "
+                "each clip keeps one modality; lower either"
+            )
+        return self
 
 
 MODALITIES = ("audio", "visual")
@@ -173,6 +218,8 @@ class Model(Section):
     """The encoder of the pictures."""
     fusion: Literal["concat", "sum", "film", "gated"] = "concat"
     """How the two feature vectors become fused logits."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the numbers of both feature vectors that are left out in a training step, anew for each clip."""
     readout: Literal["split", "heads"] = "split"
     """Unimodal logits: the fused linear head cut in two (concat and sum), or one linear head a modality."""
     norm: Literal["batch", "sync_batch", "group"] = "batch"
@@ -196,7 +243,8 @@ class Model(Section):
 
 
 class Optimizer(Section):
-    """Optimiser and learning-rate schedule; the rate depends on the epoch alone."""
+    """Optimiser, learning-rate schedule and what a step of the weights is; the rate depends on the epoch, and on the
+    step only while it rises (ramp_epochs)."""
 
     name: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum, or AdamW."""
@@ -207,13 +255,38 @@ class Optimizer(Section):
     weight_decay: float = Field(1e-4, ge=0, le=1)
     """Weight decay (decoupled with adamw)."""
     batch_size: int = Field(64, ge=1, le=4096)
-    """Clips a step, over all workers."""
+    """Clips a batch, over all workers; a step has optimizer.accumulate batches."""
     schedule: Literal["constant", "step", "cosine"] = "constant"
     """constant; step: times gamma every step_size epochs; cosine: to 0 over all epochs of the trial."""
     step_size: int = Field(70, ge=1, le=10_000, json_schema_extra=acts_when({"optimizer.schedule": "step"}))
     """Epochs between two drops of schedule step."""
     gamma: float = Field(0.1, gt=0, le=1, json_schema_extra=acts_when({"optimizer.schedule": "step"}))
     """Factor of one drop of schedule step."""
+    ramp_epochs: float = Field(0.0, ge=0, le=1000)
+    """The learning rate rises step by step from 0 to the schedule's over as many first epochs (0.5: half of the first);
+    0: from the first step on it is the schedule's. Not the stage warm-up."""
+    clip_norm: float = Field(0.0, ge=0, le=1e6)
+    """Gradients of all weights together are scaled down to this norm where theirs is larger; 0: left as they are."""
+    accumulate: int = Field(1, ge=1, le=1024)
+    """Batches a step: their gradients are averaged over the clips. As accumulate * batch_size clips in one batch, in
+    less memory, but that batches are normalised alone (model.norm=batch)."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay a step of a moving average of the weights, and of the statistics of normalisation: it is validated, kept in
+    best.pt and tested in their place; 0: none. Of 0.99 it holds about the last 100 steps."""
+
+
+class Labels(Section):
+    """How the labels enter the losses, in all stages and of both modalities; methods multiply what follows by their own
+    weights of each clip."""
+
+    smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of each label that is spread over all classes alike."""
+    class_weights: float = Field(0.0, ge=0, le=1)
+    """A clip's cross-entropies are divided by the number of its class's training clips to this power, and scaled so
+    that the mean factor over all of these is 1; 1: all classes count alike, 0: all clips."""
+    draw: Literal["clips", "classes"] = "clips"
+    """An epoch has each training clip once; or as many clips, of all classes equally many, those of a class in turns,
+    also from epoch to epoch."""
 
 
 class Warmup(Section):
@@ -297,8 +370,9 @@ class Purify(Section):
 class Compute(Section):
     """How the arithmetic is done."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 autocast, or single precision."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Single precision; or autocast to bf16, or, on GPUs alone, to fp16, for those without bf16: the loss is multiplied
+    by a scale that falls by half when gradients overflow, and such a step is left out."""
     threads: int = Field(1, ge=1, le=256)
     """CPU threads of a worker; in the configuration because the last bits of a sum depend on it."""
     workers: int = Field(1, ge=1, le=1024)
@@ -324,6 +398,7 @@ class TrialConfig(Section):
     augment: Augment = Augment()
     model: Model = Model()
     optimizer: Optimizer = Optimizer()
+    labels: Labels = Labels()
     warmup: Warmup = Warmup()
     gap: Gap = Gap()
     history: History = History()

@@ -41,11 +41,37 @@ class Batch:
     """Clips of the whole batch, over all workers."""
     places: np.ndarray
     """(B,): where in `order` each clip stands."""
+    own: np.ndarray | None = None
+    """Where partners are read too: which (n,) of the B clips these are the batch's own."""
+    partners: np.ndarray | None = None
+    """(n, k): and which of the B their partners."""
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     """The order of an epoch: a permutation of `count` positions, int64."""
     return generator(seed, "order", epoch).permutation(count)
+
+
+def class_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch with equally many clips of each class: as many positions of `labels` (n,), int64.
+
+    Each class goes through its clips in a new order again and again, and on from where the epoch before left it, so
+    that none comes again before all others of the class; classes take turns at what does not divide.
+    """
+    names, count = np.unique(labels), len(labels)
+    share, rest = divmod(count, len(names))
+    drawn = []
+    for place, label in enumerate(names.tolist()):
+        clips = np.flatnonzero(labels == label)
+        # Of the places left over in all epochs before one, every len(names)th was this class's.
+        begin, end = (
+            number * share + (number * rest - place + len(names) - 1) // len(names) for number in (epoch, epoch + 1)
+        )
+        rounds = range(begin // len(clips), -(-end // len(clips)))
+        turns = [clips[generator(seed, "class order", label, turn).permutation(len(clips))] for turn in rounds]
+        skipped = begin - rounds.start * len(clips)
+        drawn.append(np.concatenate([*turns, clips[:0]])[skipped : skipped + end - begin])
+    return np.concatenate(drawn)[epoch_order(count, seed, epoch)]
 
 
 def cut_up(count: int, batch_size: int) -> list[np.ndarray]:
@@ -68,20 +94,23 @@ def batches(
     seed: int,
     epoch: int,
     workers: Workers | None = None,
+    partners: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Batches of the clips `rows[order]`, in that order; the last one may be smaller, or one clip larger.
 
     `rows` are rows of the store, (n,); `order` holds positions within `rows` and may be a part of them (a filtered
     subset). `augment` None leaves the frames as they are. What happens to a clip depends on seed, epoch and its
     position alone: not on batch_size, nor on which other clips are read. With `workers`, each batch is cut down to
-    this worker's part (Workers.share).
+    this worker's part (Workers.share). `partners`, (len(order), k), are places of clips to be read with the one at each
+    place; where a part holds them all, as that of a worker alone does of partners in its batch, nothing is read twice.
     """
     boxes = None
     if augment and not store.features:
         boxes = draw_boxes(len(rows), store.frames.shape[2], augment, seed, epoch)
     parts = cut_up(len(order), batch_size)
     shares = [workers.share(part) if workers else (part, len(part)) for part in parts]
-    mine = [order[part] for part, _ in shares]
+    wanted = [_with_partners(part, partners) for part, _ in shares]
+    mine = [order[places] for places, *_ in wanted]
     read: Iterator[_Tensors]
     if store.features:
         read = (_read_features(store, rows, index, device) for index in mine)
@@ -89,8 +118,20 @@ def batches(
         read = _read_on_gpu(store, rows, boxes, mine, device)
     else:
         read = map(_CpuReader(store, rows, boxes), mine)
-    for whole, (part, clips), (index, audio, visual, labels) in zip(parts, shares, read, strict=True):
-        yield Batch(index, audio, visual, labels, clips, len(whole), part)
+    for whole, (_, clips), (places, own, theirs), tensors in zip(parts, shares, wanted, read, strict=True):
+        index, audio, visual, labels = tensors
+        yield Batch(index, audio, visual, labels, clips, len(whole), places, own, theirs)
+
+
+def _with_partners(
+    part: np.ndarray, partners: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """The places to be read for those of a part, (n,), and where among them the part and its partners, (n, k), are."""
+    if partners is None:
+        return part, None, None
+    places, found = np.unique(np.column_stack((part, partners[part])), return_inverse=True)
+    found = found.reshape(len(part), -1)
+    return places, found[:, 0], found[:, 1:]
 
 
 def _read_features(store: Store, rows: np.ndarray, index: np.ndarray, device: torch.device) -> _Tensors:

@@ -53,6 +53,7 @@ class Agm(Joint):
     """CE(fused), with the gradients of the encoders and of what reads them modulated."""
 
     sections = {"agm": Settings}
+    scale_free = False
     steps = 0
     running: Tensor | None = None
     """(2,): means of s over the steps so far."""

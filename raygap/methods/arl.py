@@ -26,7 +26,6 @@ from pydantic import Field
 from raygap.config import LATER, Section
 from raygap.lazy import torch
 from raygap.methods.base import Method
-from raygap.methods.losses import cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,15 +53,16 @@ class Arl(Method):
     """The fused and both unimodal losses, with encoders that learn as much as they are sure."""
 
     sections = {"arl": Settings}
+    scale_free = False
     unimodal_losses = True
 
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
         """The losses of the batch."""
         gamma = self.config.arl.gamma
         return {
-            "fusion": cross_entropy(outputs.fused, labels).mean(),
-            "audio": gamma * self.weighted("audio", cross_entropy(outputs.audio, labels), index, "audio"),
-            "visual": gamma * self.weighted("visual", cross_entropy(outputs.visual, labels), index, "visual"),
+            "fusion": self.cross_entropy(outputs.fused, labels).mean(),
+            "audio": gamma * self.weighted("audio", self.cross_entropy(outputs.audio, labels), index, "audio"),
+            "visual": gamma * self.weighted("visual", self.cross_entropy(outputs.visual, labels), index, "visual"),
         }
 
     def backward(self, network: Network, outputs: Outputs, terms: Terms, step: Step) -> None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 class AudioOnly(Joint):
     """Audio alone."""
 
+    droppable = False
+    mixes = True
+
     @classmethod
     def extend(cls, network: Network, config: TrialConfig) -> None:
         """Nothing of the picture reaches the answer."""

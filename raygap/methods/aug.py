@@ -21,6 +21,7 @@ fusion's place; model.fusion and the read-out of separate heads have none in it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -36,9 +37,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from raygap.config import TrialConfig
-    from raygap.methods.base import Autocast, Look, Step, Terms
+    from raygap.methods.base import Autocast, Look, Optimizer, Step, Terms
     from raygap.models.network import Network
     from raygap.models.outputs import Outputs
+
+
+Cost = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
 class Settings(Section):
@@ -59,6 +63,9 @@ class Aug(Method):
     """Two updates a batch, one a modality, and classifiers that come as they are needed."""
 
     sections = {"aug": Settings}
+    one_step = False
+    droppable = False
+    averageable = False
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
@@ -95,7 +102,7 @@ class Aug(Method):
             self.note(f"aug_classifiers_{name}", torch.tensor(float(count)))
 
     def train_step(
-        self, network: Network, optimizer: torch.optim.Optimizer, step: Step, autocast: Autocast
+        self, network: Network, optimizer: Optimizer, step: Step, autocast: Autocast
     ) -> tuple[Outputs, Terms]:
         """The two updates; the outputs are those before the first."""
         with autocast():
@@ -104,9 +111,9 @@ class Aug(Method):
         for name, features in (("audio", outputs.audio_features), ("visual", outputs.visual_features)):
             with autocast():
                 logits = network.fusion.logits(name, features)
-            terms[name] = boosted(logits, step.labels, self.config.aug.residual)
+            terms[name] = boosted(logits, step.labels, self.config.aug.residual, self.cross_entropy)
             optimizer.zero_grad(set_to_none=True)
-            self.backward(network, outputs, {name: step.weight * terms[name]}, step)
+            self.backward(network, outputs, {name: step.factor * terms[name]}, step)
             optimizer.step()
         scores = [true_class_score(logits, step.labels) for logits in (outputs.audio, outputs.visual)]
         self.sums += self.batch_mean(torch.stack(scores), step)
@@ -122,12 +129,12 @@ class Aug(Method):
         self.sums = state["scores"].to(self.device)
 
 
-def boosted(logits: Tensor, labels: Tensor, residual: float) -> Tensor:
+def boosted(logits: Tensor, labels: Tensor, residual: float, cost: Cost = cross_entropy) -> Tensor:
     """The loss of a modality: logits (classifiers, B, C), the newest last, and labels (B,), in float32."""
     logits = logits.float()
-    whole = cross_entropy(logits.sum(0), labels)
+    whole = cost(logits.sum(0), labels)
     if len(logits) == 1:
         return whole.mean()
-    before, newest = logits[:-1].sum(0), cross_entropy(logits[-1], labels)
+    before, newest = logits[:-1].sum(0), cost(logits[-1], labels)
     known = true_class_score(before.detach(), labels)
-    return (whole + cross_entropy(before, labels) + (1 - residual * known) * newest).mean()
+    return (whole + cost(before, labels) + (1 - residual * known) * newest).mean()

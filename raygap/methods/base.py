@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from raygap.config import MODALITIES
 from raygap.errors import UserError
 from raygap.imbalance.controls import controlled, within_class_permutation
 from raygap.imbalance.gap import mixture_values, true_class_score
 from raygap.imbalance.mixture import DegenerateMixture, GapMixture, bic_one_gaussian, fit_gap_mixture
 from raygap.lazy import torch
 from raygap.methods.dus import Dus, DusSettings
-from raygap.methods.losses import cross_entropy
+from raygap.methods.losses import class_weights, cross_entropy
 from raygap.workers import Workers
 
 if TYPE_CHECKING:
@@ -29,6 +30,16 @@ if TYPE_CHECKING:
 Autocast = Callable[[], AbstractContextManager[Any]]
 Terms = dict[str, "Tensor"]
 """Loss terms of a batch by name, each a weighted scalar; the loss is their sum."""
+
+
+@dataclass
+class Mixed:
+    """How the clips of a step are mixed with others, by modality: see augment.mixup."""
+
+    share: dict[str, Tensor]
+    """(B,), in [0.5, 1]: of the clip itself."""
+    labels: dict[str, Tensor]
+    """(B,): of the other clip."""
 
 
 @dataclass
@@ -51,11 +62,34 @@ class Step:
     """Of the step within the epoch, from 0."""
     places: np.ndarray
     """(B,): where each clip stands in what `draw` gave for this epoch."""
+    mixed: Mixed | None = None
+    """Where clips are mixed: `labels` and `index` are those of the clip with the larger share."""
+    loss_scale: Tensor | float = 1.0
+    """What losses are multiplied by before gradients are taken of them (fp16); who moves the weights divides by it."""
+
+    @property
+    def factor(self) -> Tensor | float:
+        """Of a loss, so that gradients add up over the workers, and to what the optimiser expects."""
+        return self.weight * self.loss_scale
 
 
 def layer_weights(encoder: torch.nn.Module) -> list[Tensor]:
     """Of all layers, whatever they are, without biases and normalisation; frozen ones have no gradient."""
     return [parameter for parameter in encoder.parameters() if parameter.ndim > 1]
+
+
+class Optimizer(Protocol):
+    """What moves the weights: any of torch's optimisers, or raygap's, which adds to a step what is configured."""
+
+    @property
+    def state(self) -> Any:
+        """What it remembers of each weight."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's."""
+
+    def step(self) -> None:
+        """Move the weights by their gradients; once a batch, where `one_step` is so."""
 
 
 class Look(Protocol):
@@ -85,6 +119,19 @@ class Method:
     """Its plain_terms weigh unimodal losses by warmup.unimodal_weight."""
     unimodal_losses = False
     """It has a loss a modality whose clips DUS can draw: `weighted` gets them with their modality's name."""
+    one_step = True
+    """It takes one step a batch, so that the gradients of several can make one (optimizer.accumulate)."""
+    averageable = True
+    """Its weights go on from the first step to the last, so that their average means something (optimizer.ema)."""
+    droppable = True
+    """Its fused loss is of both modalities' features, so that training can leave one out of it (augment.drop_*)."""
+    scale_free = True
+    """What it does to gradients asks not how large they are, so that fp16 can scale them."""
+    mixes = False
+    """Its losses are self.cross_entropy alone, which knows of mixed labels. A method's own word, not its base class's:
+    what it adds may ask for the label, or the posterior, of one clip."""
+    per_clip_labels = True
+    """What each clip's labels cost is self.cross_entropy alone, so that labels.* can change it."""
 
     def __init__(
         self, config: TrialConfig, labels: np.ndarray, device: torch.device, workers: Workers | None = None
@@ -98,6 +145,11 @@ class Method:
         self.noted: dict[str, list[Tensor]] = {}
         drawn = self.unimodal_losses and config.dus.kind != "none"
         self.dus = Dus(config, len(labels), device) if drawn else None
+        self.mixed: Mixed | None = None
+        """Of the step that is trained now."""
+        self.class_weights: Tensor | None = None
+        if config.labels.class_weights:
+            self.class_weights = torch.from_numpy(class_weights(labels, config.labels.class_weights)).to(device)
         self.epoch = 0
 
     @classmethod
@@ -116,6 +168,24 @@ class Method:
 
         Nor does any with lone clips in batch normalisation: what they are normalised by is themselves.
         """
+        cls._check_labels(config)
+        if config.optimizer.accumulate > 1 and not cls.one_step:
+            raise UserError(
+                f"optimizer.accumulate: {config.method} takes two steps a batch; set optimizer.accumulate=1"
+            )
+        if config.compute.precision == "fp16" and not cls.scale_free:
+            raise UserError(
+                f"compute.precision: {config.method} looks at the size of gradients, which fp16 scales; "
+                "set compute.precision=bf16"
+            )
+        for name in ("drop_audio", "drop_visual"):
+            if getattr(config.augment, name) and not cls.droppable:
+                raise UserError(
+                    f"augment.{name}: {config.method} has no fused loss of both modalities of each clip; "
+                    f"set augment.{name}=0"
+                )
+        if config.optimizer.ema and not cls.averageable:
+            raise UserError(f"optimizer.ema: {config.method} replaces weights while it trains; set optimizer.ema=0")
         norm, clips, workers = config.model.norm, config.optimizer.batch_size, config.compute.workers
         least = {"batch": 2 * workers, "sync_batch": 2, "group": 1}[norm]
         if clips < least:
@@ -124,6 +194,31 @@ class Method:
                 f"optimizer.batch_size = {clips}{share}: model.norm={norm} needs two clips or more in each batch"
                 f"{' of a worker' if share else ''}; set optimizer.batch_size={least} or more, or model.norm=group"
             )
+
+    @classmethod
+    def _check_labels(cls, config: TrialConfig) -> None:
+        for field in ("smoothing", "class_weights"):
+            if getattr(config.labels, field) and not cls.per_clip_labels:
+                raise UserError(
+                    f"labels.{field}: {config.method} has no cross-entropy of each clip; set labels.{field}=0"
+                )
+        if config.augment.mixup:
+            cls._check_mixup(config)
+
+    @classmethod
+    def _check_mixup(cls, config: TrialConfig) -> None:
+        """Posteriors, and whatever else is found of a clip's own label, have no meaning for two clips in one."""
+        why = ""
+        if not vars(cls).get("mixes"):
+            why = f"{config.method} needs the label, or the posterior, of one clip"
+        elif cls.unimodal_losses and config.dus.kind != "none":
+            why = f"dus.kind={config.dus.kind} goes by the scores of single clips"
+        elif config.purify.epochs and config.gap.source != "fresh":
+            why = "purification goes by the scores of single clips (purify.epochs=0, or gap.source=fresh)"
+        elif config.augment.mixup_partner == "own" and not cls.droppable:
+            why = f"{config.method} has one modality (augment.mixup_partner=shared)"
+        if why:
+            raise UserError(f"augment.mixup: {why}; set augment.mixup=0")
 
     @classmethod
     def equal_features(cls, config: TrialConfig) -> bool:
@@ -168,13 +263,32 @@ class Method:
         outputs: Outputs = network(step.audio, step.visual, probe=self.probe_heads)
         return outputs
 
+    def cross_entropy(self, logits: Tensor, labels: Tensor, head: str = "fused") -> Tensor:
+        """What the labels cost each clip, (B,), of logits (B, C), in float32: the cross-entropy to labels smoothed by
+        labels.smoothing, times the weight of the clip's class. A method's own weights of clips multiply it; either
+        kind has mean 1 over the training clips, their product is not scaled again. Where clips are mixed, what the
+        labels of both cost by their shares: of the `head`'s modality, or (fused) the mean over both.
+        """
+        own, mixed = self._cost(logits, labels), self.mixed
+        if mixed is None:
+            return own
+        names = MODALITIES if head == "fused" else (head,)
+        others = [self._cost(logits, mixed.labels[name]) for name in names]
+        shares = [mixed.share[name] for name in names]
+        costs = [share * own + (1 - share) * other for share, other in zip(shares, others, strict=True)]
+        return torch.stack(costs).mean(0)
+
+    def _cost(self, logits: Tensor, labels: Tensor) -> Tensor:
+        costs = cross_entropy(logits, labels, self.config.labels.smoothing)
+        return costs if self.class_weights is None else self.class_weights[labels] * costs
+
     def plain_terms(self, outputs: Outputs, labels: Tensor) -> Terms:
         """Loss of warm-up and purification, the same for every clip."""
         weight = self.config.warmup.unimodal_weight
         return {
-            "fusion": cross_entropy(outputs.fused, labels).mean(),
-            "audio": weight * cross_entropy(outputs.audio, labels).mean(),
-            "visual": weight * cross_entropy(outputs.visual, labels).mean(),
+            "fusion": self.cross_entropy(outputs.fused, labels).mean(),
+            "audio": weight * self.cross_entropy(outputs.audio, labels, "audio").mean(),
+            "visual": weight * self.cross_entropy(outputs.visual, labels, "visual").mean(),
         }
 
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
@@ -184,21 +298,22 @@ class Method:
     def backward(self, network: Network, outputs: Outputs, terms: Terms, step: Step) -> None:
         """Leave in each parameter's .grad the gradient of the loss over all workers' clips.
 
-        `terms` are scaled by step.weight, so that their gradients add up. What changes gradients does so after the sum.
+        `terms` are multiplied by step.factor, so that their gradients add up. What changes gradients does so after the
+        sum.
         """
         torch.stack(tuple(terms.values())).sum().backward()
         self.workers.sum_gradients(network)
 
     def train_step(
-        self, network: Network, optimizer: torch.optim.Optimizer, step: Step, autocast: Autocast
+        self, network: Network, optimizer: Optimizer, step: Step, autocast: Autocast
     ) -> tuple[Outputs, Terms]:
         """One adaptive step; returns outputs and terms (means over this worker's clips) for the records."""
-        self.epoch = step.epoch
+        self.epoch, self.mixed = step.epoch, step.mixed
         with autocast():
             outputs = self.outputs(network, step)
         terms = self.adaptive_terms(outputs, step.labels, step.index)
         optimizer.zero_grad(set_to_none=True)
-        self.backward(network, outputs, {name: step.weight * term for name, term in terms.items()}, step)
+        self.backward(network, outputs, {name: step.factor * term for name, term in terms.items()}, step)
         optimizer.step()
         if self.dus:
             for name, ratio in zip(("audio", "visual"), self.dus.ratios, strict=True):
@@ -209,14 +324,15 @@ class Method:
         return outputs, terms
 
     def plain_step(
-        self, network: Network, optimizer: torch.optim.Optimizer, step: Step, autocast: Autocast
+        self, network: Network, optimizer: Optimizer, step: Step, autocast: Autocast
     ) -> tuple[Outputs, Terms]:
         """One step of warm-up or purification; not for subclasses to change."""
+        self.mixed = step.mixed
         with autocast():
             outputs = network(step.audio, step.visual, probe=self.probe_heads)
         terms = self.plain_terms(outputs, step.labels)
         optimizer.zero_grad(set_to_none=True)
-        (step.weight * torch.stack(tuple(terms.values())).sum()).backward()
+        (step.factor * torch.stack(tuple(terms.values())).sum()).backward()
         self.workers.sum_gradients(network)
         optimizer.step()
         return outputs, terms

@@ -60,6 +60,7 @@ class Cggm(Joint):
     """CE(fused), with gradients guided by classifiers."""
 
     sections = {"cggm": Settings}
+    scale_free = False
     accuracies: Tensor | None = None
     """(2,): of the classifiers on the last batch."""
 

@@ -20,7 +20,6 @@ from pydantic import Field
 from raygap.config import LATER, Section
 from raygap.lazy import torch
 from raygap.methods.joint import Joint
-from raygap.methods.losses import cross_entropy
 from raygap.models.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -52,6 +51,7 @@ class Dgl(Joint):
     """Disentangled gradients of encoders and fusion."""
 
     sections = {"dgl": Settings}
+    scale_free = False
 
     def outputs(self, network: Network, step: Step) -> ApartOutputs:
         """The fused logits reach the fusion alone, the others the encoders alone."""
@@ -62,15 +62,15 @@ class Dgl(Joint):
             torch.func.functional_call(network.fusion, frozen, features)
             for features in ((audio, torch.zeros_like(visual)), (torch.zeros_like(audio), visual))
         ]
-        fused = network.fusion(audio.detach(), visual.detach())
+        fused = network.fuse(audio.detach(), visual.detach())
         return ApartOutputs(fused, whole.audio, whole.visual, audio, visual, *alone)
 
     def adaptive_terms(self, outputs: ApartOutputs, labels: Tensor, index: Tensor) -> Terms:
         """The losses of the batch, and the probes' own."""
         alpha = self.config.dgl.alpha
         return super().adaptive_terms(outputs, labels, index) | {
-            "alone_audio": alpha * cross_entropy(outputs.alone_audio, labels).mean(),
-            "alone_visual": alpha * cross_entropy(outputs.alone_visual, labels).mean(),
+            "alone_audio": alpha * self.cross_entropy(outputs.alone_audio, labels).mean(),
+            "alone_visual": alpha * self.cross_entropy(outputs.alone_visual, labels).mean(),
         }
 
     def backward(self, network: Network, outputs: Outputs, terms: Terms, step: Step) -> None:

@@ -27,7 +27,6 @@ from raygap.errors import UserError
 from raygap.imbalance.gap import true_class_score
 from raygap.lazy import torch
 from raygap.methods.base import layer_weights
-from raygap.methods.losses import cross_entropy
 from raygap.methods.umt import TaughtOutputs, Umt, squared_distance
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ class G2D(Umt):
     def adaptive_terms(self, outputs: TaughtOutputs, labels: Tensor, index: Tensor) -> Terms:
         """The losses of the batch."""
         settings, taught = self.config.g2d, outputs.taught
-        terms = {"fusion": cross_entropy(outputs.fused, labels).mean()}
+        terms = {"fusion": self.cross_entropy(outputs.fused, labels).mean()}
         for name in ("audio", "visual"):
             distance = squared_distance(getattr(outputs, f"{name}_features"), getattr(taught, f"{name}_features"))
             terms[f"logits_{name}"] = settings.logit_weight * divergence(getattr(taught, name), outputs.fused).mean()

@@ -16,7 +16,7 @@ from pydantic import Field
 from raygap.config import LATER, acts_when
 from raygap.lazy import torch
 from raygap.methods.base import Method
-from raygap.methods.losses import ALIGNING, Align, GuidedLoss, alignment, cross_entropy, excess_gap
+from raygap.methods.losses import ALIGNING, Align, GuidedLoss, alignment, excess_gap
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,9 +74,9 @@ class GmmAdaptive(Method):
         if loss.shift_weight and self.weights:
             excess = excess_gap(outputs, labels, self.weights["balanced_gap"])
             align = align + loss.shift_weight * self.weights["imbalanced"][index] * excess
-        audio, visual = cross_entropy(outputs.audio, labels), cross_entropy(outputs.visual, labels)
+        audio, visual = self.cross_entropy(outputs.audio, labels), self.cross_entropy(outputs.visual, labels)
         return {
-            "fusion": loss.fusion_weight * self.weighted("fusion", cross_entropy(outputs.fused, labels), index),
+            "fusion": loss.fusion_weight * self.weighted("fusion", self.cross_entropy(outputs.fused, labels), index),
             "audio": loss.unimodal_weight * self.weighted("unimodal", audio, index, "audio"),
             "visual": loss.unimodal_weight * self.weighted("unimodal", visual, index, "visual"),
             "align": loss.align_weight * self.weighted("align", align, index),

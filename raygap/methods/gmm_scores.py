@@ -22,7 +22,7 @@ from raygap.imbalance.mixture import DegenerateMixture
 from raygap.imbalance.scores_mixture import Separator, fit_reliability, small_classes
 from raygap.lazy import torch
 from raygap.methods.base import Method
-from raygap.methods.losses import ALIGNING, Align, GuidedLoss, alignment, cross_entropy
+from raygap.methods.losses import ALIGNING, Align, GuidedLoss, alignment
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -162,7 +162,7 @@ class GmmScores(Method):
             return outputs
         audio = self.replaced(outputs.audio_features, self.weights["good_audio"][step.index], step)
         visual = self.replaced(outputs.visual_features, self.weights["good_visual"][step.index], step)
-        return replace(outputs, fused=network.fusion(audio, visual))
+        return replace(outputs, fused=network.fuse(audio, visual))
 
     def replaced(self, features: Tensor, good: Tensor, step: Step) -> Tensor:
         """good * features + (1 - good) * mean, (B, features); the mean of the whole batch, weighted by good (B,)."""
@@ -173,9 +173,9 @@ class GmmScores(Method):
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
         """The weighted losses of the batch."""
         loss = self.config.loss
-        audio, visual = cross_entropy(outputs.audio, labels), cross_entropy(outputs.visual, labels)
+        audio, visual = self.cross_entropy(outputs.audio, labels), self.cross_entropy(outputs.visual, labels)
         align = alignment(outputs, labels, self.config.align.kind)
-        fused = cross_entropy(outputs.fused, labels)
+        fused = self.cross_entropy(outputs.fused, labels)
         return {
             "fusion": loss.fusion_weight
             * (fused.mean() if loss.combine == "replace" else self.weighted("fusion", fused, index)),

@@ -79,9 +79,9 @@ class GradientBlending(HoldsOut):
         """The weighted losses of the batch."""
         fusion, audio, visual = self.blend.tolist()
         return {
-            "fusion": fusion * cross_entropy(outputs.fused, labels).mean(),
-            "audio": audio * self.weighted("audio", cross_entropy(outputs.audio, labels), index, "audio"),
-            "visual": visual * self.weighted("visual", cross_entropy(outputs.visual, labels), index, "visual"),
+            "fusion": fusion * self.cross_entropy(outputs.fused, labels).mean(),
+            "audio": audio * self.weighted("audio", self.cross_entropy(outputs.audio, labels), index, "audio"),
+            "visual": visual * self.weighted("visual", self.cross_entropy(outputs.visual, labels), index, "visual"),
         }
 
     def end_epoch(self, epoch: int, metrics: dict[str, Any]) -> None:

@@ -25,7 +25,6 @@ from raygap.config import LATER, Section
 from raygap.imbalance.gap import true_class_score
 from raygap.lazy import torch
 from raygap.methods.base import Method, layer_weights
-from raygap.methods.losses import cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +54,7 @@ class InfoReg(Method):
     """The fused and both unimodal losses, with the modality ahead held back early on."""
 
     sections = {"inforeg": Settings}
+    scale_free = False
     unimodal_losses = True
 
     def __init__(self, *given: Any) -> None:
@@ -76,9 +76,9 @@ class InfoReg(Method):
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
         """The losses of the batch."""
         return {
-            "fusion": cross_entropy(outputs.fused, labels).mean(),
-            "audio": self.weighted("audio", cross_entropy(outputs.audio, labels), index, "audio"),
-            "visual": self.weighted("visual", cross_entropy(outputs.visual, labels), index, "visual"),
+            "fusion": self.cross_entropy(outputs.fused, labels).mean(),
+            "audio": self.weighted("audio", self.cross_entropy(outputs.audio, labels), index, "audio"),
+            "visual": self.weighted("visual", self.cross_entropy(outputs.visual, labels), index, "visual"),
         }
 
     def backward(self, network: Network, outputs: Outputs, terms: Terms, step: Step) -> None:

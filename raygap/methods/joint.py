@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raygap.methods.base import Method
-from raygap.methods.losses import cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,13 +18,14 @@ class Joint(Method):
 
     probe_heads = True
     plain_unimodal = False
+    mixes = True
 
     def plain_terms(self, outputs: Outputs, labels: Tensor) -> Terms:
         """CE(fused), and the probes' own losses where there are separate heads."""
-        terms = {"fusion": cross_entropy(outputs.fused, labels).mean()}
+        terms = {"fusion": self.cross_entropy(outputs.fused, labels).mean()}
         if self.config.model.readout == "heads":
-            terms["audio"] = cross_entropy(outputs.audio, labels).mean()
-            terms["visual"] = cross_entropy(outputs.visual, labels).mean()
+            terms["audio"] = self.cross_entropy(outputs.audio, labels, "audio").mean()
+            terms["visual"] = self.cross_entropy(outputs.visual, labels, "visual").mean()
         return terms
 
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:

@@ -32,7 +32,6 @@ from raygap.config import LATER, Section, acts_when
 from raygap.errors import UserError
 from raygap.lazy import torch
 from raygap.methods.joint import Joint
-from raygap.methods.losses import cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,7 +84,7 @@ class Lfm(Joint):
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
         """The weighted losses of the batch."""
         share = self.share(self.epoch)
-        fusion = cross_entropy(outputs.fused, labels).mean()
+        fusion = self.cross_entropy(outputs.fused, labels).mean()
         if self.config.lfm.variant == "predictions":
             return {"fusion": 2 * share * fusion, "gap": 2 * (1 - share) * gap(outputs.audio, outputs.visual).mean()}
         contrasted = contrast(outputs.audio_features, outputs.visual_features, self.config.lfm.temperature)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, model_validator
 
 from raygap.config import LATER, Section, acts_when
 from raygap.imbalance.gap import modality_gap, true_class_score
@@ -23,6 +24,14 @@ class Loss(Section):
     """Weight of the fused cross-entropy."""
     unimodal_weight: float = Field(1.0, ge=0, le=100, json_schema_extra=LATER)
     """Weight of the sum of both unimodal cross-entropies."""
+
+    @model_validator(mode="after")
+    def _labels_count(self) -> Self:
+        if not (self.fusion_weight or self.unimodal_weight):
+            raise ValueError(
+                "loss.fusion_weight and loss.unimodal_weight are both 0: nothing learns from the labels; raise one"
+            )
+        return self
 
 
 class GuidedLoss(Loss):
@@ -44,9 +53,22 @@ class Align(Section):
     """KL from the stronger modality to the weaker; |stronger - weaker| moving only the weaker; |gap| moving both."""
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """(B, C), (B,) -> (B,)."""
-    return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """(B, C), (B,) -> (B,). `smoothing`, in [0, 1), is the share of a label that goes to all C classes alike (Szegedy
+    et al., CVPR 2016). Methods call Method.cross_entropy, which does what is configured; this measures.
+    """
+    return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
+
+
+def class_weights(labels: np.ndarray, power: float) -> np.ndarray:
+    """Factor of each class, float32 (classes,), in proportion to clips^-power, of mean 1 over clips with labels (N,).
+
+    That of a class without clips, which no label asks for, is 0.
+    """
+    counts = np.bincount(labels)
+    weights = np.zeros(len(counts))
+    weights[counts > 0] = counts[counts > 0] ** -float(power)
+    return (weights / weights[labels].mean()).astype(np.float32)
 
 
 def alignment(outputs: Outputs, labels: Tensor, kind: str) -> Tensor:

@@ -31,13 +31,12 @@ from raygap.config import LATER, Section
 from raygap.errors import UserError
 from raygap.lazy import torch
 from raygap.methods.base import Method
-from raygap.methods.losses import cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from raygap.config import TrialConfig
-    from raygap.methods.base import Autocast, Step, Terms
+    from raygap.methods.base import Autocast, Optimizer, Step, Terms
     from raygap.models.network import Network
     from raygap.models.outputs import Outputs
 
@@ -55,6 +54,8 @@ class Mla(Method):
     """Two updates a batch, one a modality."""
 
     sections = {"mla": Settings}
+    one_step = False
+    droppable = False
     projection: Tensor | None = None
     """P: (features, features)."""
 
@@ -78,7 +79,7 @@ class Mla(Method):
         network.fusion = SharedHead(network.features, network.classes, config.mla.fusion == "dynamic")
 
     def train_step(
-        self, network: Network, optimizer: torch.optim.Optimizer, step: Step, autocast: Autocast
+        self, network: Network, optimizer: Optimizer, step: Step, autocast: Autocast
     ) -> tuple[Outputs, Terms]:
         """The two updates; the outputs are those before the first."""
         with autocast():
@@ -87,9 +88,9 @@ class Mla(Method):
         for name, features in (("audio", outputs.audio_features), ("visual", outputs.visual_features)):
             with autocast():
                 logits = network.fusion.head(features)
-            terms[name] = cross_entropy(logits, step.labels).mean()
+            terms[name] = self.cross_entropy(logits, step.labels).mean()
             optimizer.zero_grad(set_to_none=True)
-            self.backward(network, outputs, {name: step.weight * terms[name]}, step)
+            self.backward(network, outputs, {name: step.factor * terms[name]}, step)
             self._project(network.fusion.head.weight, self.batch_mean(features.T, step), step)
             optimizer.step()
         return outputs, terms

@@ -32,6 +32,7 @@ class MMCosine(Joint):
     """CE(fused) through cosines."""
 
     sections = {"mmcosine": Settings}
+    mixes = True
 
     @classmethod
     def check(cls, config: TrialConfig) -> None:

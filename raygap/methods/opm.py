@@ -48,6 +48,7 @@ class Opm(Joint):
     """CE(fused) of features of which the dominant modality's are missing now and then."""
 
     sections = {"opm": Settings}
+    droppable = False
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)

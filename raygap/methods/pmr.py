@@ -31,7 +31,6 @@ from raygap.config import LATER, Section, acts_when
 from raygap.imbalance.gap import true_class_score
 from raygap.lazy import torch
 from raygap.methods.joint import Joint
-from raygap.methods.losses import cross_entropy
 from raygap.models.outputs import Outputs
 from raygap.rng import generator
 
@@ -110,8 +109,12 @@ class Pmr(Joint):
         settings = self.config.pmr
         behind_audio, behind_visual = outputs.behind
         terms = super().adaptive_terms(outputs, labels, index)
-        terms["prototypes_audio"] = settings.alpha * behind_audio * cross_entropy(outputs.near_audio, labels).mean()
-        terms["prototypes_visual"] = settings.alpha * behind_visual * cross_entropy(outputs.near_visual, labels).mean()
+        terms["prototypes_audio"] = (
+            settings.alpha * behind_audio * self.cross_entropy(outputs.near_audio, labels).mean()
+        )
+        terms["prototypes_visual"] = (
+            settings.alpha * behind_visual * self.cross_entropy(outputs.near_visual, labels).mean()
+        )
         if self.in_entropy_epochs:
             of_the_faster = behind_visual * entropy(outputs.near_audio) + behind_audio * entropy(outputs.near_visual)
             terms["entropy"] = -settings.entropy_weight * of_the_faster.mean()

@@ -27,15 +27,13 @@ from pydantic import Field
 from raygap.config import LATER, Section
 from raygap.errors import UserError
 from raygap.methods.base import Method
-from raygap.methods.losses import cross_entropy
 from raygap.methods.umt import Umt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from raygap.config import TrialConfig
-    from raygap.lazy import torch
-    from raygap.methods.base import Autocast, Step, Terms
+    from raygap.methods.base import Autocast, Optimizer, Step, Terms
     from raygap.models.network import Network
     from raygap.models.outputs import Outputs
 
@@ -84,7 +82,7 @@ class ReconBoost(Method):
         """The loss of the modality whose turn it is, or of both."""
         modality, _ = self.turn(self.epoch)
         if modality is None:
-            return {"fusion": cross_entropy(outputs.fused, labels).mean()}
+            return {"fusion": self.cross_entropy(outputs.fused, labels).mean()}
         other = MODALITIES[modality == "audio"]
         known = getattr(outputs, other).detach().float().softmax(1)
         logits = getattr(outputs, modality)
@@ -92,12 +90,12 @@ class ReconBoost(Method):
         new = 1 - settings.reconcile * known.gather(1, labels[:, None])[:, 0]
         distance = (logits.float().softmax(1) - known).square().sum(1)
         return {
-            modality: (new * cross_entropy(logits, labels)).mean(),
+            modality: (new * self.cross_entropy(logits, labels)).mean(),
             "consolidation": settings.consolidate * distance.mean(),
         }
 
     def train_step(
-        self, network: Network, optimizer: torch.optim.Optimizer, step: Step, autocast: Autocast
+        self, network: Network, optimizer: Optimizer, step: Step, autocast: Autocast
     ) -> tuple[Outputs, Terms]:
         """A step after a change begins without momentum."""
         if step.number == 0 and self.turn(step.epoch)[1]:

@@ -22,7 +22,6 @@ from pydantic import Field
 from raygap.config import LATER, Section
 from raygap.lazy import torch
 from raygap.methods.base import Method
-from raygap.methods.losses import cross_entropy
 from raygap.models.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -43,6 +42,7 @@ class Remix(Method):
     """The fused loss of one modality a clip, and that modality's own."""
 
     sections = {"remix": Settings}
+    droppable = False
 
     def begin_epoch(self, epoch: int, network: Network, look: Look) -> None:
         """Which modality each clip trains."""
@@ -69,9 +69,9 @@ class Remix(Method):
         """The losses of the batch."""
         gamma, heard = self.config.remix.gamma, self.hears_here[index]
         return {
-            "fusion": cross_entropy(outputs.fused, labels).mean(),
-            "audio": gamma * (heard * cross_entropy(outputs.audio, labels)).mean(),
-            "visual": gamma * (~heard * cross_entropy(outputs.visual, labels)).mean(),
+            "fusion": self.cross_entropy(outputs.fused, labels).mean(),
+            "audio": gamma * (heard * self.cross_entropy(outputs.audio, labels)).mean(),
+            "visual": gamma * (~heard * self.cross_entropy(outputs.visual, labels)).mean(),
         }
 
 

@@ -53,6 +53,7 @@ class Resample(Joint):
     """CE(fused) of all clips, and of some again with one modality."""
 
     sections = {"resample": Settings}
+    droppable = False
 
     def begin_epoch(self, epoch: int, network: Network, look: Look) -> None:
         """Which clips come again, and what is missing of them."""

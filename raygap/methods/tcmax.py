@@ -42,6 +42,9 @@ class PairedOutputs(Outputs):
 class TCMax(Joint):
     """Total correlation of sound, picture and label in the place of CE(fused)."""
 
+    per_clip_labels = False
+    droppable = False
+
     def outputs(self, network: Network, step: Step) -> PairedOutputs:
         """Adds the logits of all pairs."""
         outputs = super().outputs(network, step)

@@ -26,14 +26,13 @@ from raygap.config import LATER, Section
 from raygap.errors import UserError
 from raygap.lazy import torch
 from raygap.methods.base import Method
-from raygap.methods.losses import cross_entropy
 from raygap.models.outputs import Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from raygap.config import TrialConfig
-    from raygap.methods.base import Autocast, Look, Step, Terms
+    from raygap.methods.base import Autocast, Look, Optimizer, Step, Terms
     from raygap.models.network import Network
 
 
@@ -56,6 +55,7 @@ class Umt(Method):
 
     sections = {"umt": Settings}
     plain_unimodal = False
+    averageable = False
     teachers: Network | None = None
     """The network as the warm-up left it, frozen."""
 
@@ -71,8 +71,8 @@ class Umt(Method):
     def plain_terms(self, outputs: Outputs, labels: Tensor) -> Terms:
         """The teachers' own losses."""
         return {
-            "audio": cross_entropy(outputs.audio, labels).mean(),
-            "visual": cross_entropy(outputs.visual, labels).mean(),
+            "audio": self.cross_entropy(outputs.audio, labels).mean(),
+            "visual": self.cross_entropy(outputs.visual, labels).mean(),
         }
 
     def begin_epoch(self, epoch: int, network: Network, look: Look) -> None:
@@ -102,14 +102,14 @@ class Umt(Method):
         """The losses of the batch, and the probes' own where there are separate heads."""
         weight, taught = self.config.umt.weight, outputs.taught
         terms = {
-            "fusion": cross_entropy(outputs.fused, labels).mean(),
+            "fusion": self.cross_entropy(outputs.fused, labels).mean(),
             "distance_audio": weight * squared_distance(outputs.audio_features, taught.audio_features),
             "distance_visual": weight * squared_distance(outputs.visual_features, taught.visual_features),
         }
         return terms | (self.plain_terms(outputs, labels) if self.config.model.readout == "heads" else {})
 
     def train_step(
-        self, network: Network, optimizer: torch.optim.Optimizer, step: Step, autocast: Autocast
+        self, network: Network, optimizer: Optimizer, step: Step, autocast: Autocast
     ) -> tuple[Outputs, Terms]:
         """The first step's optimiser knows nothing of the teachers' training."""
         if step.epoch == self.config.warmup.epochs and step.number == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raygap.methods.base import Method
-from raygap.methods.losses import Loss, cross_entropy
+from raygap.methods.losses import Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,14 +19,15 @@ class UnimodalLosses(Method):
 
     sections = {"loss": Loss}
     unimodal_losses = True
+    mixes = True
 
     def adaptive_terms(self, outputs: Outputs, labels: Tensor, index: Tensor) -> Terms:
         """The same weights for every clip."""
         loss = self.config.loss
         return {
-            "fusion": loss.fusion_weight * cross_entropy(outputs.fused, labels).mean(),
+            "fusion": loss.fusion_weight * self.cross_entropy(outputs.fused, labels).mean(),
             "audio": loss.unimodal_weight
-            * self.weighted("audio", cross_entropy(outputs.audio, labels), index, "audio"),
+            * self.weighted("audio", self.cross_entropy(outputs.audio, labels, "audio"), index, "audio"),
             "visual": loss.unimodal_weight
-            * self.weighted("visual", cross_entropy(outputs.visual, labels), index, "visual"),
+            * self.weighted("visual", self.cross_entropy(outputs.visual, labels, "visual"), index, "visual"),
         }

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 class VisualOnly(Joint):
     """The picture alone."""
 
+    droppable = False
+    mixes = True
+
     @classmethod
     def extend(cls, network: Network, config: TrialConfig) -> None:
         """Nothing of the sound reaches the answer."""

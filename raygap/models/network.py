@@ -1,6 +1,7 @@
 """The two-modality network: an encoder a modality, the fusion, the unimodal read-out."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -13,6 +14,16 @@ from raygap.models.fusion import FUSIONS
 from raygap.models.outputs import Outputs
 
 
+@dataclass
+class Dropped:
+    """Factors on the features of a training step, by modality: (B, features), or (B, 1)."""
+
+    features: dict[str, Tensor] = field(default_factory=dict)
+    """For all that reads them."""
+    fused: dict[str, Tensor] = field(default_factory=dict)
+    """For the fusion alone."""
+
+
 class Network(nn.Module):
     """Audio (B, 1, F, S) and visual (B, T, 3, H, W), or features of both, to fused and unimodal logits."""
 
@@ -21,6 +32,8 @@ class Network(nn.Module):
         self.audio_encoder = make_encoder(model, "audio", channels["audio"], weights)
         self.visual_encoder = make_encoder(model, "visual", channels["visual"], weights)
         self.channels, self.classes = channels, classes
+        self.dropped: Dropped | None = None
+        """What training leaves out of this step's features; nothing in evaluation."""
         self.sizes = {"audio": self.audio_encoder.out_features, "visual": self.visual_encoder.out_features}
         """Lengths of the feature vectors."""
         self.fixed = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
@@ -53,7 +66,10 @@ class Network(nn.Module):
 
     def forward(self, audio: Tensor, visual: Tensor, probe: bool = False) -> Outputs:
         """`probe` cuts the separate heads off the encoders: they are trained to read, not to shape, the features."""
-        return self.read(self.audio_encoder(audio), encode_frames(self.visual_encoder, visual), probe)
+        z_audio, z_visual = self.audio_encoder(audio), encode_frames(self.visual_encoder, visual)
+        if self.training and self.dropped:
+            z_audio, z_visual = _times(z_audio, z_visual, self.dropped.features)
+        return self.read(z_audio, z_visual, probe)
 
     def read(self, z_audio: Tensor, z_visual: Tensor, probe: bool = False) -> Outputs:
         """The logits that features (B, features) give."""
@@ -62,7 +78,20 @@ class Network(nn.Module):
         else:
             u_audio = self.heads["audio"](z_audio.detach() if probe else z_audio)
             u_visual = self.heads["visual"](z_visual.detach() if probe else z_visual)
-        return Outputs(self.fusion(z_audio, z_visual), u_audio, u_visual, z_audio, z_visual)
+        return Outputs(self.fuse(z_audio, z_visual), u_audio, u_visual, z_audio, z_visual)
+
+    def fuse(self, z_audio: Tensor, z_visual: Tensor) -> Tensor:
+        """The fused logits of features (B, features), in training without the modality that is dropped of a clip."""
+        if self.training and self.dropped:
+            z_audio, z_visual = _times(z_audio, z_visual, self.dropped.fused)
+        fused: Tensor = self.fusion(z_audio, z_visual)
+        return fused
+
+
+def _times(z_audio: Tensor, z_visual: Tensor, factors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    if not factors:
+        return z_audio, z_visual
+    return z_audio * factors["audio"].to(z_audio.dtype), z_visual * factors["visual"].to(z_visual.dtype)
 
 
 def _frozen(parameters: Iterable[nn.Parameter]) -> bool:

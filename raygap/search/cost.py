@@ -60,7 +60,7 @@ def cost_of(plan: Plan, classes: int = 10) -> Cost:
     longest = sum(map(max, warmups.values()))
     shared = sum(map(sum, warmups.values())) - longest if plan.trunk_gb else 0
     parameters = _parameters(configs[0], classes)
-    state = STATES[configs[0].optimizer.name]
+    state = STATES[configs[0].optimizer.name] + bool(configs[0].optimizer.ema)
     return Cost(
         epochs=sum(config.epochs for config in configs),
         shared=shared,

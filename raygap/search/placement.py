@@ -3,7 +3,7 @@
 import math
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,10 +103,10 @@ def place(
     them; workers of a trial may sit on several machines. All workers ask for the same, so trials that are let in can
     never wait for each other's places.
 
-    Raises UserError if not one trial fits, if `concurrency` of them do not, or for model.norm=sync_batch without GPUs.
+    Raises UserError if not one trial fits, if `concurrency` of them do not, or for what needs GPUs without any.
     """
     workers, threads = config.compute.workers, config.compute.threads
-    needs_gpus([config.model.norm])
+    needs_gpus({"model.norm": [config.model.norm], "compute.precision": [config.compute.precision]})
     if workers == 1 and cpus is None and gpus is None:
         at_once, share = (concurrency, trial_resources(concurrency)) if concurrency else default_share(threads)
         return Placement(at_once, 1, share)
@@ -162,12 +162,18 @@ def _count(number: float, what: str) -> str:
     return f"{number:g} {what}{'' if 0 < number <= 1 else 's'}"
 
 
-def needs_gpus(norms: Iterable[str]) -> None:
-    """Raise UserError if model.norm may be sync_batch and the cluster has no GPUs."""
-    if "sync_batch" in norms and not any(node.get("GPU") for node in nodes()):
-        raise UserError(
-            "model.norm=sync_batch needs GPUs, and there are none; set model.norm=group or model.norm=batch"
-        )
+NEED_GPUS = {
+    "model.norm": ("sync_batch", "set model.norm=group or model.norm=batch"),
+    "compute.precision": ("fp16", "set compute.precision=bf16"),
+}
+"""Values of fields that need GPUs, and what mends it where there are none."""
+
+
+def needs_gpus(values: Mapping[str, Iterable[str]]) -> None:
+    """Raise UserError if one of these fields may have a value that needs GPUs, and the cluster has none."""
+    for field, (value, mend) in NEED_GPUS.items():
+        if value in values[field] and not any(node.get("GPU") for node in nodes()):
+            raise UserError(f"{field}={value} needs GPUs, and there are none; {mend}")
 
 
 def _times(node: dict[str, float], name: str, amount: float) -> int:

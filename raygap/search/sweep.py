@@ -21,7 +21,17 @@ from raygap.search.journal import open_storage
 from raygap.search.kept import KeepJournal, drop_unknown_trials
 from raygap.search.known import as_trial
 from raygap.search.learning import learn
-from raygap.search.placement import RETRIES, CountTriesAnew, Placement, fit, needs_gpus, nodes, place, refusal_named
+from raygap.search.placement import (
+    NEED_GPUS,
+    RETRIES,
+    CountTriesAnew,
+    Placement,
+    fit,
+    needs_gpus,
+    nodes,
+    place,
+    refusal_named,
+)
 from raygap.search.plan import AUTO, Plan
 from raygap.search.ray_start import start_ray
 from raygap.search.samplers import make_sampler
@@ -52,7 +62,7 @@ def shared_warmups(plan: Plan, folder: Path, copies: Copies | None) -> SharedWar
 
 def plan_placement(plan: Plan, concurrency: int | None) -> Placement:
     """How the plan's trials share the cluster, or this machine if there is none. Raises UserError as place does."""
-    needs_gpus(plan.space.get("model.norm", {}).get("choice", []))
+    needs_gpus({field: plan.space.get(field, {}).get("choice", []) for field in NEED_GPUS})
     gpus = None if isinstance(plan.gpus_per_worker, str) else plan.gpus_per_worker  # AUTO
     return place(plan.check(), concurrency, plan.cpus_per_worker, gpus)
 

@@ -1,9 +1,9 @@
 """A training run in a folder: it goes on from the folder's checkpoint and leaves there what is worth keeping.
 
 checkpoint.pt   everything the next epoch needs, and the metrics of every epoch so far (removed with `finish`)
-best.pt         weights of the selected epoch, and what using them takes: configuration, class names, statistics;
-                and what made them (made_by); none before the adaptive stage, in a run that has one: the warm-up's
-                epochs are never selected there
+best.pt         weights of the selected epoch, with optimizer.ema their average, and what using them takes:
+                configuration, class names, statistics; and what made them (made_by); none before the adaptive stage,
+                in a run that has one: the warm-up's epochs are never selected there
 metrics.parquet one row an epoch
 ledger.parquet  one row a training clip: scores and gap, after the warm-up and now; the scores' means over all epochs
                 and, where there is one, the history; posteriors as the loss sees them
@@ -112,7 +112,7 @@ def _keep(folder: Path, trainer: Trainer, history: list[Metrics], identity: Metr
     if best:
         usage = {"class_names": list(trainer.store.class_names), "statistics": trainer.store.header["statistics"]}
         usage["channels"] = dict(trainer.network.channels)
-        weights = {"network": trainer.network.state_dict(), "made_by": made}
+        weights = {"network": trainer.validated.state_dict(), "made_by": made}
         checkpoint.save({**identity, **usage, **weights}, folder / "best.pt")
     write_table(folder / "metrics.parquet", _columns(history))
     write_table(folder / "ledger.parquet", _ledger_columns(trainer))

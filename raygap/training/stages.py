@@ -28,8 +28,16 @@ def refit_due(config: TrialConfig, epoch: int, fitted: bool) -> bool:
     return stage == "purification" and epoch == config.epochs - config.purify.epochs
 
 
-def learning_rate(optimizer: Optimizer, epochs: int, epoch: int) -> float:
-    """Rate of an epoch. It looks at the epoch and the trial's total, never at a stage's length."""
+def learning_rate(optimizer: Optimizer, epochs: int, epoch: int, through: float = 1.0) -> float:
+    """Rate of a step that ends when an epoch is `through`, in (0, 1]: the epoch's, and within optimizer.ramp_epochs a
+    share of it that rises with each step. It looks at the epoch and the trial's total, never at a stage's length.
+    """
+    rate = _scheduled(optimizer, epochs, epoch)
+    done = epoch + through
+    return rate * done / optimizer.ramp_epochs if done < optimizer.ramp_epochs else rate
+
+
+def _scheduled(optimizer: Optimizer, epochs: int, epoch: int) -> float:
     if optimizer.schedule == "step":
         return optimizer.lr * optimizer.gamma ** (epoch // optimizer.step_size)
     if optimizer.schedule == "cosine":

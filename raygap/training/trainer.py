@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from raygap.config import MODALITIES, TrialConfig
-from raygap.data.batches import batches, cut_up, epoch_order
+from raygap.config import TrialConfig
+from raygap.data.batches import batches, class_order, cut_up, epoch_order
 from raygap.data.clips import Split
 from raygap.data.store import Store
-from raygap.errors import TrainingDiverged
+from raygap.errors import TrainingDiverged, UserError
 from raygap.imbalance.gap import gap_counts, mixture_values, true_class_score
 from raygap.imbalance.ledger import Ledger
 from raygap.methods import find_method
@@ -25,10 +25,11 @@ from raygap.models.freezing import freeze
 from raygap.models.network import Network, Outputs, make_network
 from raygap.pace import Pace
 from raygap.rng import generator
+from raygap.training.augment import Augmentation, dropped
 from raygap.training.evaluation import evaluate, predict
-from raygap.training.optimizers import make_optimizer
-from raygap.training.precision import autocast, pick_device
+from raygap.training.precision import autocast, check_device, pick_device
 from raygap.training.stages import learning_rate, purified, refit_due, stage_of
+from raygap.training.steps import Stepper
 from raygap.workers import Workers
 
 Metrics = dict[str, Any]
@@ -49,10 +50,11 @@ class Trainer:
         self.labels = store.labels[self.rows]
         kind = method or find_method(config.method)
         kind.check(config)
+        check_device(config, self.device)
+        _check_classes(config, store, self.labels)
         self.network = trial_network(config, len(store.class_names), kind, store.channels).to(self.device)
         self.network.to(memory_format=torch.channels_last)
-        factors = {f"{modality}_encoder": getattr(config.model, modality).lr_factor for modality in MODALITIES}
-        self.optimizer = make_optimizer(config.optimizer, self.network, factors)
+        self.stepper = Stepper(config, self.network)
         self.method = kind(config, self.labels, self.device, self.workers)
         self.ledger = Ledger(len(self.rows), self.method.score_memory(config))
         self.epoch = 0
@@ -68,14 +70,18 @@ class Trainer:
         """All epochs are trained."""
         return self.epoch >= self.config.epochs
 
+    @property
+    def validated(self) -> Network:
+        """The network that is validated, kept and tested: the one that is trained, or its moving average."""
+        average: Any = self.stepper.average
+        return average.module if average else self.network
+
     def train_epoch(self) -> Metrics:
         """Train the next epoch and validate. Raises TrainingDiverged if the loss was NaN or infinite."""
         config, stage = self.config, stage_of(self.config, self.epoch)
         metrics: Metrics = {"epoch": self.epoch + 1, "stage": stage}
         metrics |= self._separate(stage)
         metrics["learning_rate"] = learning_rate(config.optimizer, config.epochs, self.epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = metrics["learning_rate"] * group.get("lr_factor", 1.0)
         if stage == "adaptive":
             self.method.begin_epoch(self.epoch, self.network, self._look)
         with self._own_draws():
@@ -100,7 +106,7 @@ class Trainer:
 
     def _validate(self) -> Metrics:
         split: Split = "test" if self.config.protocol == "paper" else "val"
-        metrics = evaluate(self.network, self.store, split, self.config, self.device, type(self.method), self.workers)
+        metrics = evaluate(self.validated, self.store, split, self.config, self.device, type(self.method), self.workers)
         return {f"val_{name.removeprefix(f'{split}_')}": value for name, value in metrics.items()}
 
     def _predict(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
@@ -143,7 +149,10 @@ class Trainer:
     def _train_pass(self, stage: str) -> Metrics:
         config, device, method = self.config, self.device, self.method
         clips = self.kept if stage == "purification" else np.arange(len(self.rows))
-        order = clips[epoch_order(len(clips), config.seed, self.epoch)]
+        if config.labels.draw == "classes":
+            order = clips[class_order(self.labels[clips], config.seed, self.epoch)]
+        else:
+            order = clips[epoch_order(len(clips), config.seed, self.epoch)]
         if stage == "adaptive":
             order = method.draw(order, self.epoch)
         train_step = method.train_step if stage == "adaptive" else method.plain_step
@@ -152,8 +161,10 @@ class Trainer:
         correct = torch.zeros((), device=device)
         freeze(self.network, config.model, self.epoch)
         self.network.train()
-        self.pace.begin(self.epoch + 1, len(cut_up(len(order), config.optimizer.batch_size)))
-        for number, batch in enumerate(
+        steps = len(cut_up(len(order), config.optimizer.batch_size))
+        self.pace.begin(self.epoch + 1, steps)
+        augmentation = Augmentation(config, self.store, self.epoch, len(order))
+        for number, read in enumerate(
             batches(
                 self.store,
                 self.rows,
@@ -164,11 +175,16 @@ class Trainer:
                 seed=config.seed,
                 epoch=self.epoch,
                 workers=self.workers,
+                partners=augmentation.partners,
             )
         ):
+            batch, mixed = augmentation(read)
             index, labels, weight = batch.index, batch.labels, batch.clips / batch.whole
-            step = Step(batch.audio, batch.visual, labels, index, weight, self.epoch, number, batch.places)
-            outputs, terms = train_step(self.network, self.optimizer, step, lambda: autocast(config, device))
+            self.network.dropped = dropped(config, self.network, batch, self.epoch, number)
+            inputs, scale = (batch.audio, batch.visual, labels, index), self.stepper.loss_scale
+            step = Step(*inputs, weight, self.epoch, number, batch.places, mixed, scale)
+            self.stepper.begin(self.epoch, number, steps, batch.whole)
+            outputs, terms = train_step(self.network, self.stepper, step, lambda: autocast(config, device))
             # Everything below stays on the device: no step waits for the host.
             with torch.no_grad():
                 if batch.clips:
@@ -180,7 +196,10 @@ class Trainer:
                     sums[name] = sums.get(name, 0) + term.detach() * batch.clips
             self.on_step()
             self.pace.step()
+        self.network.dropped = None
         self.workers.average_buffers(self.network)
+        if self.stepper.average:
+            self.workers.average_buffers(self.stepper.average)
         audio, visual, often = self.workers.sum(scores).cpu().numpy()
         totals = self.workers.sum(torch.stack([correct, *sums.values()])).tolist()
         metrics = {f"train_loss_{name}": total / len(order) for name, total in zip(sums, totals[1:], strict=True)}
@@ -220,7 +239,7 @@ class Trainer:
         return {
             "epoch": self.epoch,
             "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **self.stepper.state_dict(),
             "method": self.method.state_dict(),
             "ledger": self.ledger.state_dict(),
             "fitted": self.fitted,
@@ -233,7 +252,7 @@ class Trainer:
         """Inverse of state_dict."""
         self.epoch = state["epoch"]
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.stepper.load_state_dict(state)
         if self.epoch > self.config.warmup.epochs:  # until then it has none, and the warm-up may be another method's
             self.method.load_state_dict(state["method"])
         self.ledger.load_state_dict(state["ledger"])
@@ -242,6 +261,14 @@ class Trainer:
         # The state may come from a trial whose warm-up was shorter or longer.
         self.after_warmup = state["after_warmup"] if self.epoch > self.config.warmup.epochs else {}
         self._note_warmup()
+
+
+def _check_classes(config: TrialConfig, store: Store, labels: np.ndarray) -> None:
+    """Raise UserError where classes are to count alike of which one has no clip; no reader gives such a list."""
+    empty = [name for label, name in enumerate(store.class_names) if label not in labels]
+    if empty and (config.labels.class_weights or config.labels.draw == "classes"):
+        field = "class_weights=0" if config.labels.class_weights else "draw=clips"
+        raise UserError(f"{store.path}: no training clip of class {', '.join(empty)}; set labels.{field}")
 
 
 def training_rows(config: TrialConfig, store: Store) -> np.ndarray:

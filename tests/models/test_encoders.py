@@ -92,7 +92,7 @@ def test_every_method_takes_unlike_encoders_of_which_parts_are_frozen_or_says_no
     check_trial(config)
     trainer = Trainer(config, small_store)
     before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
-    assert [group.get("lr_factor") for group in trainer.optimizer.param_groups] == [None, 0.5]
+    assert [group.get("lr_factor") for group in trainer.stepper.optimizer.param_groups] == [None, 0.5]
 
     def moved() -> set[str]:
         now = trainer.network.state_dict()

@@ -102,12 +102,13 @@ def test_what_the_searches_asked_for_places_their_shared_candidates_too(
     assert ran == {"ave": Placement(1, 2, {"CPU": 1, "GPU": 0.5}), "cremad": Placement(1, 2, {"CPU": 2.0, "GPU": 0.5})}
 
 
-def test_synchronised_batch_normalisation_needs_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = from_mapping({"model.norm": "sync_batch", "compute.workers": 2})
+@pytest.mark.parametrize(("field", "value"), [("model.norm", "sync_batch"), ("compute.precision", "fp16")])
+def test_what_needs_gpus_is_refused_without(field: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = from_mapping({field: value, "compute.workers": 2})
     monkeypatch.setattr("raygap.search.placement.nodes", lambda: [GPUS])
     assert place(config).at_once == 1
     monkeypatch.setattr("raygap.search.placement.nodes", lambda: [CPUS])
-    with pytest.raises(UserError, match="sync_batch needs GPUs"):
+    with pytest.raises(UserError, match=f"{value} needs GPUs"):
         place(config)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from raygap.config import FEATURES, Model, Prepare
+from raygap.data.batches import batches
 from raygap.data.clips import ReaderOptions
 from raygap.data.features import padded
 from raygap.data.prepare import prepare
@@ -17,6 +18,7 @@ from raygap.methods import METHODS, find_method
 from raygap.models.encoders import make_encoder
 from raygap.schema import from_mapping
 from raygap.testing import SMALL, check_method
+from raygap.training.augment import Augmentation
 from raygap.training.inference import Classifier, answers, read_media, store_predictions
 from raygap.training.run import train
 from raygap.training.trainer import Trainer
@@ -62,6 +64,20 @@ def test_encoders_see_nothing_beyond_the_end_of_a_sequence(name: str, norm: str)
     step = torch.from_numpy(padded([short[:1]]))
     torch.testing.assert_close(encoder(vector), encoder(step))
     assert encoder(torch.zeros(2, 3, 6)).isfinite().all()  # no step is there
+
+
+def test_of_mixed_sequences_a_step_is_there_or_not(store: Store) -> None:
+    fields = {"method": "unimodal_losses", "purify.epochs": 0, "augment.mixup": 1.0, "augment.mixup_partner": "own"}
+    config = from_mapping(FIELDS | fields | {"model.dropout": 0.2, "model.visual.encoder": "transformer"})
+    rows, augmentation = store.rows("train"), Augmentation(config, store, 0, 36)
+    order, read = np.arange(36), {"augment": None, "seed": 0, "epoch": 0, "device": torch.device("cpu")}
+    parts = {"batch_size": 16, "order": order, "partners": augmentation.partners}
+    for batch in batches(store, rows, **parts, **read):
+        lengths = [batch.visual[of, :, -1].sum(1) for of in (batch.own, batch.partners[:, 1])]
+        there = augmentation(batch)[0].visual[..., -1]
+        assert set(there.unique().tolist()) <= {0.0, 1.0}
+        assert torch.equal(there.sum(1), torch.maximum(*lengths))
+    assert Trainer(config, store).train_epoch()["train_loss"] > 0
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "mla"])  # whose features must be equally long

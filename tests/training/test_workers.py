@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from children import start
+from options import OPTIONS
 from stores import SMALL
 
 from raygap.data.store import Store
@@ -112,6 +113,7 @@ def pair(small_store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     folder = tmp_path_factory.mktemp("pair")
     runs = [(f"{name}/run", SHORT[name], end) for name in SHORT for end in ((2, END) if name in KEEPING else (END,))]
     runs += [(f"batches/{run}", fields, END) for run, fields in BATCHES.items()]
+    runs += [(f"options/{name}", SHORT["unimodal_losses"] | fields, END) for name, fields in OPTIONS.items()]
     for norm, fields in STOPPED.items():
         runs += [(f"{norm}/{run}", fields, end) for run, end in PARTS]
     return folder, together(2, small_store, folder, runs)
@@ -131,6 +133,15 @@ def test_every_methods_workers_together_equal_one(pair: tuple[Path, Rows], small
         if name != "tcmax":  # pairs the clips of a worker's part
             close(found, list(train(from_mapping(fields), small_store, tmp_path / name)))
         assert len(found) == 3
+
+
+def test_workers_together_equal_one_with_every_option(
+    pair: tuple[Path, Rows], small_store: Store, tmp_path: Path
+) -> None:
+    for name, fields in OPTIONS.items():
+        found = [row | {"epochs_reused": 0} for row in pair[1][f"options/{name}", END]]
+        config = from_mapping(SHORT["unimodal_losses"] | fields)
+        close(found, list(train(config, small_store, tmp_path / name)))
 
 
 @pytest.mark.parametrize("size", [2, 3])
