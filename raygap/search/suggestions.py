@@ -19,6 +19,7 @@ from ray.tune.search import Searcher
 from raygap.errors import UserError
 from raygap.search.gpus import GPU_MEMORY
 from raygap.search.known import Start
+from raygap.search.pool import Pool
 from raygap.search.scheduler import StoppingScheduler
 from raygap.search.space import SearchSpace
 from raygap.search.study import (
@@ -44,6 +45,8 @@ _DEAD_IN_A_ROW = 10
 """Trials in a row that died without a result, after which a search gives up: no other would fare better."""
 
 
+_SET_ASIDE = 4
+"""Trials that wait for the history, beyond which none are suggested: better ones are known once some have ended."""
 _ANSWERED_IN_A_ROW = 200
 """Suggestions in a row that were tried before, after which a space counts as searched through."""
 
@@ -98,12 +101,15 @@ class StudySearch(Searcher):
         self.study.set_user_attr(MEASURE, metric)
         self.study.sampler = sampler(len(self.study.get_trials(deepcopy=False)))
         self.scheduler: StoppingScheduler
+        self.pool: Pool | None = None
         self.trial_seconds: float | None = None
         self.patience: int | None = None
         self.seeds = 1
         self._running: dict[str, _Running] = {}
         self._held: Trial | None = None
         """A trial that waits for one with the same configuration, which runs."""
+        self._set_aside: deque[Trial] = deque()
+        """Trials that wait for the history."""
         self._dead_in_a_row, self._cause = 0, ""
         self.study.set_user_attr(ENDED, "")
         self._interrupted = deque(own_trials(self.study, TrialState.RUNNING))
@@ -112,8 +118,11 @@ class StudySearch(Searcher):
         """Have these configurations wait for their turn before all others; each once, also where a sweep goes on."""
         waiting = [trial for trial in self.study.get_trials(deepcopy=False) if KNOWN in trial.user_attrs]
         for start in known[len(waiting) :]:
-            noted = {KNOWN: start.source, BESIDE: start.beside} | ({PLAIN: True} if start.plain else {})
-            self.study.enqueue_trial(start.params, user_attrs=noted)
+            self._enqueue(start)
+
+    def _enqueue(self, start: Start) -> None:
+        noted = {KNOWN: start.source, BESIDE: start.beside} | ({PLAIN: True} if start.plain else {})
+        self.study.enqueue_trial(start.params, user_attrs=noted)
 
     def save(self, checkpoint_path: str) -> None:
         """For Tune, which would go on from there; here the study alone is what a sweep goes on from."""
@@ -154,26 +163,42 @@ class StudySearch(Searcher):
         if self.patience is not None and (waited := without_improvement(self.study)) >= self.patience:
             self.study.set_user_attr(ENDED, f"{waited} trials in a row have brought no improvement")
             return self.FINISHED
+        if self.pool and (start := self.pool.tend()):
+            self._enqueue(start)
         if trial_id not in self._running:
-            trial, values = self._go_on() if self._interrupted else (self._next(), {})
+            trial, values = self._go_on() or (self._next(), {})
             if trial is None:
-                return None if self._held else self.FINISHED
+                return None if self._held or self._set_aside else self.FINISHED
             self._running[trial_id] = _Running(trial, values, trial.user_attrs.get("seconds", 0.0))
         trial = self._running[trial_id].trial
         return {**_own_fields(trial), TRIAL_NUMBER: trial.number}
 
-    def _go_on(self) -> tuple[Trial, dict[int, float]]:
-        """A trial that was interrupted, with its values so far."""
-        before = self._interrupted.popleft()
-        trial = taken_up(self.study, before)
-        self._ask(trial)  # what is already set stays; a kill may have left some unset
-        return trial, dict(before.intermediate_values)
+    def _go_on(self) -> tuple[Trial, dict[int, float]] | None:
+        """A trial that was interrupted, with its values so far; None if none is left that may start."""
+        while self._interrupted:
+            before = self._interrupted.popleft()
+            trial = taken_up(self.study, before)
+            self._ask(trial)  # what is already set stays; a kill may have left some unset
+            if self._may_start(trial):
+                return trial, dict(before.intermediate_values)
+        return None
+
+    def _may_start(self, trial: Trial) -> bool:
+        """Give a trial the history that it wants; or set it aside, as there is none yet."""
+        own = _own_fields(trial)
+        if self.pool and not self.pool.settled and self.pool.wanted(own):
+            self._set_aside.append(trial)
+            return False
+        if self.pool and (history := self.pool.fields(own)):
+            trial.set_user_attr(BESIDE, trial.user_attrs.get(BESIDE, {}) | history)
+        return True
 
     def _next(self) -> Trial | None:
-        """A trial that nobody has trained yet; None if it must wait for one like it, or no other comes any more."""
+        """A trial that nobody has trained yet; None if it must wait, or no other comes any more."""
         for _ in range(_ANSWERED_IN_A_ROW):
-            trial, self._held = self._held or self._new(), None
-            self._ask(trial)
+            trial, self._held = self._held or self._fresh(), None
+            if trial is None:
+                return None
             own = _own_fields(trial)
             if any(_own_fields(one.trial) == own for one in self._running.values() if not one.ended):
                 self._held = trial
@@ -188,6 +213,19 @@ class StudySearch(Searcher):
                 trial.report(value, epoch)
             self.study.tell(trial, before.values if before.state == TrialState.COMPLETE else None, state=before.state)
         self.study.set_user_attr(ENDED, "every configuration that the sampler still suggests was tried before")
+        return None
+
+    def _fresh(self) -> Trial | None:
+        """The next trial that may start; None if all that are known yet wait for the history."""
+        if self._set_aside and self.pool and self.pool.settled:
+            trial = self._set_aside.popleft()
+            self._may_start(trial)
+            return trial
+        while len(self._set_aside) < _SET_ASIDE or self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            trial = self._new()
+            self._ask(trial)
+            if self._may_start(trial):
+                return trial
         return None
 
     def _new(self) -> Trial:
@@ -233,14 +271,16 @@ class StudySearch(Searcher):
 
     def stops(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """Tune stops a trial for which this is true: out of budget, or of several seeds and behind for good."""
-        return self.out_of_budget(trial_id, result) or self._cannot_catch_up(result)
+        return self.out_of_budget(trial_id, result) or self._cannot_catch_up(trial_id, result)
 
-    def _cannot_catch_up(self, result: Mapping[str, Any]) -> bool:
+    def _cannot_catch_up(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """Even if each seed left were as good as the best that any trial has had, its mean would be no better than the
         best trial's.
         """
         values, left = result.get(SEED_VALUES, ()), self.seeds - len(result.get(SEED_VALUES, ()))
         if not values or not left:  # of one seed nothing is noted
+            return False
+        if self.pool and self.pool.spares(self._running[trial_id].trial.number):
             return False
         ended = [trial.user_attrs[SEED_VALUES] for trial in own_trials(self.study, TrialState.COMPLETE)]
         if not ended:

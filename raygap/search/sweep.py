@@ -23,6 +23,7 @@ from raygap.search.known import as_trial
 from raygap.search.learning import learn
 from raygap.search.placement import RETRIES, CountTriesAnew, Placement, fit, needs_gpus, nodes, place, refusal_named
 from raygap.search.plan import AUTO, Plan
+from raygap.search.pool import Pool
 from raygap.search.ray_start import start_ray
 from raygap.search.samplers import make_sampler
 from raygap.search.scheduler import make_scheduler
@@ -112,6 +113,9 @@ def _run(
     search.trial_seconds, search.patience, search.seeds = plan.trial_seconds, plan.patience, plan.seeds_per_trial
     search.scheduler = make_scheduler(search.study, make_rule(plan.stopper, config.epochs), plan.fixed)
     copies = plan.copies(store)
+    shared = shared_warmups(plan, folder, copies)
+    search.pool = Pool(plan, search.study, folder, Store.open(store), shared)
+    search.scheduler.spares = search.pool.spares
     if copies:
         keep_store(store, copies.store)
         drop_unknown_trials(copies.folder, len(search.study.trials))
@@ -123,7 +127,7 @@ def _run(
             store=store,
             fixed=plan.fixed,
             folder=run,
-            trunk=shared_warmups(plan, folder, copies),
+            trunk=shared,
             copies=copies,
             metric=plan.metric,
             seeds=plan.seeds_per_trial,
