@@ -1,5 +1,12 @@
 """The plain trials that a sweep begins with, and the history that is pooled from them."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,21 +18,28 @@ import pyarrow.parquet as pq
 import pytest
 from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
-from stores import SMALL
+from stores import SMALL, write_store
 
+from raygap.config import load_yaml
 from raygap.data.store import Store
 from raygap.errors import UserError
+from raygap.schema import from_mapping
+from raygap.search.job import run_sweep
 from raygap.search.journal import open_storage
+from raygap.search.kept import fetch_run
 from raygap.search.known import as_trial
-from raygap.search.plan import Plan, make_plan
+from raygap.search.plan import Plan, make_plan, write_plan
 from raygap.search.pool import Pool, pooled_trials
 from raygap.search.samplers import make_sampler
 from raygap.search.scheduler import make_scheduler
 from raygap.search.stopping import make_rule
-from raygap.search.study import METRIC, TRIAL_NUMBER
+from raygap.search.study import METRIC, TRIAL_NUMBER, finished_trials
 from raygap.search.suggestions import StudySearch
-from raygap.tracking.run_folder import JOURNAL, trial_folder
-from raygap.training.histories import FOLDER
+from raygap.search.sweep import run_trials
+from raygap.storage import Storage
+from raygap.tracking.run_folder import BESIDE, JOURNAL, trial_folder
+from raygap.training.histories import FOLDER, bring_pool
+from raygap.training.run import train
 from raygap.training.trunk import FOLDER as WARMUPS
 from raygap.training.trunk import SharedWarmups
 
@@ -159,3 +173,117 @@ def test_where_no_plain_trial_gives_scores_each_trial_trains_its_own(run: Path, 
 def test_a_history_that_a_sweep_holds_fixed_must_be_there(run: Path, small_store: Store) -> None:
     with pytest.raises(UserError, match=f"history.pool = {'0' * 24}: no {FOLDER}/"):
         begun(planned(run, history__pool="0" * 24), run, small_store)
+
+
+def short(folder: Path, trials: int, **changes: Any) -> Plan:
+    """A plan of two plain trials and guided ones that all want a history."""
+    (folder / "space.yaml").write_text("space: {loss.focus: {uniform: [0, 9]}}")
+    fixed = SMALL | {"epochs": 3, "warmup.epochs": 1, "purify.epochs": 0, "gap.source": "history"}
+    fixed |= changes.pop("fixed", {})
+    made = make_plan("demo", "gmm_scores", folder / "space.yaml", fixed, root=None, cache="", trials=4)
+    known = tuple(one for one in made.known if one.plain)
+    return replace(made, **{"known": known, "trials": trials, "test_seeds": 0, "stopper": "after:1"} | changes)
+
+
+def histories(run: Path, *numbers: int) -> list[np.ndarray]:
+    """Of these trials, as they were used."""
+    tables = [pq.read_table(trial_folder(run, number) / "ledger.parquet") for number in numbers]
+    return [np.stack([table[f"{name}_history"].to_numpy() for name in ("audio", "visual")]) for table in tables]
+
+
+def mean_scores(run: Path, *numbers: int) -> np.ndarray:
+    """Of plain trials."""
+    tables = [pq.read_table(trial_folder(run, number) / "ledger.parquet") for number in numbers]
+    return np.mean([[table[f"{name}_mean"].to_numpy() for name in ("audio", "visual")] for table in tables], axis=0)
+
+
+def test_machines_that_share_no_folder_have_one_history_for_trials_seeds_and_later_trainings(
+    small_store: Store, storage: Storage, run: Path, tmp_path: Path, ray_cluster: None
+) -> None:
+    kept = storage.at("runs", "run")
+    plan = short(run, 4, storage=kept.uri, test_seeds=1, references=False)
+    write_plan(plan, run)
+    outcome = run_sweep(plan, run, small_store.path, 2, None, lambda seed, metrics: None)
+    assert not outcome.failures()
+    assert outcome.finished() == 4
+    assert "The history is the scores of 2 plain trials (0, 1)." in outcome.about_epochs()
+    assert "Scoring trainings" not in outcome.about_epochs()
+    trials = outcome.study.trials
+    assert [trial.state for trial in trials[:2]] == [TrialState.COMPLETE] * 2
+    configs = [from_mapping(load_yaml(trial_folder(run, number) / "config.yaml")) for number in range(4)]
+    [key] = {config.history.pool for config in configs[2:]}
+    for used in histories(run, 2, 3):
+        np.testing.assert_allclose(used, mean_scores(run, 0, 1), rtol=1e-6)
+    for place in (kept, kept.at("..")):
+        assert f"{FOLDER}/{key}.parquet" in place.files()
+    # So has a machine that knows the run folder alone.
+    there = tmp_path / "there"
+    there.mkdir()
+    fetch_run(kept, there)
+    study = run_trials(replace(plan, trials=5), there, small_store.path, 1)
+    assert study.trials[4].user_attrs[BESIDE]["history.pool"] == key
+    np.testing.assert_array_equal(histories(there, 4)[0], histories(run, 2)[0])
+    bring_pool(configs[2], tmp_path / "far", there / "best.yaml")
+    list(train(configs[2], small_store, tmp_path / "far" / "0"))
+    again, before = (pq.read_table(place / "ledger.parquet") for place in (tmp_path / "far/0", trial_folder(run, 2)))
+    assert again.equals(before) or study.trials[2].state == TrialState.PRUNED
+
+
+@pytest.mark.cluster
+def test_trials_of_two_workers_pool_and_use_one_history(small_store: Store, run: Path, ray_cluster: None) -> None:
+    plan = short(run, 3, fixed={"compute.workers": 2, "model.norm": "group"})
+    study = run_trials(plan, run, small_store.path, 1)
+    assert [trial.state for trial in study.trials[:2]] == [TrialState.COMPLETE] * 2
+    assert study.trials[2].user_attrs["scoring_epochs"] == 0
+    np.testing.assert_allclose(histories(run, 2)[0], mean_scores(run, 0, 1), rtol=1e-6)
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from raygap.search.plan import read_plan
+from raygap.search.sweep import run_trials
+folder = Path(sys.argv[1])
+run_trials(read_plan(folder), folder, Path(sys.argv[2]), concurrency=2)
+"""
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("guided_epochs", [0, 2])
+def test_a_sweep_killed_while_it_scores_or_afterwards_goes_on_with_the_same_history(
+    guided_epochs: int, run: Path, tmp_path: Path, ray_cluster: None
+) -> None:
+    store = write_store(tmp_path / "store", clips=240)
+    plan = short(run, 5, fixed={"epochs": 15, "warmup.epochs": 2})
+    write_plan(plan, run)
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(run), str(store.path)],
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+        start_new_session=True,
+    )
+
+    def begun() -> bool:
+        tables = trial_folder(run, 2 if guided_epochs else 0) / "metrics.parquet"
+        with suppress(OSError):  # it is being written
+            return len(pq.read_table(tables)) >= max(guided_epochs, 1)
+        return False
+
+    end = time.monotonic() + 200
+    while not begun():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.1)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    assert (run / FOLDER).exists() == bool(guided_epochs)
+    study = run_trials(plan, run, store.path, 2)
+    assert len(study.trials) == len(finished_trials(study)) == 5
+    assert pooled_trials(study) == [0, 1]
+    assert [trial.state for trial in study.trials[:2]] == [TrialState.COMPLETE] * 2
+    assert len({trial.user_attrs[BESIDE]["history.pool"] for trial in study.trials[2:]}) == 1
+    for used in histories(run, 2, 3, 4):
+        np.testing.assert_allclose(used, mean_scores(run, 0, 1), rtol=1e-6)
+    whole = next(trial.number for trial in study.trials[2:] if trial.state == TrialState.COMPLETE)
+    config = from_mapping(load_yaml(trial_folder(run, whole) / "config.yaml"))
+    list(train(config, store, run / "again" / "0"))
+    ledgers = (pq.read_table(place / "ledger.parquet") for place in (run / "again/0", trial_folder(run, whole)))
+    assert next(ledgers).equals(next(ledgers))
