@@ -54,7 +54,7 @@ class Pool:
         self.plan, self.study, self.folder, self.shared = plan, study, folder.resolve(), shared
         self.store_key, self.copies = store.header["key"], plan.copies(store.path)
         space = plan.search_space
-        key, kept = space.start("history.pool"), self.copies and self.copies.folder
+        key, kept = space.start("history.pool"), self.copies.folder if self.copies else None
         wanted = key and "history" in space.values("gap.source")
         if wanted and patiently(partial(find_pool, key, self.folder, kept)) is None:
             raise pool_missing(key, self.folder)

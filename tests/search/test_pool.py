@@ -33,7 +33,7 @@ from raygap.search.pool import Pool, pooled_trials
 from raygap.search.samplers import make_sampler
 from raygap.search.scheduler import make_scheduler
 from raygap.search.stopping import make_rule
-from raygap.search.study import METRIC, TRIAL_NUMBER, finished_trials
+from raygap.search.study import METRIC, SEED_VALUES, TRIAL_NUMBER, finished_trials
 from raygap.search.suggestions import StudySearch
 from raygap.search.sweep import run_trials
 from raygap.storage import Storage
@@ -80,14 +80,20 @@ def result(epoch: int, value: float = 0.5) -> dict[str, Any]:
     return {"epoch": epoch, METRIC: value, "time_total_s": float(epoch), "time_this_iter_s": 1.0}
 
 
-def complete(searcher: StudySearch, trial_id: str, run: Path, store: Store) -> np.ndarray:
-    """As a whole training leaves it; returns the means of its scores."""
-    folder = trial_folder(run, searcher._running[trial_id].trial.number)
+def write_scores(folder: Path, store: Store, number: int) -> np.ndarray:
+    """As a whole training leaves them in its ledger; returns their means."""
     folder.mkdir(parents=True)
     ids = [store.clip_ids[row] for row in store.rows("train")]
-    scores = np.random.default_rng(len(list(run.glob("trials/*")))).random((2, len(ids)))
+    scores = np.random.default_rng(number).random((2, len(ids)))
     columns = {"clip": ids, "label": ["x"] * len(ids), "audio_mean": scores[0], "visual_mean": scores[1]}
     pq.write_table(pa.table(columns), folder / "ledger.parquet")
+    return scores
+
+
+def complete(searcher: StudySearch, trial_id: str, run: Path, store: Store) -> np.ndarray:
+    """Returns the means of the trial's scores."""
+    number = searcher._running[trial_id].trial.number
+    scores = write_scores(trial_folder(run, number), store, number)
     searcher.on_trial_complete(trial_id, result(SMALL["epochs"]))
     return scores
 
@@ -150,6 +156,24 @@ def test_a_plain_trial_is_not_stopped_early_while_its_scores_are_waited_for(run:
     assert searcher.pool.settled
     fields["again"] = fields["a"] | {TRIAL_NUMBER: fields["b"][TRIAL_NUMBER]}  # another plain one, of no use now
     assert not goes_on("again", 0.01)
+
+
+def test_all_seeds_of_a_plain_trial_are_trained_and_pooled(run: Path, small_store: Store) -> None:
+    searcher = begun(replace(planned(run), seeds_per_trial=2), run, small_store)
+    searcher.seeds = 2
+    numbers = {name: searcher.suggest(name)[TRIAL_NUMBER] for name in "abc"}
+    scores = []
+    for name in "ab":
+        low = result(SMALL["epochs"], 0.1) | {SEED_VALUES: (0.1,)}
+        if name == "b":  # the other's seeds were better
+            assert not searcher.stops("b", low)
+            assert searcher.stops("c", low)
+        for place in ("", "seed-1"):
+            scores.append(write_scores(trial_folder(run, numbers[name]) / place, small_store, len(scores)))
+        searcher.on_trial_complete(name, result(SMALL["epochs"]) | {SEED_VALUES: (0.9, 0.9)})
+    searcher.suggest("d")
+    [file] = (run / FOLDER).iterdir()
+    np.testing.assert_allclose(pq.read_table(file)["audio"].to_numpy(), np.mean(scores, axis=0)[0], rtol=1e-6)
 
 
 def test_where_no_plain_trial_gives_scores_each_trial_trains_its_own(run: Path, small_store: Store) -> None:
