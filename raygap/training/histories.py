@@ -276,12 +276,13 @@ class Histories:
         try:
             table = pq.read_table(file)
             scores = np.stack([table[name].to_numpy().astype(np.float64) for name in ("audio", "visual")])
-            clips = table["clip"].to_pylist()
+            places = {clip: place for place, clip in enumerate(table["clip"].to_pylist())}
         except (pa.ArrowException, KeyError, ValueError) as error:
             raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); {mend}") from None
-        if clips != [store.clip_ids[row] for row in training_rows(config, store)]:
+        clips = [store.clip_ids[row] for row in training_rows(config, store)]
+        if any(clip not in places for clip in clips):
             raise UserError(f"{file}: holds other clips than this training's; {mend}")
-        return scores
+        return scores[:, [places[clip] for clip in clips]]  # of a pooled history some may be left out by now
 
     def _show(self, file: Path, key: str, history: np.ndarray) -> None:
         if file.exists():

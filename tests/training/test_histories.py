@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from children import start
@@ -227,6 +228,12 @@ def test_a_pooled_history_is_brought_from_beside_its_configuration_or_missed_by_
     bring_pool(config, tmp_path / "run", None)
     assert run(small_store, tmp_path / "run" / "0", history__pool=key)[-1]["epoch"] == 3
     file = tmp_path / "run" / FOLDER / f"{key}.parquet"
-    pq.write_table(pq.read_table(file).slice(1), file)
+    table = pq.read_table(file)
+    more = table.slice(5, 1).set_column(0, "clip", [["another"]])  # as before its clip was left out
+    pq.write_table(pa.concat_tables([more, table.slice(9), table.slice(0, 9)]), file)
+    run(small_store, tmp_path / "run" / "2", history__pool=key)
+    ledgers = [pq.read_table(tmp_path / "run" / number / "ledger.parquet") for number in ("0", "2")]
+    assert ledgers[0].equals(ledgers[1])
+    pq.write_table(table.slice(1), file)
     with pytest.raises(UserError, match=f"{key}.parquet: holds other clips than this training's; copy it anew"):
         run(small_store, tmp_path / "run" / "1", history__pool=key)
