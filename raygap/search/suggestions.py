@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, GridSampler
 from optuna.storages import JournalStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
@@ -45,8 +45,6 @@ _DEAD_IN_A_ROW = 10
 """Trials in a row that died without a result, after which a search gives up: no other would fare better."""
 
 
-_SET_ASIDE = 4
-"""Trials that wait for the history, beyond which none are suggested: better ones are known once some have ended."""
 _ANSWERED_IN_A_ROW = 200
 """Suggestions in a row that were tried before, after which a space counts as searched through."""
 
@@ -102,27 +100,34 @@ class StudySearch(Searcher):
         self.study.sampler = sampler(len(self.study.get_trials(deepcopy=False)))
         self.scheduler: StoppingScheduler
         self.pool: Pool | None = None
+        self._known: Sequence[Start] = ()
         self.trial_seconds: float | None = None
         self.patience: int | None = None
         self.seeds = 1
         self._running: dict[str, _Running] = {}
         self._held: Trial | None = None
         """A trial that waits for one with the same configuration, which runs."""
-        self._set_aside: deque[Trial] = deque()
-        """Trials that wait for the history."""
         self._dead_in_a_row, self._cause = 0, ""
         self.study.set_user_attr(ENDED, "")
         self._interrupted = deque(own_trials(self.study, TrialState.RUNNING))
 
     def begin_with(self, known: Sequence[Start]) -> None:
-        """Have these configurations wait for their turn before all others; each once, also where a sweep goes on."""
-        waiting = [trial for trial in self.study.get_trials(deepcopy=False) if KNOWN in trial.user_attrs]
-        for start in known[len(waiting) :]:
-            self._enqueue(start)
+        """Have these configurations wait for their turn before all others; each once, also where a sweep goes on.
 
-    def _enqueue(self, start: Start) -> None:
-        noted = {KNOWN: start.source, BESIDE: start.beside} | ({PLAIN: True} if start.plain else {})
-        self.study.enqueue_trial(start.params, user_attrs=noted)
+        Those that want a history that is not there yet come later, behind the others.
+        """
+        later = [start for start in known if self.pool and self.pool.wanted(start.beside | start.params)]
+        now = [start for start in known if start not in later]
+        self._known = known
+        waiting = [trial for trial in self.study.get_trials(deepcopy=False) if KNOWN in trial.user_attrs]
+        for start in [*now, *(later if self._settled else [])][len(waiting) :]:
+            noted = {KNOWN: start.source, BESIDE: start.beside} | ({PLAIN: True} if start.plain else {})
+            self.study.enqueue_trial(start.params, user_attrs=noted)
+
+    @property
+    def _settled(self) -> bool:
+        """No trial need wait for a history."""
+        return self.pool is None or self.pool.settled
 
     def save(self, checkpoint_path: str) -> None:
         """For Tune, which would go on from there; here the study alone is what a sweep goes on from."""
@@ -163,42 +168,33 @@ class StudySearch(Searcher):
         if self.patience is not None and (waited := without_improvement(self.study)) >= self.patience:
             self.study.set_user_attr(ENDED, f"{waited} trials in a row have brought no improvement")
             return self.FINISHED
-        if self.pool and (start := self.pool.tend()):
-            self._enqueue(start)
+        if self.pool and not self.pool.settled:
+            if start := self.pool.tend():  # in place of one that failed
+                self.study.enqueue_trial(start.params, user_attrs={BESIDE: start.beside, PLAIN: True})
+            if self.pool.settled:
+                self.begin_with(self._known)
         if trial_id not in self._running:
-            trial, values = self._go_on() or (self._next(), {})
+            trial, values = self._go_on() if self._interrupted else (self._next(), {})
             if trial is None:
-                return None if self._held or self._set_aside else self.FINISHED
+                return None if self._held or not self._settled else self.FINISHED
             self._running[trial_id] = _Running(trial, values, trial.user_attrs.get("seconds", 0.0))
         trial = self._running[trial_id].trial
         return {**_own_fields(trial), TRIAL_NUMBER: trial.number}
 
-    def _go_on(self) -> tuple[Trial, dict[int, float]] | None:
-        """A trial that was interrupted, with its values so far; None if none is left that may start."""
-        while self._interrupted:
-            before = self._interrupted.popleft()
-            trial = taken_up(self.study, before)
-            self._ask(trial)  # what is already set stays; a kill may have left some unset
-            if self._may_start(trial):
-                return trial, dict(before.intermediate_values)
-        return None
-
-    def _may_start(self, trial: Trial) -> bool:
-        """Give a trial the history that it wants; or set it aside, as there is none yet."""
-        own = _own_fields(trial)
-        if self.pool and not self.pool.settled and self.pool.wanted(own):
-            self._set_aside.append(trial)
-            return False
-        if self.pool and (history := self.pool.fields(own)):
-            trial.set_user_attr(BESIDE, trial.user_attrs.get(BESIDE, {}) | history)
-        return True
+    def _go_on(self) -> tuple[Trial, dict[int, float]]:
+        """A trial that was interrupted, with its values so far."""
+        before = self._interrupted.popleft()
+        trial = taken_up(self.study, before)
+        self._ask(trial)  # what is already set stays; a kill may have left some unset
+        return trial, dict(before.intermediate_values)
 
     def _next(self) -> Trial | None:
-        """A trial that nobody has trained yet; None if it must wait, or no other comes any more."""
+        """A trial that nobody has trained yet; None if it must wait for others, or no other comes any more."""
         for _ in range(_ANSWERED_IN_A_ROW):
-            trial, self._held = self._held or self._fresh(), None
+            trial, self._held = self._held or self._new(), None
             if trial is None:
                 return None
+            self._ask(trial)
             own = _own_fields(trial)
             if any(_own_fields(one.trial) == own for one in self._running.values() if not one.ended):
                 self._held = trial
@@ -212,36 +208,36 @@ class StudySearch(Searcher):
             for epoch, value in before.intermediate_values.items():
                 trial.report(value, epoch)
             self.study.tell(trial, before.values if before.state == TrialState.COMPLETE else None, state=before.state)
-        self.study.set_user_attr(ENDED, "every configuration that the sampler still suggests was tried before")
+        if self._settled:
+            self.study.set_user_attr(ENDED, "every configuration that the sampler still suggests was tried before")
         return None
 
-    def _fresh(self) -> Trial | None:
-        """The next trial that may start; None if all that are known yet wait for the history."""
-        if self._set_aside and self.pool and self.pool.settled:
-            trial = self._set_aside.popleft()
-            self._may_start(trial)
-            return trial
-        while len(self._set_aside) < _SET_ASIDE or self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            trial = self._new()
-            self._ask(trial)
-            if self._may_start(trial):
-                return trial
-        return None
+    def _new(self) -> Trial | None:
+        """The next that waits for its turn, or one that the sampler suggests; None if that had to wait for a history.
 
-    def _new(self) -> Trial:
-        """The next that waits for its turn, or one that the sampler suggests.
+        While there is none, what is suggested does without, where the space has other sources: no place stays idle.
 
         Of several objectives it learns in a study beside: Optuna's knows no values within a trial where it has several,
         which early stopping needs.
         """
         waits = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        without: dict[str, Any] = {}
+        if not waits and not self._settled and "history" in (sources := self.space.values("gap.source")):
+            others = [source for source in sources if source != "history"]
+            if not others or isinstance(self.study.sampler, GridSampler):  # which takes whole points alone
+                return None
+            without = {"gap.source": others[0]}
         if waits or len(self.objectives) == 1:
+            if without:
+                self.study.enqueue_trial(without)
             return self.study.ask()
         earlier = self.study.get_trials(deepcopy=False)
         beside = optuna.create_study(directions=self._directions, sampler=self._make_sampler(len(earlier)))
         for trial in own_trials(self.study, TrialState.COMPLETE):
             values = [trial.user_attrs[VALUES][objective.name] for objective in self.objectives]
             beside.add_trial(create_trial(values=values, params=trial.params, distributions=trial.distributions))
+        if without:
+            beside.enqueue_trial(without)
         asked = beside.ask()
         self._ask(asked)
         self.study.enqueue_trial(asked.params)
@@ -250,7 +246,9 @@ class StudySearch(Searcher):
     def _ask(self, trial: Trial) -> None:
         """Give a trial the searched fields that can act in it: the one place where a trial gets its values."""
         beside = trial.user_attrs.get(BESIDE, {})
-        self.space.ask(lambda path: suggest(trial, path, self._distributions[path]), beside)
+        drawn = self.space.ask(lambda path: suggest(trial, path, self._distributions[path]), beside)
+        if self.pool and (history := self.pool.fields(beside | drawn)):
+            trial.set_user_attr(BESIDE, beside | history)
 
     def _budget_is_spent(self) -> bool:
         running = [one.seconds for one in self._running.values() if not one.ended]

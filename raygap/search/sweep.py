@@ -107,14 +107,14 @@ def _run(
     sampler = partial(make_sampler, plan.sampler, space, config.seed, plan.trials, len(plan.known))
     search = StudySearch(space, open_storage(folder / JOURNAL), config.epochs, sampler, plan.metric)
     check_store(search.study, Store.open(store).header["key"])
+    copies = plan.copies(store)
+    shared = shared_warmups(plan, folder, copies)
+    search.pool = Pool(plan, search.study, folder, Store.open(store), shared)
     search.begin_with([as_trial(known, space, config.seed) for known in plan.known])
     if plan.learn_from and Path(plan.learn_from).exists():  # else what it was told already must do
         learn(search.study, Path(plan.learn_from))
     search.trial_seconds, search.patience, search.seeds = plan.trial_seconds, plan.patience, plan.seeds_per_trial
     search.scheduler = make_scheduler(search.study, make_rule(plan.stopper, config.epochs), plan.fixed)
-    copies = plan.copies(store)
-    shared = shared_warmups(plan, folder, copies)
-    search.pool = Pool(plan, search.study, folder, Store.open(store), shared)
     search.scheduler.spares = search.pool.spares
     if copies:
         keep_store(store, copies.store)

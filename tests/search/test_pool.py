@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,8 +70,8 @@ def begun(plan: Plan, run: Path, store: Store) -> StudySearch:
     space = plan.search_space
     sampler = partial(make_sampler, "random", space, 0, plan.trials, len(plan.known))
     searcher = StudySearch(space, open_storage(run / JOURNAL), SMALL["epochs"], sampler)
-    searcher.begin_with([as_trial(known, space, 0) for known in plan.known])
     searcher.pool = Pool(plan, searcher.study, run, store, SharedWarmups(run.parent / WARMUPS, 1e9))
+    searcher.begin_with([as_trial(known, space, 0) for known in plan.known])
     searcher.scheduler = make_scheduler(searcher.study, make_rule("asha", SMALL["epochs"]), plan.fixed)
     searcher.scheduler.spares = searcher.pool.spares
     return searcher
@@ -98,47 +99,50 @@ def complete(searcher: StudySearch, trial_id: str, run: Path, store: Store) -> n
     return scores
 
 
-def test_guided_trials_wait_for_the_plain_ones_and_name_what_is_pooled_from_them(run: Path, small_store: Store) -> None:
-    plan = planned(run)
+@pytest.mark.parametrize("fixed", [{}, {"gap__source": "history"}])
+def test_trials_with_a_history_wait_for_the_plain_ones_and_name_what_is_pooled_from_them(
+    fixed: dict[str, str], run: Path, small_store: Store
+) -> None:
+    plan = planned(run, **fixed)
     searcher = begun(plan, run, small_store)
     names = iter(map(str, range(1000)))
-    started = {name: searcher.suggest(name) for name in [next(names) for _ in range(12)]}
-    started = {name: fields for name, fields in started.items() if fields}
+
+    def suggested(number: int) -> dict[str, dict[str, Any]]:
+        found = {name: searcher.suggest(name) for name in islice(names, number)}
+        return {name: fields for name, fields in found.items() if fields}
+
+    started = suggested(6)
     a, b, *others = started
-    assert [started[name].get("method") for name in (a, b)] == ["unimodal_losses"] * 2
-    # Others may start meanwhile, but none that wants a history, and only so many are looked through.
-    assert others
-    assert {started[name]["gap.source"] for name in others} == {"training"}
-    assert searcher.suggest("later") is None
-    aside = [t for t in searcher.study.trials if t.params.get("gap.source") == "history"]
-    assert len(aside) == 4
+    assert [started[name]["method"] for name in (a, b)] == ["unimodal_losses"] * 2
+    # Others may start meanwhile, but none that wants a history: where all do, they wait.
+    assert [started[name].get("gap.source") for name in others] == ([] if fixed else ["training"] * 4)
     # One of the plain ones fails, and another takes its place.
     searcher.on_trial_complete(a, result(1) | {"error": "the loss became nan"})
     first = complete(searcher, b, run, small_store)
-    c = next(names)
-    fields = searcher.suggest(c)
-    assert fields["method"] == "unimodal_losses"
-    assert fields["optimizer.lr"] not in {started[name]["optimizer.lr"] for name in (a, b)}
-    assert searcher.suggest("later") is None
-    # A sweep that goes on after a kill waits, too, and goes on with what was begun.
+    [again] = suggested(1).values()
+    assert again["method"] == "unimodal_losses"
+    assert again["optimizer.lr"] not in {started[name]["optimizer.lr"] for name in (a, b)}
+    # A sweep that goes on after a kill goes on with what was begun, and waits, too.
+    begun_before = [*(started[name] for name in others), again]
     searcher = begun(plan, run, small_store)
-    again = [searcher.suggest(next(names)) for _ in range(len(others) + 2)]
-    assert [one for one in again if one] == [*(started[name] for name in others), fields]
-    c = str(int(next(names)) - 2)
-    second = complete(searcher, c, run, small_store)
-    guided = [searcher.suggest(next(names)) for _ in aside]
-    assert [one[TRIAL_NUMBER] for one in guided] == [trial.number for trial in aside]
-    [key] = {one["history.pool"] for one in guided}
+    resumed = suggested(len(begun_before))
+    assert list(resumed.values()) == begun_before
+    assert all(one.get("gap.source") == "training" for one in suggested(1).values())
+    second = complete(searcher, next(reversed(resumed)), run, small_store)
+    guided = [one for one in suggested(12).values() if "history.pool" in one]
+    assert len(guided) > 1
+    assert "scores1d" in [one.get("scores.separator") for one in guided]  # as the known configuration has it
     assert {one["history.runs"] for one in guided} == {2}
-    assert pooled_trials(searcher.study) == [started[b][TRIAL_NUMBER], fields[TRIAL_NUMBER]]
+    [key] = {one["history.pool"] for one in guided}
+    assert pooled_trials(searcher.study) == [started[b][TRIAL_NUMBER], again[TRIAL_NUMBER]]
     for folder in (run, run.parent):
         table = pq.read_table(folder / FOLDER / f"{key}.parquet")
         for number, name in enumerate(("audio", "visual")):
             np.testing.assert_allclose(table[name].to_numpy(), (first + second)[number] / 2, rtol=1e-6)
-    # It is settled: neither another plain trial nor another kill changes it, and who names one keeps it.
+    # It is settled: neither another kill nor another plain trial changes it.
+    running = len([trial for trial in searcher.study.trials if trial.state == TrialState.RUNNING])
     searcher = begun(plan, run, small_store)
-    again = [searcher.suggest(next(names)) for _ in range(len(others) + len(guided))]
-    assert [one for one in again if "history.pool" in one] == guided
+    assert [one for one in suggested(running).values() if "history.pool" in one] == guided
 
 
 def test_a_plain_trial_is_not_stopped_early_while_its_scores_are_waited_for(run: Path, small_store: Store) -> None:
