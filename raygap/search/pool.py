@@ -22,7 +22,7 @@ from raygap.search.known import Start, as_trial, plain_known
 from raygap.search.plan import Plan
 from raygap.search.space import own_fields
 from raygap.search.study import TRIED_AGAIN
-from raygap.tracking.run_folder import ANSWERED, LEARNT, PLAIN, fields_of, trial_folder
+from raygap.tracking.run_folder import ANSWERED, PLAIN, fields_of, trial_folder
 from raygap.training.histories import FOLDER, find_pool, pool_key, pool_missing, wants_history, write_pool
 from raygap.training.trunk import SharedWarmups
 
@@ -90,7 +90,7 @@ class Pool:
         again = self.study.user_attrs.get(TRIED_AGAIN, 0)
         tried = [t for t in trials if t.number >= again or t.state != TrialState.FAIL]
         coming = [t for t in tried if not t.state.is_finished()]
-        whole = [t for t in tried if t.state == TrialState.COMPLETE and not {LEARNT, ANSWERED} & t.user_attrs.keys()]
+        whole = [t for t in tried if t.state == TrialState.COMPLETE and ANSWERED not in t.user_attrs]
         given_up = not coming and len(tried) >= 2 * self.plan.pool
         if len(whole) >= self.plan.pool or given_up:
             self._settle(whole[: self.plan.pool])
