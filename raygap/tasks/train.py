@@ -83,11 +83,11 @@ def run(
     place(trial, *machine)  # raises if not one fits
     clips = read_clips(dataset, *source)
     make_folder(folder, new=True)
-    bring_pool(trial, folder, beside)
     with progress.preparing() as bar:
         stores = cache or default_cache()
         store = prepare(clips, trial.prepare, stores, max_quarantine=max_quarantine, progress=bar)
     opened = Store.open(store)
+    bring_pool(trial, opened, folder, beside)
     notes = on_silence(opened, trial.prepare) + on_steps(opened, trial)
     progress.note(notes)
     progress.say(f"training {folder}, {which_ray()}")

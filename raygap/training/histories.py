@@ -53,6 +53,7 @@ MARK = ".scoring"
 ABOVE = 5
 """Folders in which a pooled history is looked for: of a run, and above it up to those of a sweep, and beside it."""
 
+_ANEW = "copy it anew from the folder of the sweep that pooled it, or give --set history.pool="
 _BY = "by"
 """Beside the scores, in their file: the mark of the run that has ended the training."""
 
@@ -121,19 +122,22 @@ def find_pool(key: str, run: Path, kept: Storage | None = None) -> Path | None:
     return None
 
 
-def bring_pool(config: TrialConfig, run: Path, beside: Path | None) -> None:
+def bring_pool(config: TrialConfig, store: Store, run: Path, beside: Path | None) -> None:
     """Bring the pooled history that a configuration names to a run, from near the file `beside`, where it is not there.
 
-    Raises UserError if it is nowhere.
+    Raises UserError if it is nowhere, or is of other clips.
     """
     key = config.history.pool
-    if not key or not wants_history(config, find_method(config.method)) or find_pool(key, run):
+    if not key or not wants_history(config, find_method(config.method)):
         return
-    file = beside and find_pool(key, beside.parent)
-    if not file:
+    found = find_pool(key, run)
+    file = found or (find_pool(key, beside.parent) if beside else None)
+    if file is None:
         raise pool_missing(key, beside.parent if beside else run)
-    (run / FOLDER).mkdir(parents=True, exist_ok=True)
-    write_whole(run / FOLDER / file.name, file.read_bytes())
+    _read(file, store, config, _ANEW)
+    if not found:
+        (run / FOLDER).mkdir(parents=True, exist_ok=True)
+        write_whole(run / FOLDER / file.name, file.read_bytes())
 
 
 def pool_missing(key: str, where: Path) -> UserError:
@@ -192,19 +196,18 @@ class Histories:
         found = None
         if workers.first:
             files = [self.folder / key / SCORES for key in keys]
-            history = np.mean([self._read(file, store, config) for file in files], axis=0).astype(np.float32)
+            history = np.mean([_read(file, store, config) for file in files], axis=0).astype(np.float32)
             self._show(self.folder / f"{history_key(config, store.header['key'])}.parquet", keys[0], history)
             own = (self.run / MARK).exists() and self._mark()
             found = history, config.epochs * sum(bool(own) and _ended_by(file) == own for file in files)
         return workers.broadcast(found)
 
     def _pooled(self, config: TrialConfig, store: Store) -> np.ndarray:
-        key = config.history.pool
+        key = config.history.pool or ""
         file = patiently(partial(find_pool, key, self.run, self.kept))
         if file is None:
             raise pool_missing(key, self.run)
-        mend = "copy it anew from the folder of the sweep that pooled it, or give --set history.pool="
-        return self._read(file, store, config, mend).astype(np.float32)
+        return _read(file, store, config, _ANEW).astype(np.float32)
 
     def _mark(self) -> str:
         if not (self.run / MARK).exists():
@@ -271,19 +274,6 @@ class Histories:
         for name in _ENDED:
             (folder / name).unlink(missing_ok=True)
 
-    def _read(self, file: Path, store: Store, config: TrialConfig, mend: str = "delete it to score anew") -> np.ndarray:
-        """(2, N) float64, in the order of the trial's training clips."""
-        try:
-            table = pq.read_table(file)
-            scores = np.stack([table[name].to_numpy().astype(np.float64) for name in ("audio", "visual")])
-            places = {clip: place for place, clip in enumerate(table["clip"].to_pylist())}
-        except (pa.ArrowException, KeyError, ValueError) as error:
-            raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); {mend}") from None
-        clips = [store.clip_ids[row] for row in training_rows(config, store)]
-        if any(clip not in places for clip in clips):
-            raise UserError(f"{file}: holds other clips than this training's; {mend}")
-        return scores[:, [places[clip] for clip in clips]]  # of a pooled history some may be left out by now
-
     def _show(self, file: Path, key: str, history: np.ndarray) -> None:
         if file.exists():
             return
@@ -297,6 +287,20 @@ def _write_history(clips: pa.Table, history: np.ndarray, file: Path) -> None:
     for name, scores in zip(("audio", "visual"), history, strict=True):
         table = table.append_column(name, pa.array(scores))
     _write(table.append_column("gap", pa.array(history[0] - history[1])), file)
+
+
+def _read(file: Path, store: Store, config: TrialConfig, mend: str = "delete it to score anew") -> np.ndarray:
+    """(2, N) float64, in the order of the trial's training clips."""
+    try:
+        table = pq.read_table(file)
+        scores = np.stack([table[name].to_numpy().astype(np.float64) for name in ("audio", "visual")])
+        places = {clip: place for place, clip in enumerate(table["clip"].to_pylist())}
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); {mend}") from None
+    clips = [store.clip_ids[row] for row in training_rows(config, store)]
+    if any(clip not in places for clip in clips):
+        raise UserError(f"{file}: holds other clips than this training's; {mend}")
+    return scores[:, [places[clip] for clip in clips]]  # of a pooled history some may be left out by now
 
 
 def _ended_by(file: Path) -> str:

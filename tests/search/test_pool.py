@@ -251,7 +251,7 @@ def test_machines_that_share_no_folder_have_one_history_for_trials_seeds_and_lat
     study = run_trials(replace(plan, trials=5), there, small_store.path, 1)
     assert study.trials[4].user_attrs[BESIDE]["history.pool"] == key
     np.testing.assert_array_equal(histories(there, 4)[0], histories(run, 2)[0])
-    bring_pool(configs[2], tmp_path / "far", there / "best.yaml")
+    bring_pool(configs[2], small_store, tmp_path / "far", there / "best.yaml")
     list(train(configs[2], small_store, tmp_path / "far" / "0"))
     again, before = (pq.read_table(place / "ledger.parquet") for place in (tmp_path / "far/0", trial_folder(run, 2)))
     assert again.equals(before) or study.trials[2].state == TrialState.PRUNED

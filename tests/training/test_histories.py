@@ -218,14 +218,14 @@ def test_a_pooled_history_is_brought_from_beside_its_configuration_or_missed_by_
     config = configured(history__pool=key)
     missing = f"history.pool = {key}: no {FOLDER}/{key}.parquet in .* or above; copy it .* or give --set history.pool= "
     with pytest.raises(UserError, match=missing):
-        bring_pool(config, tmp_path / "run", None)
+        bring_pool(config, small_store, tmp_path / "run", None)
     with pytest.raises(UserError, match=missing):
         run(small_store, tmp_path / "run" / "0", history__pool=key)
     bring_pool(
-        configured(history__pool=key, method="joint", purify__epochs=0), tmp_path / "run", None
+        configured(history__pool=key, method="joint", purify__epochs=0), small_store, tmp_path / "run", None
     )  # has no use for it
-    bring_pool(config, tmp_path / "run", sweep / "best.yaml")
-    bring_pool(config, tmp_path / "run", None)
+    bring_pool(config, small_store, tmp_path / "run", sweep / "best.yaml")
+    bring_pool(config, small_store, tmp_path / "run", None)
     assert run(small_store, tmp_path / "run" / "0", history__pool=key)[-1]["epoch"] == 3
     file = tmp_path / "run" / FOLDER / f"{key}.parquet"
     table = pq.read_table(file)
@@ -235,5 +235,8 @@ def test_a_pooled_history_is_brought_from_beside_its_configuration_or_missed_by_
     ledgers = [pq.read_table(tmp_path / "run" / number / "ledger.parquet") for number in ("0", "2")]
     assert ledgers[0].equals(ledgers[1])
     pq.write_table(table.slice(1), file)
-    with pytest.raises(UserError, match=f"{key}.parquet: holds other clips than this training's; copy it anew"):
+    foreign = f"{key}.parquet: holds other clips than this training's; copy it anew"
+    with pytest.raises(UserError, match=foreign):
+        bring_pool(config, small_store, tmp_path / "run", None)
+    with pytest.raises(UserError, match=foreign):
         run(small_store, tmp_path / "run" / "1", history__pool=key)
