@@ -329,9 +329,13 @@ class History(Section):
     model_config = ConfigDict(json_schema_extra=acts_when({"gap.source": "history"}))
 
     runs: int = Field(2, ge=1, le=10, json_schema_extra=LATER)
-    """Scoring trainings: unimodal_losses, as long as the trial, with warmup.unimodal_weight."""
+    """Scoring trainings: unimodal_losses, as long as the trial, with warmup.unimodal_weight. A sweep pools its first
+    plain trials in their place, at least two."""
     seed: int = Field(1_000_000_000, ge=0, le=2**31 - 11, json_schema_extra=LATER)
     """Seed of the first of them; the others count up. It does not follow from the trial's, so that seeds share them."""
+    pool: str | None = Field(None, min_length=24, max_length=24, json_schema_extra=LATER)
+    """Key of a history that a sweep has pooled from its plain trials; none: scoring trainings. The file
+    .histories/KEY.parquet is looked for in the folder of the run, or of its configuration, and in those above."""
 
 
 class Mixture(Section):

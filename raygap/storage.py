@@ -67,7 +67,7 @@ class Storage:
         for name in names:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{target.name}.pulled")
+            partial = target.with_name(f".{target.name}.{os.getpid()}.pulled")  # others may want it just now
             try:
                 with files.open_input_stream(f"{root}/{name}") as source, partial.open("wb") as file:
                     shutil.copyfileobj(source, file, 2**20)

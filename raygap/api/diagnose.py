@@ -47,6 +47,7 @@ def diagnose(
     splits: Path | None = None,
     val: Val | None = None,
     keep_overlap: bool = False,
+    exclude: Path | None = None,
     split: Split | None = None,
     correct: bool = False,
     score: GapScore | None = None,
@@ -62,7 +63,8 @@ def diagnose(
     or .csv of what any network says of clips (docs/diagnose.md has the columns). Raises UserError for bad input.
     """
     shown = progress_of(progress)
-    data = find_data(source, dataset, root, reader_options(splits, val, keep_overlap), cache, max_quarantine, shown.say)
+    reader = reader_options(splits, val, keep_overlap, exclude)
+    data = find_data(source, dataset, root, reader, cache, max_quarantine, shown.say)
     done = run(source, data, split=split, correct=correct, score=score, values=values, out=out, progress=shown)
     from raygap.tracking.diagnosis.page import BALANCED, PAGE
     from raygap.tracking.diagnosis.verdict import advice, verdict

@@ -11,7 +11,7 @@ from raygap.data.tables import table_writer
 from raygap.errors import UserError
 from raygap.tasks.source import check_network
 from raygap.tracking.report.run import best_checkpoint
-from raygap.training.inference import Classifier, answer_columns, answer_row, answers, read_correction, read_media
+from raygap.training.inference import Classifier, answer_columns, answer_row, answers, choose_correction, read_media
 
 
 @checked
@@ -30,7 +30,7 @@ def predict(
     The arguments are those of `raygap predict`: `media` are video and sound files and .csv files that list clips,
     `checkpoint` is a best.pt or a sweep's run folder. `out`, a .csv or .parquet file, gets the table too. A clip that
     cannot be used has its reason in its row. Without a correction the one that the checkpoint keeps is applied, if it
-    helped on validation, unless `uncorrected`.
+    helped on validation, unless `uncorrected`; the table's `attrs["notes"]`, sentences, say so.
     """
     if out and out.suffix not in (".csv", ".parquet"):
         raise UserError(f"--out {out}: unknown kind of file; end it in .csv or .parquet")
@@ -39,10 +39,9 @@ def predict(
     shown = progress_of(progress)
     if correction and uncorrected:
         raise UserError("--correction and --uncorrected contradict each other; leave one out")
-    kept = None if uncorrected else classifier.correction
-    corrected, known = read_correction(correction, classifier) if correction else (kept, True)
-    if not known:
-        shown.note([f"{correction}: fitted to a file of predictions; make sure that they were this network's"])
+    corrected, notes = choose_correction(classifier, correction, uncorrected)
+    notes = [note.replace("--uncorrected", "uncorrected=True") for note in notes]
+    shown.note(notes)
     clips = read_media([media] if isinstance(media, Path) else media, classifier)
     with shown.preparing() as bar:
         found = answers(classifier, clips, workers=workers or cpu_count(), correction=corrected, progress=bar)
@@ -52,4 +51,6 @@ def predict(
         with table_writer(out, columns) as write:
             for row in rows:
                 write(row)
-    return pd.DataFrame(rows, columns=list(columns))
+    table = pd.DataFrame(rows, columns=list(columns))
+    table.attrs["notes"] = notes
+    return table

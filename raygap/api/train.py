@@ -67,7 +67,8 @@ def train(
     shown.note(notes)
     folder = out or Path("runs") / f"{file_name(dataset)}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     machine = Machine(concurrency, cpus_per_worker, gpus_per_worker)
-    done = run(trial, dataset, source, folder, seeds, machine, cache, max_quarantine, shown)
+    beside = config if isinstance(config, Path) else None
+    done = run(trial, dataset, source, folder, seeds, machine, cache, max_quarantine, shown, beside)
     if not done.results.rows:
         raise UserError(f"{folder}: no seed ended: {next(iter(done.results.failed.values()))}")
     notes += [*done.notes, *([done.no_figures] if done.no_figures else []), *done.doubts]

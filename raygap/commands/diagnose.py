@@ -26,6 +26,7 @@ from rich.table import Table
 from raygap.commands.options import (
     DATA,
     Cache,
+    Exclude,
     KeepOverlap,
     MaxQuarantine,
     Root,
@@ -92,12 +93,13 @@ def main(
     splits: Splits = None,
     val: Val = None,
     keep_overlap: KeepOverlap = False,
+    exclude: Exclude = None,
     cache: Cache = None,
     max_quarantine: MaxQuarantine = 0.05,
 ) -> None:
     """Look into a trained model: gap, contributions, decision layer, calibration, and what to try."""
     console = Console()
-    options = reader_options(splits, val, keep_overlap)
+    options = reader_options(splits, val, keep_overlap, exclude)
     data = find_data(source, dataset, root, options, cache, max_quarantine)
     progress = Progress(console)
     found = run(source, data, split=split, correct=correct, score=score, values=values, out=out, progress=progress)

@@ -67,22 +67,12 @@ def main(
 
     from raygap.data.tables import table_writer
     from raygap.tracking.report.run import best_checkpoint
-    from raygap.training.inference import Classifier, answer_columns, answer_row, answers, read_correction, read_media
+    from raygap.training.inference import Classifier, answer_columns, answer_row, answers, choose_correction, read_media
 
     classifier = Classifier.load(best_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint)
-    kept = None if uncorrected else classifier.correction
-    corrected, known = read_correction(correction, classifier) if correction else (kept, True)
-    if corrected and corrected is kept:
-        gain = f"{100 * classifier.gain.mean:+.1f} ± {100 * classifier.gain.half_width:.1f}"
-        print(
-            f"answers corrected by {kept.name}, which the checkpoint keeps: {gain} points of accuracy on validation, "
-            "cross-fitted; --uncorrected leaves it out",
-            file=sys.stderr,
-        )
-    if not known:
-        print(
-            f"{correction}: fitted to a file of predictions; make sure that they were this network's", file=sys.stderr
-        )
+    corrected, notes = choose_correction(classifier, correction, uncorrected)
+    for note in notes:
+        print(note, file=sys.stderr)
     clips = read_media(media, classifier)
     columns = answer_columns(classifier.class_names)
     unusable = 0

@@ -103,7 +103,7 @@ def main(
     folder = out or Path("runs") / f"{file_name(dataset)}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     machine = train.Machine(concurrency, cpus_per_worker, gpus_per_worker)
     try:
-        trained = train.run(trial, dataset, source, folder, seeds, machine, cache, max_quarantine, progress)
+        trained = train.run(trial, dataset, source, folder, seeds, machine, cache, max_quarantine, progress, config)
     except KeyboardInterrupt:
         print(f"stopped; the same command with --out {shlex.quote(str(folder))} goes on")
         raise

@@ -17,6 +17,7 @@ from raygap.schema import acting, from_mapping, to_mapping
 from raygap.search.gpus import settled
 from raygap.search.kept import keep_run
 from raygap.search.plan import Plan
+from raygap.search.pool import pooled_trials
 from raygap.search.references import reference_configs
 from raygap.search.seeds import train_seeds
 from raygap.search.study import ENDED, finished_trials, seconds_spent
@@ -79,6 +80,8 @@ class Outcome:
         epochs, reused = (sum(attrs.get(name, 0) for attrs in trials) for name in ("epochs", "epochs_reused"))
         scoring = sum(attrs.get("scoring_epochs", 0) for attrs in trials)
         line = f"{epochs} epochs in {len(trials)} trials, {reused} of them shared warm-up that was not trained again."
+        if pooled := pooled_trials(self.study):
+            line += f" The history is the scores of {len(pooled)} plain trials ({', '.join(map(str, pooled))})."
         return f"{line} Scoring trainings, for histories, took {scoring} epochs more." if scoring else line
 
     def failures(self) -> list[str]:

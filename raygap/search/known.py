@@ -2,12 +2,14 @@
 
 Trial 0 has the defaults: each searched field as the data set's space holds it fixed beside its range, else the schema's
 default, or what the range has nearest to it. Then come, for a method that treats clips apart, plain trials without it;
-the published settings of the method on the data set, where there are any; and what the user gives.
+the published settings of the method on the data set, where there are any; a setting of gmm_scores that did well on
+histories; and what the user gives. Where trials may want a history the plain ones come first: it is pooled from them.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from raygap.search.space import NOT_SEARCHED, SearchSpace, distribution, holds, 
 from raygap.training.check import check_trial
 
 DEFAULTS = "defaults"
+ROOM = 12
+"""Trials from which a sweep has room for configurations that take a few of them."""
 PLAIN_METHOD = "unimodal_losses"
 """What a guided method must beat on the same validation clips."""
 
@@ -45,9 +49,39 @@ class Start:
     plain: bool
 
 
-def plain_trials(trials: int) -> int:
-    """How many trials of a guided sweep go without its method: few of few, but two where there is room for them."""
-    return 0 if trials < 4 else 1 if trials < 12 else 2
+def plain_trials(trials: int, pooled: int = 0) -> int:
+    """How many trials of a guided sweep go without its method: few of few, but two where there is room for them, and at
+    most half of them for a history of so many.
+
+    >>> [plain_trials(trials) for trials in (3, 4, 12)], [plain_trials(trials, pooled=3) for trials in (3, 4, 12)]
+    ([0, 1, 2], [0, 2, 3])
+    """
+    few = 0 if trials < 4 else 1 if trials < ROOM else 2
+    return max(few, min(pooled, trials // 2)) if few else 0
+
+
+def plain_known(space: SearchSpace) -> Iterator[Known]:
+    """Plain configurations without end, no two of which train alike: the first as trial 0, then drawn ones; where the
+    space has no others, other seeds.
+    """
+    seen: list[dict[str, Any]] = []
+    for number in count():
+        source = f"{PLAIN_METHOD}, which treats all clips alike"
+        source += f", {number + 1}" if number > 1 else ""
+        for more in ({}, {"seed": space.start("history.seed") + number}):
+            fields = {"method": PLAIN_METHOD, "purify.epochs": 0, **more}
+            known = Known(source, fields, plain=True, drawn=number > 0)
+            start = as_trial(known, space, space.start("seed"))
+            if (own := start.beside | start.params) not in seen:
+                break
+        seen.append(own)
+        yield known
+
+
+def wants_pool(known: Iterable[Known], space: SearchSpace) -> bool:
+    """Whether trials of a sweep may have a history, and none is named for them."""
+    sources = [*space.values("gap.source"), *(one.fields.get("gap.source") for one in known)]
+    return "history" in sources and not space.start("history.pool")
 
 
 def known_before(
@@ -58,15 +92,13 @@ def known_before(
     `held` are the fields that its user holds fixed, which no known configuration changes; `first` the sources that the
     user gives. Raises UserError for a source that cannot be read, or whose configuration does not lie in the space.
     """
-    known = [Known(DEFAULTS, {})]
-    if any(find_method(name).guided for name in space.methods) and PLAIN_METHOD not in space.methods:
-        without = {"method": PLAIN_METHOD, "purify.epochs": 0}
-        known += [
-            Known(f"{PLAIN_METHOD}, which treats all clips alike", without, plain=True, drawn=number > 0)
-            for number in range(plain_trials(trials))
-        ]
+    known = [Known(DEFAULTS, {}), *_on_histories(space, held, trials)]
     if published := preset(method, dataset):
-        known.append(Known(f"published: {published.source}", _of_a_trial(published.fields, held)))
+        known.insert(1, Known(f"published: {published.source}", _of_a_trial(published.fields, held)))
+    pooled = max(space.start("history.runs"), 2) if wants_pool(known, space) else 0
+    if any(find_method(name).guided for name in space.methods) and (pooled or PLAIN_METHOD not in space.methods):
+        where = 0 if pooled else 1
+        known[where:where] = islice(plain_known(space), plain_trials(trials, pooled))
     # What cannot be trained here, as where the epochs are few, is nothing to begin with.
     known = [one for one in known if not _problem(one, space)]
     for source in first:
@@ -82,6 +114,27 @@ def known_before(
             raise UserError(f"--first {source}: {problem}")
         known.append(given)
     return tuple(known)
+
+
+def _on_histories(space: SearchSpace, held: Iterable[str], trials: int) -> list[Known]:
+    """What gained most over plain training on data with planted damage (benchmarks/separation.py), if it can be tried:
+    gmm_scores on the scores of whole trainings, hard and from early on.
+    """
+    source = space.start("gap.source")
+    room = trials >= (4 if "history" in space.values("gap.source") else ROOM)
+    if "gmm_scores" not in space.methods or not room or ("gap.source" in held and source != "history"):
+        return []
+    fields = {
+        "method": "gmm_scores",
+        "gap.source": "history",
+        "mixture.refit_every": 0,
+        "scores.separator": "scores1d",
+        "loss.focus": 100.0,
+        "loss.align_weight": 0.0,
+        "purify.epochs": 0,
+        "warmup.epochs": round(0.2 * space.start("epochs")),
+    }
+    return [Known("gmm_scores on the scores of plain trainings, which weighs hard", _of_a_trial(fields, held))]
 
 
 def _read(source: str, space: SearchSpace) -> dict[str, Any]:

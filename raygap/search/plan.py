@@ -17,7 +17,7 @@ from raygap.errors import UserError
 from raygap.locks import lock
 from raygap.provenance import made_by
 from raygap.schema import from_mapping, to_mapping
-from raygap.search.known import Known, known_before
+from raygap.search.known import Known, known_before, wants_pool
 from raygap.search.shorten import shorten_stages
 from raygap.search.space import SearchSpace, check_method, check_space, drop_inert, load_space, parse_space
 from raygap.search.stopping import make_rule
@@ -42,7 +42,8 @@ class Plan:
 
     The search ends, and stops what still runs, once its trials took `trial_seconds` together. `stopper`, one of
     STOPPERS, stops trials early; `patience` trials in a row without improvement end the search, too. `own_trunk` keeps
-    its warm-ups from other sweeps. `known` configurations are tried first; `learn_from` is a run folder whose trials
+    its warm-ups from other sweeps. `known` configurations are tried first, and the scores of the first `pool` plain
+    trials are the history of those that want one (0: each trains its own); `learn_from` is a run folder whose trials
     the sampler knows. With `references` the test seeds also train what the chosen configuration is compared with.
     `storage` is the URI of the run folder's copy in an object store, beside which the stores are kept. `notes` say what
     was made of the search space that the user may not expect.
@@ -76,6 +77,7 @@ class Plan:
     patience: Annotated[int, Field(ge=1)] | None = None
     seeds_per_trial: Annotated[int, Field(ge=1)] = 1
     known: tuple[Known, ...] = ()
+    pool: Annotated[int, Field(ge=0)] = 0
     learn_from: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -137,7 +139,9 @@ def make_plan(
     held = fixed.keys() - {"method"}
     named = method or fixed.get("method") or space.fixed["method"]
     known = known_before(dataset, named, space, held, settings["trials"], first)
-    return Plan(dataset=dataset, fixed=space.fixed, space=space.space, known=known, **settings)
+    plain = sum(one.plain for one in known)
+    pool = plain if plain > 1 and wants_pool(known, space) else 0
+    return Plan(dataset=dataset, fixed=space.fixed, space=space.space, known=known, pool=pool, **settings)
 
 
 def trial_fields(dataset: str, config: dict[str, Any], given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -1,5 +1,6 @@
 """Early stopping in Ray Tune: a scheduler that asks the stopping rule after every epoch."""
 
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -30,6 +31,8 @@ class StoppingScheduler(FIFOScheduler):
         self.rule, self.fixed = rule, fixed
         self.warmups: dict[int, Warmup] = {}
         self.given_up: dict[str, str] = {}
+        self.spares: Callable[[int], bool] = lambda number: False
+        """Whether the trial of this number is not to be stopped, as it is waited for."""
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         """An epoch ended, but not the last one."""
@@ -38,7 +41,7 @@ class StoppingScheduler(FIFOScheduler):
             own = {path: value for path, value in trial.config.items() if path != TRIAL_NUMBER}
             self.warmups[number] = warmup_of(own, self.fixed)
         go = self.rule.goes_on(number, self.warmups[number], result["epoch"], result[METRIC])
-        return TrialScheduler.CONTINUE if go else TrialScheduler.STOP
+        return TrialScheduler.CONTINUE if go or self.spares(number) else TrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
         """A try has failed; Tune tells the search of it next, if it was the last, but not why."""

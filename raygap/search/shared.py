@@ -4,7 +4,7 @@ A score is normalised by the best that the data set's own search found: 1 is as 
 candidate with the highest mean over the data sets.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from raygap.schema import acting, from_mapping, to_mapping
 from raygap.search.journal import open_storage
 from raygap.search.placement import place
 from raygap.search.plan import AUTO, Plan
+from raygap.search.pool import pool_fields
 from raygap.search.ray_start import start_ray
 from raygap.search.space import own_fields
 from raygap.search.study import STUDY
@@ -40,6 +41,8 @@ class Swept:
     plan: Plan
     folder: Path
     store: Path
+    history: dict[str, Any] = field(default_factory=dict)
+    """What its trials name their history by, if it was pooled."""
 
 
 @dataclass
@@ -54,6 +57,12 @@ class Candidate:
     fields: list[str] = field(default_factory=list)
     """Those of its own search that could act in it."""
 
+    def on(self, search: Swept) -> dict[str, Any]:
+        """Its fields on a data set; a history that was pooled on one says nothing of the clips of another."""
+        if "history.pool" not in self.params:
+            return self.params
+        return {path: v for path, v in self.params.items() if not path.startswith("history.")} | search.history
+
     def score(self, best: dict[str, float]) -> float:
         """Mean normalised score; a data set on which it could not be trained counts 0."""
         return sum(self.accuracy.get(name, 0.0) / value for name, value in best.items()) / len(best)
@@ -65,8 +74,8 @@ def find_shared(swept: list[Swept], folder: Path, concurrency: int | None) -> tu
     Writes shared.yaml, the whole configuration, into each data set's run folder, and shared.csv, all candidates, into
     `folder`. What was trained there before is not trained again. Raises UserError if a search has no complete trial.
     """
-    candidates, best = [], {}
-    for search in swept:
+    candidates, best, swept = [], {}, list(swept)
+    for number, search in enumerate(swept):
         study = optuna.create_study(
             study_name=STUDY, storage=open_storage(search.folder / JOURNAL), load_if_exists=True
         )
@@ -74,6 +83,7 @@ def find_shared(swept: list[Swept], folder: Path, concurrency: int | None) -> tu
         if not ended:
             raise UserError(f"{search.folder}: no trial is complete, so there is nothing to share")
         ended.sort(key=rank(study), reverse=True)
+        swept[number] = replace(search, history=pool_fields(study))
         name = search.plan.dataset
         best[name] = ended[0].value
         for trial in ended[:CANDIDATES]:
@@ -89,7 +99,9 @@ def find_shared(swept: list[Swept], folder: Path, concurrency: int | None) -> tu
             if name == candidate.source:
                 continue
             try:
-                config = from_mapping(own_fields(search.plan.fixed, candidate.params), f"the configuration on {name}")
+                config = from_mapping(
+                    own_fields(search.plan.fixed, candidate.on(search)), f"the configuration on {name}"
+                )
             except UserError as error:  # stages longer than this data set's epochs, for example
                 candidate.failed[name] = str(error)
                 continue
@@ -151,7 +163,7 @@ def _write(swept: list[Swept], folder: Path, candidates: list[Candidate], best: 
     for search in swept:
         name = search.plan.dataset
         if name in chosen.accuracy:
-            config: TrialConfig = from_mapping(own_fields(search.plan.fixed, chosen.params))
+            config: TrialConfig = from_mapping(own_fields(search.plan.fixed, chosen.on(search)))
             about = (
                 f"Shared by {', '.join(best)}: mean normalised score {chosen.score(best):.4f}; "
                 f"from {chosen.source}, trial {chosen.trial}.\n"

@@ -287,6 +287,7 @@ NOT_SEARCHED = {
     "prepare": "all trials share one store; fix it",
     "protocol": "it says what a trial is judged on, and so must be the same for all",
     "select_epoch": "it says how a trial is judged, and so must be the same for all",
+    "history": "all trials of a sweep share one; fix it",
     "compute.threads": "trials share the machine in equal parts; fix it",
     "compute.workers": "all trials get equal places in the cluster; give --workers-per-trial",
 }

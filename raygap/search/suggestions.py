@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, GridSampler
 from optuna.storages import JournalStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
@@ -19,6 +19,7 @@ from ray.tune.search import Searcher
 from raygap.errors import UserError
 from raygap.search.gpus import GPU_MEMORY
 from raygap.search.known import Start
+from raygap.search.pool import Pool
 from raygap.search.scheduler import StoppingScheduler
 from raygap.search.space import SearchSpace
 from raygap.search.study import (
@@ -98,6 +99,8 @@ class StudySearch(Searcher):
         self.study.set_user_attr(MEASURE, metric)
         self.study.sampler = sampler(len(self.study.get_trials(deepcopy=False)))
         self.scheduler: StoppingScheduler
+        self.pool: Pool | None = None
+        self._known: Sequence[Start] = ()
         self.trial_seconds: float | None = None
         self.patience: int | None = None
         self.seeds = 1
@@ -109,11 +112,22 @@ class StudySearch(Searcher):
         self._interrupted = deque(own_trials(self.study, TrialState.RUNNING))
 
     def begin_with(self, known: Sequence[Start]) -> None:
-        """Have these configurations wait for their turn before all others; each once, also where a sweep goes on."""
+        """Have these configurations wait for their turn before all others; each once, also where a sweep goes on.
+
+        Those that want a history that is not there yet come later, behind the others.
+        """
+        later = [start for start in known if self.pool and self.pool.wanted(start.beside | start.params)]
+        now = [start for start in known if start not in later]
+        self._known = known
         waiting = [trial for trial in self.study.get_trials(deepcopy=False) if KNOWN in trial.user_attrs]
-        for start in known[len(waiting) :]:
+        for start in [*now, *(later if self._settled else [])][len(waiting) :]:
             noted = {KNOWN: start.source, BESIDE: start.beside} | ({PLAIN: True} if start.plain else {})
             self.study.enqueue_trial(start.params, user_attrs=noted)
+
+    @property
+    def _settled(self) -> bool:
+        """No trial need wait for a history."""
+        return self.pool is None or self.pool.settled
 
     def save(self, checkpoint_path: str) -> None:
         """For Tune, which would go on from there; here the study alone is what a sweep goes on from."""
@@ -154,10 +168,15 @@ class StudySearch(Searcher):
         if self.patience is not None and (waited := without_improvement(self.study)) >= self.patience:
             self.study.set_user_attr(ENDED, f"{waited} trials in a row have brought no improvement")
             return self.FINISHED
+        if self.pool and not self.pool.settled:
+            if start := self.pool.tend():  # in place of one that failed
+                self.study.enqueue_trial(start.params, user_attrs={BESIDE: start.beside, PLAIN: True})
+            if self.pool.settled:
+                self.begin_with(self._known)
         if trial_id not in self._running:
             trial, values = self._go_on() if self._interrupted else (self._next(), {})
             if trial is None:
-                return None if self._held else self.FINISHED
+                return None if self._held or not self._settled else self.FINISHED
             self._running[trial_id] = _Running(trial, values, trial.user_attrs.get("seconds", 0.0))
         trial = self._running[trial_id].trial
         return {**_own_fields(trial), TRIAL_NUMBER: trial.number}
@@ -170,9 +189,11 @@ class StudySearch(Searcher):
         return trial, dict(before.intermediate_values)
 
     def _next(self) -> Trial | None:
-        """A trial that nobody has trained yet; None if it must wait for one like it, or no other comes any more."""
+        """A trial that nobody has trained yet; None if it must wait for others, or no other comes any more."""
         for _ in range(_ANSWERED_IN_A_ROW):
             trial, self._held = self._held or self._new(), None
+            if trial is None:
+                return None
             self._ask(trial)
             own = _own_fields(trial)
             if any(_own_fields(one.trial) == own for one in self._running.values() if not one.ended):
@@ -187,23 +208,36 @@ class StudySearch(Searcher):
             for epoch, value in before.intermediate_values.items():
                 trial.report(value, epoch)
             self.study.tell(trial, before.values if before.state == TrialState.COMPLETE else None, state=before.state)
-        self.study.set_user_attr(ENDED, "every configuration that the sampler still suggests was tried before")
+        if self._settled:
+            self.study.set_user_attr(ENDED, "every configuration that the sampler still suggests was tried before")
         return None
 
-    def _new(self) -> Trial:
-        """The next that waits for its turn, or one that the sampler suggests.
+    def _new(self) -> Trial | None:
+        """The next that waits for its turn, or one that the sampler suggests; None if that had to wait for a history.
+
+        While there is none, what is suggested does without, where the space has other sources: no place stays idle.
 
         Of several objectives it learns in a study beside: Optuna's knows no values within a trial where it has several,
         which early stopping needs.
         """
         waits = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        without: dict[str, Any] = {}
+        if not waits and not self._settled and "history" in (sources := self.space.values("gap.source")):
+            others = [source for source in sources if source != "history"]
+            if not others or isinstance(self.study.sampler, GridSampler):  # which takes whole points alone
+                return None
+            without = {"gap.source": others[0]}
         if waits or len(self.objectives) == 1:
+            if without:
+                self.study.enqueue_trial(without)
             return self.study.ask()
         earlier = self.study.get_trials(deepcopy=False)
         beside = optuna.create_study(directions=self._directions, sampler=self._make_sampler(len(earlier)))
         for trial in own_trials(self.study, TrialState.COMPLETE):
             values = [trial.user_attrs[VALUES][objective.name] for objective in self.objectives]
             beside.add_trial(create_trial(values=values, params=trial.params, distributions=trial.distributions))
+        if without:
+            beside.enqueue_trial(without)
         asked = beside.ask()
         self._ask(asked)
         self.study.enqueue_trial(asked.params)
@@ -212,7 +246,9 @@ class StudySearch(Searcher):
     def _ask(self, trial: Trial) -> None:
         """Give a trial the searched fields that can act in it: the one place where a trial gets its values."""
         beside = trial.user_attrs.get(BESIDE, {})
-        self.space.ask(lambda path: suggest(trial, path, self._distributions[path]), beside)
+        drawn = self.space.ask(lambda path: suggest(trial, path, self._distributions[path]), beside)
+        if self.pool and (history := self.pool.fields(beside | drawn)):
+            trial.set_user_attr(BESIDE, beside | history)
 
     def _budget_is_spent(self) -> bool:
         running = [one.seconds for one in self._running.values() if not one.ended]
@@ -233,14 +269,16 @@ class StudySearch(Searcher):
 
     def stops(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """Tune stops a trial for which this is true: out of budget, or of several seeds and behind for good."""
-        return self.out_of_budget(trial_id, result) or self._cannot_catch_up(result)
+        return self.out_of_budget(trial_id, result) or self._cannot_catch_up(trial_id, result)
 
-    def _cannot_catch_up(self, result: Mapping[str, Any]) -> bool:
+    def _cannot_catch_up(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """Even if each seed left were as good as the best that any trial has had, its mean would be no better than the
         best trial's.
         """
         values, left = result.get(SEED_VALUES, ()), self.seeds - len(result.get(SEED_VALUES, ()))
         if not values or not left:  # of one seed nothing is noted
+            return False
+        if self.pool and self.pool.spares(self._running[trial_id].trial.number):
             return False
         ended = [trial.user_attrs[SEED_VALUES] for trial in own_trials(self.study, TrialState.COMPLETE)]
         if not ended:

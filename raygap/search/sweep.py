@@ -33,6 +33,7 @@ from raygap.search.placement import (
     refusal_named,
 )
 from raygap.search.plan import AUTO, Plan
+from raygap.search.pool import Pool
 from raygap.search.ray_start import start_ray
 from raygap.search.samplers import make_sampler
 from raygap.search.scheduler import make_scheduler
@@ -116,12 +117,15 @@ def _run(
     sampler = partial(make_sampler, plan.sampler, space, config.seed, plan.trials, len(plan.known))
     search = StudySearch(space, open_storage(folder / JOURNAL), config.epochs, sampler, plan.metric)
     check_store(search.study, Store.open(store).header["key"])
+    copies = plan.copies(store)
+    shared = shared_warmups(plan, folder, copies)
+    search.pool = Pool(plan, search.study, folder, Store.open(store), shared)
     search.begin_with([as_trial(known, space, config.seed) for known in plan.known])
     if plan.learn_from and Path(plan.learn_from).exists():  # else what it was told already must do
         learn(search.study, Path(plan.learn_from))
     search.trial_seconds, search.patience, search.seeds = plan.trial_seconds, plan.patience, plan.seeds_per_trial
     search.scheduler = make_scheduler(search.study, make_rule(plan.stopper, config.epochs), plan.fixed)
-    copies = plan.copies(store)
+    search.scheduler.spares = search.pool.spares
     if copies:
         keep_store(store, copies.store)
         drop_unknown_trials(copies.folder, len(search.study.trials))
@@ -133,7 +137,7 @@ def _run(
             store=store,
             fixed=plan.fixed,
             folder=run,
-            trunk=shared_warmups(plan, folder, copies),
+            trunk=shared,
             copies=copies,
             metric=plan.metric,
             seeds=plan.seeds_per_trial,

@@ -39,6 +39,8 @@ from raygap.workers import Workers
 OWN_FAULT = (TrainingDiverged, UserError, torch.cuda.OutOfMemoryError)
 """What a trial does to itself, and would do again. Anything else may be the machine's fault: it is started again."""
 
+OF_ALL = ("epochs_reused", "scoring_epochs")
+"""What is counted over all seeds of a trial."""
 TESTED = "test.json"
 """The metrics of a training that was tested, in its folder, what it was, and what made it."""
 
@@ -80,10 +82,10 @@ def train_trial_seeds(
     """As train_trial, of one seed after the other: metrics of each epoch of the first, then of each other.
 
     Those of the others tell the trial's last epoch, in which it stays as far as a search is concerned; SEED_VALUES are
-    what the seeds that have ended reached, EPOCHS_IN_ALL and epochs_reused count the epochs of all.
+    what the seeds that have ended reached, EPOCHS_IN_ALL and the counts of OF_ALL those of all.
     """
     values: list[float] = []
-    trained = reused = 0
+    before = dict.fromkeys(("epoch", *OF_ALL), 0)
     for number in range(seeds):
         seeded = from_mapping(to_mapping(config) | {"seed": config.seed + number})
         place = f"seed-{number}" if number else ""
@@ -95,10 +97,11 @@ def train_trial_seeds(
             if seeds == 1:
                 yield row
                 continue
-            counts = {EPOCHS_IN_ALL: trained + row["epoch"], "epochs_reused": reused + row["epochs_reused"]}
+            counts = {name: before[name] + row[name] for name in OF_ALL if name in row}
             last = {"epoch": config.epochs} if number else {}
-            yield row | counts | last | {SEED_VALUES: tuple(values)}
-        trained, reused = trained + row.get("epoch", 0), reused + row.get("epochs_reused", 0)
+            in_all = {EPOCHS_IN_ALL: before["epoch"] + row["epoch"], SEED_VALUES: tuple(values)}
+            yield row | counts | last | in_all
+        before = {name: count + row.get(name, 0) for name, count in before.items()}
 
 
 def train_seed(
@@ -228,7 +231,7 @@ class SweepTrial(tune.Trainable):
         config = suggested_config(new_config, self.fixed)
         folder = trial_folder(self.folder, new_config[TRIAL_NUMBER])
         copies = self.copies.at(trial_folder(Path(), new_config[TRIAL_NUMBER]).as_posix()) if self.copies else None
-        self.last, self.total_epochs = {"epoch": 0, "epochs_reused": 0}, config.epochs
+        self.last, self.total_epochs = dict.fromkeys(("epoch", *OF_ALL), 0), config.epochs
         self.results = train_trial_seeds(config, self.store, folder, self.trunk, copies, self.metric, self.seeds)
         return True
 
@@ -240,7 +243,7 @@ class SweepTrial(tune.Trainable):
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 torch.cuda.empty_cache()
             return {"error": reason_of(error), **self.last, METRIC: math.nan, "done": True}
-        self.last = {name: metrics[name] for name in self.last}
+        self.last = {name: metrics.get(name, 0) for name in self.last}
         ended = metrics["epoch"] == self.total_epochs and len(metrics.get(SEED_VALUES, ())) in (0, self.seeds)
         return {**_for_tune(metrics), "done": ended}
 
@@ -251,7 +254,7 @@ class SweepTrial(tune.Trainable):
 
 def train_in_worker(training: Training, report: Callable[[Metrics], None]) -> None:
     """Run a training, or a worker's part of it, and report each result. Raises TrialFailed for its own faults."""
-    last = {"epoch": 0, "epochs_reused": 0}
+    last = dict.fromkeys(("epoch", *OF_ALL), 0)
     try:
         if copies := training.copies:
             borrow_keys()
@@ -263,6 +266,6 @@ def train_in_worker(training: Training, report: Callable[[Metrics], None]) -> No
             results = train_trial_seeds(config, store, folder, trunk, copies, training.metric, training.seeds)
         for metrics in results:
             report(_for_tune(metrics))
-            last = {name: metrics[name] for name in last}
+            last = {name: metrics.get(name, 0) for name in last}
     except OWN_FAULT as error:
         raise TrialFailed(reason_of(error), last) from None

@@ -1,6 +1,7 @@
 """A look into a trained model, ours or a foreign one's."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,12 +42,16 @@ def find_data(
 ) -> Data | None:
     """Of a network, as given, or as the plan of the sweep says that it lies in; None for a file of predictions.
 
+    What `reader` excludes is left out of either.
+
     Raises UserError if there is no such source, and if neither names its data, or they are not there.
     """
     need("report", "diagnose")
     if not source.is_dir() and source.suffix != ".pt":
         if not source.is_file():
             raise UserError(f"{source}: no such file")
+        if reader.exclude:
+            raise UserError("--exclude: is for a network's data; leave the clips out of the file of predictions")
         return None
     check_network(source)
     if dataset:
@@ -54,6 +59,7 @@ def find_data(
         data = Data(dataset, *place, cache or default_cache(), max_quarantine)
     else:
         data = _of_its_sweep(source, root, cache)
+        data = data._replace(reader=replace(data.reader, exclude=reader.exclude or data.reader.exclude))
     check_source(data.dataset, data.root, data.reader)
     return data
 

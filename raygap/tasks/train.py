@@ -65,8 +65,12 @@ def run(
     cache: Path | None,
     max_quarantine: float,
     progress: Progress,
+    beside: Path | None = None,
 ) -> Trained:
-    """Prepare the data, train on seeds counted up from the configuration's own, and draw the first one's figures."""
+    """Prepare the data, train on seeds counted up from the configuration's own, and draw the first one's figures.
+
+    `beside` is the file of the configuration, near which the history lies that it may name.
+    """
     from raygap.data.prepare import prepare
     from raygap.data.store import Store
     from raygap.search.placement import place
@@ -74,6 +78,7 @@ def run(
     from raygap.tasks.remarks import on_chance, on_silence, on_steps
     from raygap.tracking.figures import draw_figures
     from raygap.tracking.worth import CHOSEN
+    from raygap.training.histories import bring_pool
 
     place(trial, *machine)  # raises if not one fits
     clips = read_clips(dataset, *source)
@@ -82,6 +87,7 @@ def run(
         stores = cache or default_cache()
         store = prepare(clips, trial.prepare, stores, max_quarantine=max_quarantine, progress=bar)
     opened = Store.open(store)
+    bring_pool(trial, opened, folder, beside)
     notes = on_silence(opened, trial.prepare) + on_steps(opened, trial)
     progress.note(notes)
     progress.say(f"training {folder}, {which_ray()}")

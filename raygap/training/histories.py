@@ -3,7 +3,8 @@
 Beside the shared warm-ups, or the run folder, lies a folder with
 
 <key>/           a scoring training: its checkpoint until it has ended, then scores.parquet, one row a training clip
-<key>.parquet    a history: the mean of several of them, by clip, to look at: the lowest scores are the worst clips
+<key>.parquet    a history: the mean of several of them, by clip, to look at: the lowest scores are the worst clips;
+                 or of a sweep's first plain trials, in which case it is read (history.pool)
 
 A scoring training goes on where a killed one stopped, whoever comes next. Trials that want the same ones at once share
 them out; those on machines that share no folder do not know of each other, and may both train them, with one result.
@@ -14,7 +15,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -34,8 +36,9 @@ from raygap.methods import find_method
 from raygap.methods.base import Method
 from raygap.pace import Told
 from raygap.patience import patiently
-from raygap.schema import field_paths, from_mapping, shapes_warmup
+from raygap.schema import field_paths, from_mapping, shapes_warmup, to_mapping
 from raygap.storage import Storage
+from raygap.training.checkpoint import write_whole
 from raygap.training.trainer import Metrics, training_rows
 from raygap.training.trunk import SIGN_EVERY, WORD_EVERY, SharedWarmups, Silence, warmup_key
 from raygap.workers import Workers
@@ -45,6 +48,14 @@ SCORES = "scores.parquet"
 SCORING = "unimodal_losses"
 _ENDED = ("checkpoint.pt", "best.pt", "ledger.parquet")
 """What a scoring training leaves that nobody needs."""
+MARK = ".scoring"
+"""In the folder of a run that trains for its history: a name for the run, which the scores that it has ended bear."""
+ABOVE = 5
+"""Folders in which a pooled history is looked for: of a run, and above it up to those of a sweep, and beside it."""
+
+_ANEW = "copy it anew from the folder of the sweep that pooled it, or give --set history.pool="
+_BY = "by"
+"""Beside the scores, in their file: the mark of the run that has ended the training."""
 
 Train = Callable[[TrialConfig, Path, Storage | None, Callable[[Told], None]], Iterator[Metrics]]
 """Trains a configuration in a folder, or goes on with it: run.train, which also asks for histories."""
@@ -79,48 +90,131 @@ def history_key(config: TrialConfig, store_key: str) -> str:
     return hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:24]
 
 
+def pool_key(members: Sequence[TrialConfig], store_key: str) -> str:
+    """That of the history pooled from these plain trainings, in order."""
+    made = [[scoring_key(config, store_key), to_mapping(config)] for config in members]
+    return hashlib.sha256(json.dumps(made).encode()).hexdigest()[:24]
+
+
+def write_pool(ledgers: Sequence[Path], file: Path) -> None:
+    """Write the history that is the mean over whole plain trainings' ledgers, by clip."""
+    tables = [pq.read_table(ledger, columns=["clip", "label", *MEANS]) for ledger in ledgers]
+    scores = [[table[name].to_numpy().astype(np.float64) for name in MEANS] for table in tables]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _write_history(tables[0].select(["clip", "label"]), np.mean(scores, axis=0).astype(np.float32), file)
+
+
+def find_pool(key: str, run: Path, kept: Storage | None = None) -> Path | None:
+    """The file of a pooled history for a run, from the folders of histories in its folder and above; None if there is
+    none. Of a run that is kept in a storage from there.
+    """
+    name, place = f"{key}.parquet", run.resolve()
+    for up in range(ABOVE):
+        folder = place / FOLDER
+        if kept:
+            there = kept.at(*[".."] * up, FOLDER)
+            folder = there.scratch()
+            if not (folder / name).exists():
+                there.pull(folder, [name])
+        if (folder / name).exists():
+            return folder / name
+        place = place.parent
+    return None
+
+
+def bring_pool(config: TrialConfig, store: Store, run: Path, beside: Path | None) -> None:
+    """Bring the pooled history that a configuration names to a run, from near the file `beside`, where it is not there.
+
+    Raises UserError if it is nowhere, or is of other clips.
+    """
+    key = config.history.pool
+    if not key or not wants_history(config, find_method(config.method)):
+        return
+    found = find_pool(key, run)
+    file = found or (find_pool(key, beside.parent) if beside else None)
+    if file is None:
+        raise pool_missing(key, beside.parent if beside else run)
+    _read(file, store, config, _ANEW)
+    if not found:
+        (run / FOLDER).mkdir(parents=True, exist_ok=True)
+        write_whole(run / FOLDER / file.name, file.read_bytes())
+
+
+def pool_missing(key: str, where: Path) -> UserError:
+    """One line on a pooled history that is not there."""
+    return UserError(
+        f"history.pool = {key}: no {FOLDER}/{key}.parquet in {where} or above; copy it from the folder of the sweep "
+        "that pooled it, or give --set history.pool= for scoring trainings of its own"
+    )
+
+
 @dataclass
 class Histories:
-    """The folder of histories; with `storage` machines that share no folder find each other's there."""
+    """The folder of histories of a run; with `storage` machines that share no folder find each other's there."""
 
     folder: Path
+    run: Path
     storage: Storage | None = None
+    kept: Storage | None = None
+    """The run's own."""
 
     @classmethod
     def beside(cls, shared: SharedWarmups | None, run: Path, kept: Storage | None) -> "Histories":
         """Beside the shared warm-ups, or where none are kept beside the run folder, whose storage is `kept`."""
         storage = shared.storage if shared else kept
         if storage := storage and storage.at("..", FOLDER):
-            return cls(storage.scratch(), storage)
-        return cls((shared.folder if shared else run).with_name(FOLDER))
+            return cls(storage.scratch(), run, storage, kept)
+        return cls((shared.folder if shared else run).with_name(FOLDER), run, None, kept)
 
     def of(
         self, config: TrialConfig, store: Store, workers: Workers, train: Train, tell: Callable[[Told], None] | None
     ) -> tuple[np.ndarray, int]:
-        """The history of a trial, (2, N) float32, audio and visual, and how many epochs were trained for it here.
+        """The history of a trial, (2, N) float32, audio and visual, and the epochs of the scoring trainings that this
+        run has brought to their end for it, in all its tries.
 
-        All workers of the trial call it together. Raises UserError if a file there holds other clips.
+        All workers of the trial call it together. Raises UserError if a file there holds other clips, or a pooled
+        history is not there.
         """
+        if config.history.pool:
+            return workers.broadcast(self._pooled(config, store) if workers.first else None), 0
         runs = [scoring_config(config, run) for run in range(config.history.runs)]
         keys = [scoring_key(run, store.header["key"]) for run in runs]
-        trained, silence = 0, {key: Silence() for key in keys}
+        silence = {key: Silence() for key in keys}
         while missing := workers.broadcast(self._missing(keys) if workers.first else None):
             with self._turn(missing, silence, workers) as (key, told):
                 if key is None:  # others are at work on all of them
                     continue
                 storage = self.storage and self.storage.at(key)
-                if storage and workers.first:
-                    patiently(partial(storage.pull_all, self.folder / key))
+                if workers.first:
+                    patiently(self._mark)  # now: who ends a training must be known after a kill, too
+                    if storage:
+                        patiently(partial(storage.pull_all, self.folder / key))
                 for _ in train(runs[keys.index(key)], self.folder / key, storage, _both(told, tell)):
-                    trained += 1
+                    pass
                 if workers.first:
                     patiently(partial(self._end, key))
-        history = None
+        found = None
         if workers.first:
-            history = np.mean([self._read(self.folder / key / SCORES, store, config) for key in keys], axis=0)
-            history = history.astype(np.float32)
+            files = [self.folder / key / SCORES for key in keys]
+            history = np.mean([_read(file, store, config) for file in files], axis=0).astype(np.float32)
             self._show(self.folder / f"{history_key(config, store.header['key'])}.parquet", keys[0], history)
-        return workers.broadcast(history), trained
+            own = (self.run / MARK).exists() and self._mark()
+            found = history, config.epochs * sum(bool(own) and _ended_by(file) == own for file in files)
+        return workers.broadcast(found)
+
+    def _pooled(self, config: TrialConfig, store: Store) -> np.ndarray:
+        key = config.history.pool or ""
+        file = patiently(partial(find_pool, key, self.run, self.kept))
+        if file is None:
+            raise pool_missing(key, self.run)
+        return _read(file, store, config, _ANEW).astype(np.float32)
+
+    def _mark(self) -> str:
+        if not (self.run / MARK).exists():
+            write_whole(self.run / MARK, uuid.uuid4().hex.encode())
+            if self.kept:
+                self.kept.push(self.run, [MARK])
+        return (self.run / MARK).read_text(encoding="utf-8")
 
     def _missing(self, keys: list[str]) -> list[str]:
         there = self.storage.files() if self.storage and not all(map(self._done, keys)) else {}
@@ -172,33 +266,46 @@ class Histories:
         folder = self.folder / key
         if not self._done(key):
             table = pq.read_table(folder / "ledger.parquet").select(["clip", "label", *MEANS])
-            _write(table.rename_columns(["clip", "label", "audio", "visual"]), folder / SCORES)
+            table = table.rename_columns(["clip", "label", "audio", "visual"])
+            _write(table.replace_schema_metadata({_BY: self._mark()}), folder / SCORES)
         if self.storage:
             self.storage.at(key).push(folder, [SCORES])
             self.storage.at(key).delete(_ENDED)
         for name in _ENDED:
             (folder / name).unlink(missing_ok=True)
 
-    def _read(self, file: Path, store: Store, config: TrialConfig) -> np.ndarray:
-        """(2, N) float64, in the order of the trial's training clips."""
-        try:
-            table = pq.read_table(file)
-            scores = np.stack([table[name].to_numpy().astype(np.float64) for name in ("audio", "visual")])
-            clips = table["clip"].to_pylist()
-        except (pa.ArrowException, KeyError, ValueError) as error:
-            raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); delete it to score anew") from None
-        if clips != [store.clip_ids[row] for row in training_rows(config, store)]:
-            raise UserError(f"{file}: holds other clips than this training's; delete it to score anew")
-        return scores
-
     def _show(self, file: Path, key: str, history: np.ndarray) -> None:
         if file.exists():
             return
-        table = pq.read_table(self.folder / key / SCORES).select(["clip", "label"])
-        for name, scores in zip(("audio", "visual"), history, strict=True):
-            table = table.append_column(name, pa.array(scores))
         with suppress(OSError):  # nothing is read from it
-            _write(table.append_column("gap", pa.array(history[0] - history[1])), file)
+            _write_history(pq.read_table(self.folder / key / SCORES, columns=["clip", "label"]), history, file)
+
+
+def _write_history(clips: pa.Table, history: np.ndarray, file: Path) -> None:
+    """`clips` has their ids and labels, `history` is (2, N)."""
+    table = clips.replace_schema_metadata()
+    for name, scores in zip(("audio", "visual"), history, strict=True):
+        table = table.append_column(name, pa.array(scores))
+    _write(table.append_column("gap", pa.array(history[0] - history[1])), file)
+
+
+def _read(file: Path, store: Store, config: TrialConfig, mend: str = "delete it to score anew") -> np.ndarray:
+    """(2, N) float64, in the order of the trial's training clips."""
+    try:
+        table = pq.read_table(file)
+        scores = np.stack([table[name].to_numpy().astype(np.float64) for name in ("audio", "visual")])
+        places = {clip: place for place, clip in enumerate(table["clip"].to_pylist())}
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); {mend}") from None
+    clips = [store.clip_ids[row] for row in training_rows(config, store)]
+    if any(clip not in places for clip in clips):
+        raise UserError(f"{file}: holds other clips than this training's; {mend}")
+    return scores[:, [places[clip] for clip in clips]]  # of a pooled history some may be left out by now
+
+
+def _ended_by(file: Path) -> str:
+    """The mark of the run that has ended the scoring training; empty if it bears none, as those of older versions."""
+    return (pq.read_schema(file).metadata or {}).get(_BY.encode(), b"").decode()
 
 
 def _write(table: pa.Table, file: Path) -> None:

@@ -351,6 +351,25 @@ def read_correction(path: Path, classifier: Classifier) -> tuple[Correction, boo
     return correction, network is not None
 
 
+def choose_correction(
+    classifier: Classifier, given: Path | None, uncorrected: bool
+) -> tuple[Correction | None, list[str]]:
+    """What answers are corrected by: a file's correction, else the one that the checkpoint keeps, unless `uncorrected`;
+    and what is to be said of it. Raises UserError as read_correction does.
+    """
+    if given:
+        correction, known = read_correction(given, classifier)
+        doubt = f"{given}: fitted to a file of predictions; make sure that they were this network's"
+        return correction, [] if known else [doubt]
+    kept, gain = classifier.correction, classifier.gain
+    if uncorrected or kept is None or gain is None:
+        return None, []
+    return kept, [
+        f"answers corrected by {kept.name}, which the checkpoint keeps: {100 * gain.mean:+.1f} ± "
+        f"{100 * gain.half_width:.1f} points of accuracy on validation, cross-fitted; --uncorrected leaves it out"
+    ]
+
+
 def trained_config(path: Path) -> TrialConfig:
     """The configuration of a best.pt."""
     return config_from_mapping(_load(path)["config"], str(path))

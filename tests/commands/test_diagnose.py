@@ -12,11 +12,14 @@ from called import call, refusal
 from media import BLUE, solid, write_mp4
 from stores import SMALL
 
+import raygap
 from raygap.data.prepare import prepare
 from raygap.data.readers.manifest import read_manifest
 from raygap.data.store import Store
+from raygap.imbalance.correction import TemperatureWeights
 from raygap.schema import from_mapping
 from raygap.search.job import Outcome
+from raygap.training import checkpoint
 from raygap.training.run import train
 
 
@@ -76,6 +79,11 @@ def test_a_network_is_diagnosed_on_its_data(best: Path, data_set: Path) -> None:
     assert f"page: {folder / 'diagnosis.html'}" in looked.stdout
     rows = list(csv.DictReader((folder / "clips.csv").open()))
     assert {row["id"] for row in rows} == {f"{name}-train-{i}.mp4" for name in ("low", "high") for i in range(4)}
+    (best.parent / "out.csv").write_text("id\nlow-train-0.mp4\n")
+    less = ("--exclude", best.parent / "out.csv", "--out", best.parent / "less")
+    assert call("diagnose", best, *data, "--split", "train", *less).exit_code == 0
+    left = {row["id"] for row in csv.DictReader((best.parent / "less" / "clips.csv").open())}
+    assert {row["id"] for row in rows} - left == {"low-train-0.mp4"}
     assert "too few to fit corrections to" in refusal(call("diagnose", best, *data, "--correct"))
     assert "lies in no sweep that would name its data; give --dataset" in refusal(call("diagnose", best))
 
@@ -89,6 +97,7 @@ def test_corrections_are_saved_and_used(best: Path, data_set: Path, tmp_path: Pa
     looked = call("diagnose", tmp_path / "a.npz", "--correct")
     assert looked.exit_code == 0, looked.output
     assert "all, cross-fitted in 5 folds" in looked.stdout
+    assert "--exclude: is for a network's data" in refusal(call("diagnose", tmp_path / "a.npz", "--exclude", best))
     saved = tmp_path / "a-diagnosis" / "correction-temperature_weights.json"
     assert f"correction: {saved}" in looked.stdout
     media = data_set / "low-train-0.mp4"
@@ -133,6 +142,22 @@ def test_a_run_folder_stands_for_its_best_trial(finished_sweep: tuple[Path, Outc
     ]
     assert answered[0].stdout == answered[1].stdout
     assert "no such file" in answered[0].stdout
+
+
+def test_a_correction_that_the_checkpoint_keeps_is_said_by_command_and_function(
+    best: Path, data_set: Path, tmp_path: Path
+) -> None:
+    temperatures, weights = {"audio": 1.0, "visual": 2.0}, {"fused": 0.5, "audio": 0.5, "visual": 0.5}
+    kept = TemperatureWeights(temperatures, weights).to_mapping()
+    about = {"gain": 0.021, "half_width": 0.004, "clips": 300, "helps": True}
+    checkpoint.save(checkpoint.load(best) | {"correction": kept | about}, tmp_path / "best.pt")
+    media, said = data_set / "low-train-0.mp4", "answers corrected by temperature_weights, which the checkpoint keeps: "
+    said += "+2.1 ± 0.4 points of accuracy on validation, cross-fitted; "
+    for options, expected in (((), f"{said}--uncorrected leaves it out\n"), (("--uncorrected",), "")):
+        assert call("predict", "--checkpoint", tmp_path / "best.pt", media, *options).stderr == expected
+    answers = [raygap.predict(media, tmp_path / "best.pt", uncorrected=without) for without in (False, True)]
+    assert [table.attrs["notes"] for table in answers] == [[f"{said}uncorrected=True leaves it out"], []]
+    assert answers[0]["confidence"][0] != answers[1]["confidence"][0]
 
 
 def test_when_nothing_could_be_used_the_exit_code_says_so(best: Path, tmp_path: Path) -> None:

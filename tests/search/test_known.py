@@ -45,7 +45,7 @@ def test_trial_0_has_the_defaults_as_near_as_the_space_has_them(tmp_path: Path) 
 
 
 def test_plain_trials_compete_in_guided_sweeps_and_win_ties(tmp_path: Path) -> None:
-    made = plan(tmp_path, ", loss.focus: {uniform: [0, 9]}")
+    made = plan(tmp_path, ", loss.focus: {uniform: [0, 9]}", method="gmm_adaptive")
     assert [plain_trials(n) for n in (3, 4, 11, 12, 50)] == [0, 1, 1, 2, 2]
     searcher = begun(made, tmp_path / "journal")
     configs = []
@@ -54,7 +54,7 @@ def test_plain_trials_compete_in_guided_sweeps_and_win_ties(tmp_path: Path) -> N
         configs.append(suggested_config(suggested, made.fixed))
         result = {"epoch": 6, METRIC: 0.5, "time_total_s": 1.0, "time_this_iter_s": 1.0}
         searcher.on_trial_complete(trial_id, result)
-    assert [config.method for config in configs] == ["gmm_scores", "unimodal_losses", "unimodal_losses", "gmm_scores"]
+    assert [config.method for config in configs] == ["gmm_adaptive", *["unimodal_losses"] * 2, "gmm_adaptive"]
     assert [config.purify.epochs for config in configs] == [1, 0, 0, 1]
     assert configs[0].optimizer == configs[1].optimizer
     assert best_trial(searcher.study).number == 1
@@ -68,13 +68,47 @@ def test_plain_trials_compete_in_guided_sweeps_and_win_ties(tmp_path: Path) -> N
 
 
 def test_what_waits_is_no_trial_yet_and_a_plan_keeps_what_is_known(tmp_path: Path) -> None:
-    made = plan(tmp_path)
+    made = plan(tmp_path, method="gmm_adaptive")
     searcher = begun(made, tmp_path / "journal")
     assert trial_rows(searcher.study)[1] == []
     assert best_trial(searcher.study) is None
     assert [trial.state for trial in searcher.study.trials] == [TrialState.WAITING] * 3
     write_plan(made, tmp_path)
     assert read_plan(tmp_path) == made
+
+
+def test_where_trials_may_have_a_history_the_plain_ones_that_make_it_come_first_and_differ(tmp_path: Path) -> None:
+    def known(trials: int, more: str = "", method: str = "gmm_scores", **fixed: object) -> tuple[int, list[dict]]:
+        file = tmp_path / "space.yaml"
+        file.write_text(f"{SPACE}{more}}}\n")
+        given = {path.replace("__", "."): value for path, value in fixed.items()}
+        made = make_plan("demo", method, file, given, root=None, cache="", trials=trials)
+        starts = [as_trial(one, made.search_space, made.search_space.start("seed")) for one in made.known]
+        return made.pool, [own_fields(made.fixed, start.beside | start.params) for start in starts]
+
+    pool, (first, second, defaults, guided) = known(12)
+    assert pool == 2
+    assert [first["method"], second["method"]] == ["unimodal_losses"] * 2
+    assert first["optimizer.lr"] != second["optimizer.lr"]
+    assert (defaults["method"], defaults.get("gap.source")) == ("gmm_scores", None)
+    config = from_mapping(guided)
+    assert (config.gap.source, config.mixture.refit_every, config.scores.separator) == ("history", 0, "scores1d")
+    assert (config.loss.focus, config.loss.align_weight, config.purify.epochs, config.warmup.epochs) == (100, 0, 0, 1)
+    # Few trials have few of it, unless its user wants histories; and who wants none gets none.
+    assert [known(trials)[0] for trials in (3, 11)] == [0, 0]
+    searched = ", gap.source: {choice: [training, history]}"
+    assert [known(n, searched, history__runs=3)[0] for n in (3, 4, 12)] == [0, 2, 3]
+    assert known(4, method="gmm_adaptive", gap__source="history")[0] == 2
+    assert known(12, gap__source="training")[0] == known(12, method="joint", gap__source="history")[0] == 0
+    assert known(12, gap__source="history", history__pool="0" * 24)[0] == 0
+    # Where nothing is searched that plain training has, they have other seeds.
+    _, (*plain, _, _) = known(12, ", loss.focus: {uniform: [0, 9]}", history__runs=5, optimizer__lr=0.1)
+    assert len(plain) == 5
+    assert len({one.get("seed") for one in plain}) == 5
+    file = tmp_path / "space.yaml"
+    file.write_text("fixed: {gap.source: history}\nspace: {history.runs: {randint: [1, 4]}}")
+    with pytest.raises(UserError, match=r"history.runs cannot be searched: all trials of a sweep share one"):
+        make_plan("demo", "gmm_scores", file, {}, root=None, cache="").check()
 
 
 def test_published_settings_follow_where_there_are_any_and_yield_to_what_the_user_holds_fixed() -> None:

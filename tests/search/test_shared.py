@@ -81,6 +81,15 @@ def test_a_data_set_on_which_it_fails_counts_nothing() -> None:
     assert Candidate("a", 1, {}, {"a": 0.4, "b": 0.5}).score({"a": 0.8, "b": 0.5}) == 0.75
 
 
+def test_a_pooled_history_stays_with_its_data_set(tmp_path: Path) -> None:
+    fields = {"gap.source": "history", "loss.focus": 3.0}
+    candidate = Candidate("a", 0, fields | {"history.pool": "a" * 24, "history.runs": 2})
+    pooled = {"history.pool": "b" * 24, "history.runs": 3}
+    assert candidate.on(Swept(plan("b"), tmp_path, tmp_path, pooled)) == fields | pooled
+    assert candidate.on(Swept(plan("c"), tmp_path, tmp_path)) == fields  # with scoring trainings of its own
+    assert Candidate("a", 0, fields).on(Swept(plan("b"), tmp_path, tmp_path, pooled)) == fields
+
+
 def test_a_search_without_a_complete_trial_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with pytest.raises(UserError, match="run: no trial is complete"):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from children import start
@@ -14,10 +15,21 @@ from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.methods import METHODS
 from raygap.schema import from_mapping
-from raygap.training.histories import FOLDER, SCORES, history_key, scoring_config, wants_history
+from raygap.training.histories import (
+    FOLDER,
+    SCORES,
+    bring_pool,
+    history_key,
+    pool_key,
+    scoring_config,
+    wants_history,
+    write_pool,
+)
 from raygap.training.run import train
 from raygap.training.trunk import SharedWarmups
 
+STEPS = 12
+"""How often a scoring training of these fields tells, if it may at each step."""
 SHORT = SMALL | {"epochs": 3, "warmup.epochs": 1, "gap.source": "history", "history.seed": 7}
 
 
@@ -115,8 +127,8 @@ def test_trials_that_want_one_at_once_train_it_once(
     assert rows[0] == rows[1] == rows[2]
 
 
-@pytest.mark.parametrize("stop_after", [1, 4])
-def test_a_killed_scoring_training_goes_on(
+@pytest.mark.parametrize("stop_after", [1, 4, STEPS + 4, 2 * STEPS + 1])
+def test_a_run_killed_while_it_is_scored_or_right_after_goes_on_and_counts_all_that_it_scored(
     stop_after: int, shared: tuple[Path, list[dict[str, Any]]], small_store: Store, tmp_path: Path
 ) -> None:
     class Killed(Exception):
@@ -134,6 +146,9 @@ def test_a_killed_scoring_training_goes_on(
         patch.setattr(pace, "TELL_EVERY", 0.0)
         with pytest.raises(Killed):
             list(train(configured(), small_store, tmp_path / "killed", tell=tell))
+    ended = len(list((tmp_path / FOLDER).glob(f"*/{SCORES}")))
+    assert ended == stop_after // STEPS
+    assert not (tmp_path / "killed" / "checkpoint.pt").exists()
     rows = run(small_store, tmp_path / "killed")
     assert [row | {"epochs_reused": 0} for row in rows] == [row | {"epochs_reused": 0} for row in shared[1]]
     assert pq.read_table(tmp_path / "killed" / "ledger.parquet").equals(
@@ -164,3 +179,64 @@ def test_purification_of_any_method_can_be_by_a_history(small_store: Store, tmp_
     assert rows[-1]["scoring_epochs"] == 6
     assert rows[-1]["stage"] == "purification"
     assert rows[-1]["mixture_degenerate"] == 0
+
+
+@pytest.fixture(scope="module")
+def pooled(small_store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, np.ndarray]:
+    """The folder of a sweep with two plain trainings, the key of the history pooled from them, and its scores."""
+    sweep, members, means = tmp_path_factory.mktemp("runs") / "sweep", [], []
+    for number, weight in enumerate((0.5, 2.0)):
+        plain = {"method": "unimodal_losses", "loss.unimodal_weight": weight, "purify.epochs": 0}
+        members.append(from_mapping(SHORT | plain))
+        list(train(members[-1], small_store, sweep / "trials" / str(number)))
+        ledger = pq.read_table(sweep / "trials" / str(number) / "ledger.parquet")
+        means.append([ledger[name].to_numpy() for name in ("audio_mean", "visual_mean")])
+    key = pool_key(members, small_store.header["key"])
+    assert key != pool_key(members[::-1], small_store.header["key"])
+    ledgers = [sweep / "trials" / str(number) / "ledger.parquet" for number in range(2)]
+    write_pool(ledgers, sweep / FOLDER / f"{key}.parquet")
+    return sweep, key, np.mean(means, axis=0)
+
+
+def test_a_history_pooled_from_plain_trials_is_found_by_all_runs_of_their_sweep(
+    pooled: tuple[Path, str, np.ndarray], small_store: Store
+) -> None:
+    sweep, key, expected = pooled
+    for place in ("trials/0002", "seeds/trial-0002/shuffled/5"):
+        rows = run(small_store, sweep / place, history__pool=key)
+        assert rows[-1]["scoring_epochs"] == 0
+        ledger = pq.read_table(sweep / place / "ledger.parquet")
+        for name, scores in zip(("audio", "visual"), expected, strict=True):
+            np.testing.assert_allclose(ledger[f"{name}_history"].to_numpy(), scores, rtol=1e-6)
+    assert [folder.parent for folder in sweep.rglob(FOLDER)] == [sweep]
+
+
+def test_a_pooled_history_is_brought_from_beside_its_configuration_or_missed_by_name(
+    pooled: tuple[Path, str, np.ndarray], small_store: Store, tmp_path: Path
+) -> None:
+    sweep, key, _ = pooled
+    config = configured(history__pool=key)
+    missing = f"history.pool = {key}: no {FOLDER}/{key}.parquet in .* or above; copy it .* or give --set history.pool= "
+    with pytest.raises(UserError, match=missing):
+        bring_pool(config, small_store, tmp_path / "run", None)
+    with pytest.raises(UserError, match=missing):
+        run(small_store, tmp_path / "run" / "0", history__pool=key)
+    bring_pool(
+        configured(history__pool=key, method="joint", purify__epochs=0), small_store, tmp_path / "run", None
+    )  # has no use for it
+    bring_pool(config, small_store, tmp_path / "run", sweep / "best.yaml")
+    bring_pool(config, small_store, tmp_path / "run", None)
+    assert run(small_store, tmp_path / "run" / "0", history__pool=key)[-1]["epoch"] == 3
+    file = tmp_path / "run" / FOLDER / f"{key}.parquet"
+    table = pq.read_table(file)
+    more = table.slice(5, 1).set_column(0, "clip", [["another"]])  # as before its clip was left out
+    pq.write_table(pa.concat_tables([more, table.slice(9), table.slice(0, 9)]), file)
+    run(small_store, tmp_path / "run" / "2", history__pool=key)
+    ledgers = [pq.read_table(tmp_path / "run" / number / "ledger.parquet") for number in ("0", "2")]
+    assert ledgers[0].equals(ledgers[1])
+    pq.write_table(table.slice(1), file)
+    foreign = f"{key}.parquet: holds other clips than this training's; copy it anew"
+    with pytest.raises(UserError, match=foreign):
+        bring_pool(config, small_store, tmp_path / "run", None)
+    with pytest.raises(UserError, match=foreign):
+        run(small_store, tmp_path / "run" / "1", history__pool=key)

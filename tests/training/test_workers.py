@@ -99,6 +99,7 @@ SHORT = {
 }
 BATCHES = {run: FIELDS | {"optimizer.batch_size": clips} for run, clips in {"rest": 14, "lone": 47, "small": 5}.items()}
 BATCHES["other"] = BATCHES["rest"] | {"loss.focus": 1.0}
+BATCHES["scored"] = SHORT["gmm_adaptive"] | {"gap.source": "history", "history.runs": 1}
 BATCHES["guided"] = SHORT["gmm_adaptive"] | {"epochs": 4, "purify.epochs": 1, "gap.source": "fresh"}
 PARTS = [("whole", END), ("stopped", 2), ("stopped", END)]
 STOPPED = {norm: FIELDS | {"model.norm": norm} for norm in ("group", "batch")}
@@ -123,7 +124,7 @@ def pair(small_store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 def alone(small_store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[dict]]]:
     """The runs with different batches, each by one process: its folder and rows."""
     folder = tmp_path_factory.mktemp("alone")
-    fields = {run: BATCHES[run] for run in ("rest", "lone", "small", "guided")}
+    fields = {run: BATCHES[run] for run in ("rest", "lone", "small", "guided", "scored")}
     return {run: (folder / run, list(train(from_mapping(fields[run]), small_store, folder / run))) for run in fields}
 
 
