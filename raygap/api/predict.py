@@ -9,9 +9,15 @@ from joblib import cpu_count
 from raygap.api.arguments import Count, checked, progress_of
 from raygap.data.tables import table_writer
 from raygap.errors import UserError
-from raygap.tasks.source import check_network
-from raygap.tracking.report.run import best_checkpoint
-from raygap.training.inference import Classifier, answer_columns, answer_row, answers, read_correction, read_media
+from raygap.tasks.source import check_network, load_classifier
+from raygap.training.inference import (
+    answer_columns,
+    answer_row,
+    answers,
+    combined_in_words,
+    read_correction,
+    read_media,
+)
 
 
 @checked
@@ -28,15 +34,17 @@ def predict(
     """Class probabilities of clips, fused and by modality, a row a clip; labels are not needed.
 
     The arguments are those of `raygap predict`: `media` are video and sound files and .csv files that list clips,
-    `checkpoint` is a best.pt or a sweep's run folder. `out`, a .csv or .parquet file, gets the table too. A clip that
-    cannot be used has its reason in its row. Without a correction the one that the checkpoint keeps is applied, if it
-    helped on validation, unless `uncorrected`.
+    `checkpoint` is a best.pt or a sweep's run folder, whose ensemble answers if it keeps one (keep_top of sweep).
+    `out`, a .csv or .parquet file, gets the table too. A clip that cannot be used has its reason in its row. Without a
+    correction the one that the checkpoint keeps is applied, if it helped on validation, unless `uncorrected`.
     """
     if out and out.suffix not in (".csv", ".parquet"):
         raise UserError(f"--out {out}: unknown kind of file; end it in .csv or .parquet")
     check_network(checkpoint)
-    classifier = Classifier.load(best_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint)
+    classifier = load_classifier(checkpoint)
     shown = progress_of(progress)
+    if said := combined_in_words(classifier):
+        shown.note([said])
     if correction and uncorrected:
         raise UserError("--correction and --uncorrected contradict each other; leave one out")
     kept = None if uncorrected else classifier.correction

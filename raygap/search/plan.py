@@ -44,6 +44,7 @@ class Plan:
     STOPPERS, stops trials early; `patience` trials in a row without improvement end the search, too. `own_trunk` keeps
     its warm-ups from other sweeps. `known` configurations are tried first; `learn_from` is a run folder whose trials
     the sampler knows. With `references` the test seeds also train what the chosen configuration is compared with.
+    The weights of the `keep_top` best trials stay in the run folder, and more than one become an ensemble.
     `storage` is the URI of the run folder's copy in an object store, beside which the stores are kept. `notes` say what
     was made of the search space that the user may not expect.
     """
@@ -75,6 +76,7 @@ class Plan:
     metric: str = "accuracy"
     patience: Annotated[int, Field(ge=1)] | None = None
     seeds_per_trial: Annotated[int, Field(ge=1)] = 1
+    keep_top: Annotated[int, Field(ge=1)] = 1
     known: tuple[Known, ...] = ()
     learn_from: str | None = None
     notes: tuple[str, ...] = ()
@@ -100,6 +102,11 @@ class Plan:
             raise UserError(f"--metric {self.metric}: the sampler cmaes knows one metric; take tpe, gp, qmc or random")
         if self.seeds_per_trial > 1 and len(objectives) > 1:
             raise UserError(f"--seeds-per-trial {self.seeds_per_trial}: takes one metric, not {self.metric}")
+        if self.keep_top > 1 and config.protocol == "paper":
+            raise UserError(
+                f"--keep-top {self.keep_top}: an ensemble is chosen on validation, which protocol paper trains on; "
+                "leave one out"
+            )
         make_rule(self.stopper, config.epochs)
         last = {"seed": config.seed + self.seeds_per_trial - 1 + self.test_seeds}
         from_mapping(to_mapping(config) | last, "the seeds of the test")
