@@ -50,7 +50,8 @@ def keep_ensemble(
         return lines, {}
     best = next(iter(networks))
     seed = from_mapping(checkpoint.load(networks[best])["config"], str(networks[best])).seed
-    named = {"single": f"trial {best} itself", found.answer: f"ensemble of {len(found.weights)} trials"}
+    named = {"single": f"single best, seed {seed}"}
+    named[found.answer] = f"ensemble of {len(found.weights)} trials, seed {seed}"
     return lines, {called: SeedResults({seed: found.test[name]}, {}) for name, called in named.items()}
 
 

@@ -6,6 +6,7 @@ layer and the mean over an ensemble are inside. It computes in fp32, whatever th
 
 import inspect
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -141,9 +142,12 @@ def write_program(classifier: Classifier, kind: Literal["torch", "onnx"], file: 
     if kind == "torch":
         torch.export.save(program, file, extra_files={ABOUT: json.dumps(about, indent=1)})
         return
-    named = {"input_names": list(about["inputs"]), "output_names": list(about["outputs"])}
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells of every operator that it leaves as it is
+    names = list(about["inputs"]), list(about["outputs"])
     try:
-        made = torch.onnx.export(program, (), dynamo=True, external_data=False, verbose=False, **named)
+        made = torch.onnx.export(
+            program, (), input_names=names[0], output_names=names[1], dynamo=True, external_data=False, verbose=False
+        )
         assert made is not None
         made.model.metadata_props["raygap"] = json.dumps(about)
         made.save(file)

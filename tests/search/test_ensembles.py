@@ -57,7 +57,7 @@ def test_the_best_trials_answer_together(swept: tuple[Path, Outcome], small_stor
         assert [row["seed"] for row in table] == ["1"]
     else:
         assert [row["seed"] for row in table] == ["1", "0", "0"]
-        assert [row["configuration"].split()[0] for row in table] == ["chosen", "trial", "ensemble"]
+        assert [row["configuration"].split()[0] for row in table] == ["chosen", "single", "ensemble"]
         assert float(table[2]["test_accuracy"]) == right
         assert len(classifier.members) in (0, len(kept["weights"]))
 
