@@ -145,13 +145,9 @@ def _numbers(source: Path, classifier: "Classifier") -> Iterator[str]:
         results: SeedResults | None = results_in(place).get(CHOSEN)
         if results and results.rows:
             cells = [results.interval(f"test_{name}") for name in ("accuracy", "macro_f1")]
-            shown = [f"{one.mean:.4f}" + (f" ± {one.half_width:.4f}" if len(results.rows) > 1 else "") for one in cells]
             several = len(results.rows) > 1
-            of = (
-                f"the configuration, {len(results.rows)} fresh seeds, ± 95 %"
-                if several
-                else "the configuration, a fresh seed"
-            )
+            shown = [f"{one.mean:.4f}" + (f" ± {one.half_width:.4f}" if several else "") for one in cells]
+            of = f"the configuration, {len(results.rows)} seeds, ± 95 %" if several else "the configuration, one seed"
             yield f"| {of} | test | {' | '.join(shown)} |"
             break
 
