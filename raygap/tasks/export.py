@@ -113,7 +113,8 @@ def _card(source: Path, classifier: "Classifier", store: "Store | None", to: For
     yield "* precision: " + ("as trained" if to == "safetensors" else "fp32, whatever the training's was")
     yield "\n## Numbers\n"
     yield from _numbers(source, classifier)
-    yield f"\n## Method and settings\n\n`{config.method}`; the whole configuration:\n"
+    of = " of its first network" if classifier.members else ""
+    yield f"\n## Method and settings\n\n`{config.method}`; the whole configuration{of}:\n"
     yield f"```yaml\n{yaml.safe_dump(to_mapping(config), sort_keys=False)}```\n"
     yield "## Made by\n"
     trained = load(classifier.path).get("made_by")
@@ -126,7 +127,7 @@ def _numbers(source: Path, classifier: "Classifier") -> Iterator[str]:
     from raygap.tracking.report.run import best_checkpoint, results_in
     from raygap.tracking.worth import CHOSEN
 
-    folder = best_checkpoint(source).parent if source.is_dir() else classifier.path.parent
+    folder = (best_checkpoint(source) if source.is_dir() else classifier.path).resolve().parent
     kept: dict[str, Any] = read_ensemble(source) if source.is_dir() else {}
     if classifier.config.protocol == "paper":
         yield "PAPER PROTOCOL: trained on train and validation, chosen on TEST. The numbers flatter.\n"

@@ -11,8 +11,10 @@ from stores import SMALL
 
 from raygap.data.store import Store
 from raygap.errors import UserError
+from raygap.search.ensembles import drop_ensemble, keep_ensemble
 from raygap.search.job import Outcome, run_sweep
 from raygap.search.plan import Plan, make_folder, write_plan
+from raygap.tasks.export import export
 from raygap.tasks.source import load_classifier
 from raygap.tracking.run_folder import best_trials, trial_folder
 
@@ -60,13 +62,13 @@ def test_the_best_trials_answer_together(swept: tuple[Path, Outcome], small_stor
         assert [row["configuration"].split()[0] for row in table] == ["chosen", "single", "ensemble"]
         assert float(table[2]["test_accuracy"]) == right
         assert len(classifier.members) in (0, len(kept["weights"]))
+        card = export(folder, "torch", folder / "model.pt2").card.read_text(encoding="utf-8")
+        assert f"| what answers | test | {right:.4f} |" in card
 
 
 def test_weights_that_are_gone_are_said_and_one_trial_is_no_ensemble(
     swept: tuple[Path, Outcome], small_store: Store, tmp_path: Path
 ) -> None:
-    from raygap.search.ensembles import drop_ensemble, keep_ensemble
-
     folder, outcome = swept
     first, *others = best_trials(outcome.study, 9)
     for trial in (first, *others):
