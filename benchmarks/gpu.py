@@ -237,6 +237,8 @@ def main(
         for line in PARTS[part](device, quick):
             print(line, flush=True)
         return
+    if device == "cuda" and not torch.cuda.is_available():
+        sys.exit("--device cuda: torch sees no GPU here; leave it out, or take --device cpu --quick")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     command = f"python benchmarks/gpu.py --device {device}" + (" --quick" if quick else "")
