@@ -106,7 +106,7 @@ def _card(source: Path, classifier: "Classifier", store: "Store | None", to: For
     yield "\n## Answer\n"
     if classifier.members:
         shares = ", ".join(f"{weight:.2f}" for weight in classifier.weights)
-        yield f"* the mean of {len(classifier.members)} networks' probabilities, by weights {shares}"
+        yield f"* the mean of {len(classifier.members)} networks' probabilities, with weights {shares}"
     if classifier.correction and classifier.gain:
         gain = f"{100 * classifier.gain.mean:+.1f} ± {100 * classifier.gain.half_width:.1f}"
         yield f"* corrected by {classifier.correction.name}: {gain} points of accuracy on validation, cross-fitted"
