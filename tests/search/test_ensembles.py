@@ -81,6 +81,8 @@ def test_weights_that_are_gone_are_said_and_one_trial_is_no_ensemble(
     assert tested == {}
     assert not (tmp_path / "ensemble.json").exists()
     (tmp_path / "ensemble.json").touch()
+    with pytest.raises(UserError, match=r"ensemble\.json: cannot be read; delete it"):
+        load_classifier(tmp_path)
     drop_ensemble(tmp_path)
     assert not (tmp_path / "ensemble.json").exists()
 
