@@ -1,6 +1,6 @@
 """Tune audio-visual classifiers that suffer from modality imbalance, on a Ray cluster.
 
-From Python: sweep, train, compare, predict, diagnose, load_run (docs/python.md).
+From Python: sweep, train, compare, predict, diagnose, export, load_run (docs/python.md).
 """
 
 import importlib
@@ -16,6 +16,7 @@ _HOMES = {
     "compare": "raygap.api.compare",
     "predict": "raygap.api.predict",
     "diagnose": "raygap.api.diagnose",
+    "export": "raygap.api.export",
     "load_run": "raygap.api.results",
     "SweepRun": "raygap.api.results",
     "Training": "raygap.api.results",

@@ -1,6 +1,7 @@
 from raygap.api.compare import compare as compare
 from raygap.api.diagnose import Diagnosed as Diagnosed
 from raygap.api.diagnose import diagnose as diagnose
+from raygap.api.export import export as export
 from raygap.api.predict import predict as predict
 from raygap.api.results import MethodsCompared as MethodsCompared
 from raygap.api.results import SweepRun as SweepRun

@@ -10,6 +10,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "h5": ("h5py",),
     "safetensors": ("safetensors",),
     "timm": ("timm",),
+    "onnx": ("onnx", "onnxscript"),
 }
 """Packages of each extra, by the names under which they are installed."""
 

@@ -19,6 +19,7 @@ from raygap.search.kept import check_storage, drop_unknown_trials, fetch_run
 from raygap.search.plan import Plan, make_folder, read_plan, write_plan
 from raygap.search.trial import _at_work, train_seed, train_trial
 from raygap.storage import Storage, machine_folder, split_storage
+from raygap.tracking.run_folder import ENSEMBLE, best_trials
 from raygap.training.run import train
 from raygap.training.trainer import Trainer
 from raygap.training.trunk import SharedWarmups
@@ -134,7 +135,7 @@ def test_a_sweep_is_the_same_and_goes_on_where_its_folder_is_not(
     run = storage.at("runs", "kept")
     check_storage(run, new=True)
     folder, plain = finished_sweep
-    plan = replace(read_plan(folder), storage=run.uri)
+    plan = replace(read_plan(folder), storage=run.uri, keep_top=2)
     make_folder(tmp_path / "kept", new=True)
     write_plan(plan, tmp_path / "kept")
     kept = sweep(plan)
@@ -146,7 +147,8 @@ def test_a_sweep_is_the_same_and_goes_on_where_its_folder_is_not(
     there = run.files()
     assert {"sweep.yaml", "study.journal", "best.yaml", "report.html", "trials.csv"} <= there.keys()
     best = f"trials/{kept.best.number:04d}"
-    assert {name for name in there if name.endswith("best.pt") and name.startswith("trials")} == {f"{best}/best.pt"}
+    weights = {f"trials/{trial.number:04d}/best.pt" for trial in best_trials(kept.study, 2)}
+    assert {name for name in there if name.endswith("best.pt") and name.startswith("trials")} == weights
     assert not [name for name in there if name.endswith("checkpoint.pt")]
     assert_equal(tmp_path / "kept" / best, folder / best)
     with pytest.raises(UserError, match=r"kept\?.*: holds a sweep already"):
@@ -159,7 +161,8 @@ def test_a_sweep_is_the_same_and_goes_on_where_its_folder_is_not(
     fetch_run(run, tmp_path / "kept")
     again = sweep(read_plan(tmp_path / "kept"))
     assert [trial.datetime_start for trial in again.study.trials] == begun
-    assert (tmp_path / "kept" / best / "best.pt").exists()
+    assert all((tmp_path / "kept" / name).exists() for name in weights)
+    assert (tmp_path / "kept" / ENSEMBLE).read_text() == (tmp_path / "gone" / ENSEMBLE).read_text()
     assert not run.at("trials", "0005").files()
 
 

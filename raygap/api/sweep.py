@@ -59,6 +59,7 @@ def sweep(
     metric: str | None = None,
     patience: Count | None = None,
     seeds_per_trial: Count | None = None,
+    keep_top: Count | None = None,
     sampler: Sampler | None = None,
     first: Sequence[str] | None = None,
     learn_from: Path | None = None,
@@ -106,6 +107,7 @@ def sweep(
         metric=metric,
         patience=patience,
         seeds_per_trial=seeds_per_trial,
+        keep_top=keep_top,
         cpus_per_worker=cpus_per_worker,
         gpus_per_worker=gpus_per_worker,
         wandb=wandb,
@@ -139,7 +141,7 @@ def sweep(
     if outcome.best is None:
         why = "; ".join(outcome.failures()[:1])
         raise UserError(f"{folder}: of {outcome.finished()} trials none is complete" + (f": {why}" if why else ""))
-    words = (outcome.choice, outcome.about_epochs(), *outcome.failures(), *outcome.about_gaps)
+    words = (outcome.choice, *outcome.about_ensemble, outcome.about_epochs(), *outcome.failures(), *outcome.about_gaps)
     return read_run(folder, (*notes, *filter(None, words)))
 
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "compare": "compare methods at equal budget",
     "diagnose": "say how imbalanced a trained model is, ours or a foreign one's",
     "predict": "print class probabilities of media files",
+    "export": "write a trained network for other programs: torch.export, ONNX or safetensors",
     "submit": "send a sweep to a running Ray cluster, follow it, and fetch its results",
     "preflight": "check a Ray cluster before hours are spent on it",
 }

@@ -19,7 +19,7 @@ from raygap.commands.options import MACHINE
 from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.tasks.progress import Progress
-from raygap.tasks.source import check_network
+from raygap.tasks.source import check_network, load_classifier
 
 
 @user_errors()
@@ -66,12 +66,18 @@ def main(
     from joblib import cpu_count
 
     from raygap.data.tables import table_writer
-    from raygap.tracking.report.run import best_checkpoint
-    from raygap.training.inference import Classifier, answer_columns, answer_row, answers, choose_correction, read_media
+    from raygap.training.inference import (
+        answer_columns,
+        answer_row,
+        answers,
+        choose_correction,
+        combined_in_words,
+        read_media,
+    )
 
-    classifier = Classifier.load(best_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint)
+    classifier = load_classifier(checkpoint)
     corrected, notes = choose_correction(classifier, correction, uncorrected)
-    for note in notes:
+    for note in (*combined_in_words(classifier), *notes):
         print(note, file=sys.stderr)
     clips = read_media(media, classifier)
     columns = answer_columns(classifier.class_names)

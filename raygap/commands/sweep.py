@@ -136,6 +136,15 @@ def main(
             rich_help_panel=SEARCH,
         ),
     ] = None,
+    keep_top: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Keep the weights of so many of the best trials; together they answer where validation says so.",
+            show_default="1",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
     sampler: SamplerName = None,
     first: Annotated[
         list[str] | None,
@@ -247,6 +256,7 @@ def main(
         metric=metric,
         patience=patience,
         seeds_per_trial=seeds_per_trial,
+        keep_top=keep_top,
         cpus_per_worker=cpus_per_worker,
         gpus_per_worker=gpus_per_worker,
         wandb=wandb,
@@ -409,7 +419,8 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outc
     for path, value in outcome.best_fields().items():
         print(f"  {path}: {value:.4g}" if isinstance(value, float) else f"  {path}: {value}")
     print("".join(f"{line}\n" for line in outcome.failures()), end="")
-    print("\n".join([*([outcome.choice] if outcome.choice else []), outcome.about_epochs(), *outcome.about_gaps]))
+    said = [*([outcome.choice] if outcome.choice else []), outcome.about_epochs(), *outcome.about_gaps]
+    print("\n".join([*said, *outcome.about_ensemble]))
     if outcome.test and outcome.test.rows:
         console.print(f"\n{outcome.test.title}, chosen configuration, fresh seeds:")
         console.print(seeds_table(outcome.test))

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from raygap.data.store import Store
 from raygap.extras import lacking
 from raygap.patience import patiently
 from raygap.schema import acting, from_mapping, to_mapping
+from raygap.search.ensembles import drop_ensemble, keep_ensemble
 from raygap.search.gpus import settled
 from raygap.search.kept import keep_run
 from raygap.search.plan import Plan
 from raygap.search.pool import pooled_trials
 from raygap.search.references import reference_configs
-from raygap.search.seeds import train_seeds
+from raygap.search.seeds import train_seeds, write_results
 from raygap.search.study import ENDED, finished_trials, seconds_spent
 from raygap.search.sweep import plan_placement, run_trials, shared_warmups
 from raygap.storage import Storage
@@ -33,6 +35,7 @@ from raygap.tracking.run_folder import (
     PLAIN,
     SPOILED,
     best_trial,
+    best_trials,
     fields_of,
     trial_folder,
     write_best,
@@ -59,6 +62,8 @@ class Outcome:
     worth: Worth | None
     choice: str = ""
     about_gaps: list[str] = field(default_factory=list)
+    about_ensemble: list[str] = field(default_factory=list)
+    """What the best trials answer together (keep_top)."""
 
     @property
     def test(self) -> SeedResults | None:
@@ -131,6 +136,7 @@ def _search_and_test(
     quiet: bool,
 ) -> Outcome:
     began = time.monotonic()
+    drop_ensemble(folder)
     study = run_trials(plan, folder, store, concurrency, time_budget, log, quiet)
     spent = time_budget is not None and time.monotonic() - began >= time_budget
     spent |= plan.trial_seconds is not None and seconds_spent(study) >= plan.trial_seconds
@@ -143,7 +149,9 @@ def _search_and_test(
         return outcome
     files, copies = trial_folder(folder, best.number), plan.copies(store)
     if copies:
-        patiently(lambda: copies.folder.at(trial_folder(Path(), best.number).as_posix()).pull_all(files))
+        for trial in best_trials(study, plan.keep_top):
+            there = copies.folder.at(trial_folder(Path(), trial.number).as_posix())
+            patiently(partial(there.pull_all, trial_folder(folder, trial.number)))
     config = from_mapping(load_yaml(files / "config.yaml"), str(files / "config.yaml"))
     judging = Store.open(store).rows("test" if config.protocol == "paper" else "val")
     choice = choice_in_words(study, bool(acting(["mixture.posterior"], config)), len(judging))
@@ -162,6 +170,8 @@ def _search_and_test(
             about = f"{worth.baseline} at the settings of {BEST}, which was compared with it. {worth.sentence}"
             write_best(folder, to_mapping(references[worth.baseline]), about, BASELINE)
     outcome = Outcome(study, interrupted, best, config, worth, choice)
+    if plan.keep_top > 1 and not interrupted:
+        _combine(plan, outcome, folder, store, worth)
     _list_spoiled(outcome, folder)
     _correct(outcome, files, store, copies.folder.at(files.relative_to(folder).as_posix()) if copies else None)
     _write_pictures(folder, outcome)
@@ -191,6 +201,18 @@ def _about(plan: Plan, study: optuna.Study, best: FrozenTrial) -> list[str]:
         else "PAPER PROTOCOL: trained on train and validation, chosen on TEST. The number flatters; it compares with "
         "tables made that way, and with nothing else.",
     ]
+
+
+def _combine(plan: Plan, outcome: Outcome, folder: Path, store: Path, worth: Worth | None) -> None:
+    """Have the best trials answer together where validation says so; test.csv gets what that reached on test."""
+    try:
+        lines, tested = keep_ensemble(plan, outcome.study, folder, Store.open(store), worth is not None)
+        outcome.about_ensemble.extend(lines)
+        if tested and worth:
+            worth.results.update(tested)
+            write_results(worth.results, folder / f"seeds/trial-{outcome.best.number:04d}")
+    except Exception as error:  # as below
+        outcome.about_ensemble.append(f"No ensemble: {type(error).__name__}: {error}")
 
 
 def _list_spoiled(outcome: Outcome, folder: Path) -> None:

@@ -45,6 +45,7 @@ class Plan:
     its warm-ups from other sweeps. `known` configurations are tried first, and the scores of the first `pool` plain
     trials are the history of those that want one (0: each trains its own); `learn_from` is a run folder whose trials
     the sampler knows. With `references` the test seeds also train what the chosen configuration is compared with.
+    The weights of the `keep_top` best trials stay in the run folder, and more than one become an ensemble.
     `storage` is the URI of the run folder's copy in an object store, beside which the stores are kept. `notes` say what
     was made of the search space that the user may not expect.
     """
@@ -76,6 +77,7 @@ class Plan:
     metric: str = "accuracy"
     patience: Annotated[int, Field(ge=1)] | None = None
     seeds_per_trial: Annotated[int, Field(ge=1)] = 1
+    keep_top: Annotated[int, Field(ge=1)] = 1
     known: tuple[Known, ...] = ()
     pool: Annotated[int, Field(ge=0)] = 0
     learn_from: str | None = None
@@ -102,6 +104,11 @@ class Plan:
             raise UserError(f"--metric {self.metric}: the sampler cmaes knows one metric; take tpe, gp, qmc or random")
         if self.seeds_per_trial > 1 and len(objectives) > 1:
             raise UserError(f"--seeds-per-trial {self.seeds_per_trial}: takes one metric, not {self.metric}")
+        if self.keep_top > 1 and config.protocol == "paper":
+            raise UserError(
+                f"--keep-top {self.keep_top}: an ensemble is chosen on validation, which protocol paper trains on; "
+                "leave one out"
+            )
         make_rule(self.stopper, config.epochs)
         last = {"seed": config.seed + self.seeds_per_trial - 1 + self.test_seeds}
         from_mapping(to_mapping(config) | last, "the seeds of the test")

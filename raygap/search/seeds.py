@@ -61,7 +61,7 @@ def train_seeds(
         )
         for name, one in configs.items()
     }
-    _write(results, folder)
+    write_results(results, folder)
     return results
 
 
@@ -75,7 +75,8 @@ def _told(name: str, seed: int) -> Any:
     return seed if name == CHOSEN else f"{seed} of {name}"
 
 
-def _write(results: dict[str, SeedResults], folder: Path) -> None:
+def write_results(results: dict[str, SeedResults], folder: Path) -> None:
+    """test.csv, a row a configuration and seed, and failed.csv."""
     columns = ("best_epoch", "best_val_accuracy", *TEST_METRICS, *CORRECTED_METRICS, *EPOCHS)
     header, table, made, failures = ["seed", *columns, "protocol"], [], [], []
     several = len(results) > 1

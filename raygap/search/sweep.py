@@ -171,6 +171,7 @@ def _run(
                         copies.folder if copies else None,
                         number_of=itemgetter(TRIAL_NUMBER),
                         quiet=quiet,
+                        keep_top=plan.keep_top,
                         by_trials=plan.trial_seconds is None and time_budget is None,
                     ),
                     *([GiveBack()] if several else []),
@@ -190,7 +191,7 @@ def _clean_again(study: optuna.Study, folder: Path, storage: Storage | None) -> 
     # Until its places were given back, a stopped trial's workers may have written an epoch more.
     for trial in own_trials(study, TrialState.PRUNED):
         with suppress(OSError):
-            clean_trial(folder, trial.number, best=False, storage=storage)
+            clean_trial(folder, trial.number, keep=False, storage=storage)
 
 
 def _describe(fixed: dict[str, Any], suggested: dict[str, Any]) -> tuple[int, TrialConfig]:

@@ -12,8 +12,7 @@ from raygap.errors import UserError
 from raygap.extras import need
 from raygap.search.plan import read_plan
 from raygap.tasks.progress import Progress
-from raygap.tasks.source import check_network, find_source
-from raygap.tracking.run_folder import PLAN
+from raygap.tasks.source import check_network, find_source, sweep_of
 
 if TYPE_CHECKING:
     from raygap.data.predictions import Values
@@ -65,12 +64,12 @@ def find_data(
 
 
 def _of_its_sweep(source: Path, root: Path | None, cache: Path | None) -> Data:
-    for folder in (source.resolve(), *source.resolve().parents[:4]):
-        if (folder / PLAN).exists():
-            plan = read_plan(folder)
-            where = root or (Path(plan.root) if plan.root else None)
-            return Data(plan.dataset, where, plan.reader, cache or Path(plan.cache), plan.max_quarantine)
-    raise UserError(f"{source}: lies in no sweep that would name its data; give --dataset and --root")
+    folder = sweep_of(source)
+    if not folder:
+        raise UserError(f"{source}: lies in no sweep that would name its data; give --dataset and --root")
+    plan = read_plan(folder)
+    where = root or (Path(plan.root) if plan.root else None)
+    return Data(plan.dataset, where, plan.reader, cache or Path(plan.cache), plan.max_quarantine)
 
 
 class Diagnosed(NamedTuple):

@@ -3,13 +3,16 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from raygap.data.clips import ReaderOptions
 from raygap.data.prepared import default_cache, noted_source
 from raygap.data.readers import find_reader
 from raygap.errors import UserError
-from raygap.tracking.run_folder import PLAN
+from raygap.tracking.run_folder import PLAN, read_ensemble, trial_folder
+
+if TYPE_CHECKING:
+    from raygap.training.inference import Classifier
 
 Source = tuple[Path | None, ReaderOptions]
 """As read_clips takes it."""
@@ -60,6 +63,32 @@ def check_network(path: Path) -> None:
         raise UserError(f"{path}: holds no sweep ({PLAN} is missing); give its folder, or a best.pt")
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
+
+
+def sweep_of(network: Path) -> Path | None:
+    """The run folder of the sweep that a network lies in, or is; None if it lies in none."""
+    folders = (network.resolve(), *network.resolve().parents[:4])
+    return next((folder for folder in folders if (folder / PLAN).exists()), None)
+
+
+def load_classifier(path: Path) -> "Classifier":
+    """Of a best.pt; of a sweep's run folder what validation chose: its best trial, or an ensemble of its best trials.
+
+    Raises UserError if a file is missing or damaged.
+    """
+    from raygap.tracking.report.run import best_checkpoint
+    from raygap.training.ensemble import SOUP
+    from raygap.training.inference import Classifier
+
+    if not path.is_dir():
+        return Classifier.load(path)
+    kept = read_ensemble(path)
+    if kept.get("answer") == "soup":
+        return Classifier.load(path / SOUP)
+    if kept.get("answer") == "probabilities":
+        members = [Classifier.load(trial_folder(path, int(name)) / "best.pt") for name in kept["weights"]]
+        return Classifier.of(members, list(kept["weights"].values()), kept["correction"])
+    return Classifier.load(best_checkpoint(path))
 
 
 def refuse_kept(asked: Mapping[str, Any], what: str) -> None:

@@ -36,16 +36,20 @@ class ProgressLine(Callback):
         number_of: Callable[[dict[str, Any]], int],
         quiet: bool = False,
         by_trials: bool = True,
+        keep_top: int = 1,
     ) -> None:
         """`number_of` gives a trial's number, from the configuration that Tune has; `quiet` shows nothing; `by_trials`:
-        the planned trials end the search, not seconds, and so say how long it takes.
+        the planned trials end the search, not seconds, and so say how long it takes. The `keep_top` best trials keep
+        their weights.
         """
         self.study, self.folder, self.planned, self.epochs, self.storage = study, folder, planned, epochs, storage
         self.number_of, self.quiet, self.by_trials = number_of, quiet, by_trials
         self.running = Whereabouts()
         # Kept, not counted anew at every epoch: a study may have thousands of trials.
         self.ended: Counter[TrialState] = Counter()
-        self.best: FrozenTrial | None = None
+        self.keep_top = keep_top
+        self.top: list[FrozenTrial] = []
+        """The best complete trials, the best first."""
         self.seen: set[int] = set()
         self.settled = 0
         self.table_written = -math.inf
@@ -100,18 +104,19 @@ class ProgressLine(Callback):
         trials = self.study.get_trials(deepcopy=False)[self.settled :]
         new = [t for t in trials if t.state.is_finished() and t.number not in self.seen]
         ended = [t for t in new if is_own(t)]
-        known = [t for t in (self.best, *ended) if t and t.state == TrialState.COMPLETE]
-        best = max(known, key=rank(self.study), default=None)
-        changed = [*ended, *([self.best] if self.best and self.best is not best else [])]
+        known = [t for t in (*self.top, *ended) if t.state == TrialState.COMPLETE]
+        top = sorted(known, key=rank(self.study), reverse=True)[: self.keep_top]
+        kept = {t.number for t in top}
+        changed = [*ended, *(t for t in self.top if t.number not in kept)]
         try:
             if time.monotonic() - self.table_written > TABLE_EVERY:
                 write_trials(self.study, self.folder)
                 self.table_written = time.monotonic()
             for trial in changed:
-                clean_trial(self.folder, trial.number, trial is best, self.storage)
+                clean_trial(self.folder, trial.number, trial.number in kept, self.storage)
         except OSError as error:  # a view of the study, and space to save: not worth a sweep
             self.console.print(f"the run folder cannot be tidied: {error}", markup=False)
-        self.best = best
+        self.top = top
         self.ended.update(trial.state for trial in ended)
         self.seen |= {trial.number for trial in new}
         while self.settled in self.seen:  # all before have ended, and need not be looked at again
@@ -152,4 +157,4 @@ class ProgressLine(Callback):
         return f" · in all about {rough((time.monotonic() - self.began) * left / done)} left"
 
     def _best(self) -> str:
-        return f" · best {self.best.value:.3f} (trial {self.best.number})" if self.best else ""
+        return f" · best {self.top[0].value:.3f} (trial {self.top[0].number})" if self.top else ""

@@ -5,7 +5,8 @@ trials.csv                  one row a trial
 best.yaml                   the best configuration, as `raygap train --config` takes it
 spoiled.csv                 training clips that are probably spoiled, by kind; --exclude takes it
 figures/, report.html       what to look at
-trials/0007/                config.yaml, metrics.parquet, ledger.parquet; best.pt if it is the best trial
+trials/0007/                config.yaml, metrics.parquet, ledger.parquet; best.pt if it is among the best trials
+ensemble.json, soup.pt      with --keep-top: what of the best trials answers together, and the mean of their weights
 baseline.yaml               the baseline at the same settings, where the best configuration was compared with one
 seeds/trial-0007/           the test of the best configuration and of its references: test.csv, failed.csv (seeds), a
                             folder a seed, and shuffled/, unimodal_losses/, joint/ with theirs
@@ -13,6 +14,7 @@ tune/                       Ray Tune's own files (TensorBoard opens them)
 """
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,8 @@ if TYPE_CHECKING:  # commands read the names below before they need Optuna
 PLAN, JOURNAL, TRIALS, BEST = "sweep.yaml", "study.journal", "trials.csv", "best.yaml"
 BASELINE, SPOILED = "baseline.yaml", "spoiled.csv"
 TRIALS_FOLDER = "trials"
+ENSEMBLE = "ensemble.json"
+"""What validation chose of the trials whose weights are kept (--keep-top): see training/ensemble.py."""
 COMPARISON = "comparison.yaml"
 """In a comparison's folder, beside the run folders of its methods."""
 TEST, FAILED, REPORT = "test.csv", "failed.csv", "report.html"
@@ -73,6 +77,18 @@ def is_own(trial: "FrozenTrial") -> bool:
     return trial.state.name != "WAITING" and not {LEARNT, ANSWERED} & trial.user_attrs.keys()
 
 
+def read_ensemble(folder: Path) -> dict[str, Any]:
+    """What ensemble.json says in a run folder; empty if there is none. Raises UserError if it is damaged."""
+    try:
+        found = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
+        parts = ("answer", "weights", "validation", "gains", "test", "correction", "about")
+        return {name: found[name] for name in parts}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder / ENSEMBLE}: cannot be read; delete it to have the single best answer") from None
+
+
 def fields_of(trial: "FrozenTrial") -> dict[str, Any]:
     """What makes a trial's configuration its own: what it sets beside the searched fields, and what is suggested."""
     return {**trial.user_attrs.get(BESIDE, {}), **trial.params}
@@ -82,6 +98,13 @@ def rank(study: "optuna.Study") -> Callable[["FrozenTrial"], tuple[float, bool, 
     """Key that is the largest for the best of complete trials: of equals the plain one, then the earliest."""
     sign = -1 if study_objectives(study)[0].lower else 1
     return lambda trial: (sign * trial.value, bool(trial.user_attrs.get(PLAIN)), -trial.number)
+
+
+def best_trials(study: "optuna.Study", count: int) -> list["FrozenTrial"]:
+    """The best complete trials, the best first; fewer if fewer are complete."""
+    from optuna.trial import TrialState
+
+    return sorted(own_trials(study, TrialState.COMPLETE), key=rank(study), reverse=True)[:count]
 
 
 def best_trial(study: "optuna.Study") -> "FrozenTrial | None":
@@ -136,8 +159,8 @@ def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     partial.replace(path)
 
 
-def clean_trial(folder: Path, number: int, best: bool, storage: Storage | None = None) -> None:
-    """Once the study knows how a trial ended: drop what only a resumption needs, and weights that have not won.
+def clean_trial(folder: Path, number: int, keep: bool, storage: Storage | None = None) -> None:
+    """Once the study knows how a trial ended: drop what only a resumption needs, and its weights unless `keep`.
 
     Of a run that is kept in `storage` the rest is brought here.
     """
@@ -145,10 +168,10 @@ def clean_trial(folder: Path, number: int, best: bool, storage: Storage | None =
     if storage:
         kept = storage.at(trial_folder(Path(), number).as_posix())
         there = [name for name in kept.files() if name.startswith("seed-") and name.endswith(".pt")]
-        kept.delete(["checkpoint.pt", *([] if best else ["best.pt"]), *there])
+        kept.delete(["checkpoint.pt", *([] if keep else ["best.pt"]), *there])
         kept.pull_all(files)
     of_seeds = [*files.glob("seed-*/*.pt"), *files.glob("seed-*/.*")]
-    for leftover in (files / "checkpoint.pt", *files.glob(".*"), *([] if best else [files / "best.pt"]), *of_seeds):
+    for leftover in (files / "checkpoint.pt", *files.glob(".*"), *([] if keep else [files / "best.pt"]), *of_seeds):
         leftover.unlink(missing_ok=True)
 
 

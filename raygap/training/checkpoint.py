@@ -1,6 +1,7 @@
 """Checkpoints: tensors, numpy arrays and primitives in one file, written whole or not at all, read without pickle."""
 
 import io
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ import numpy as np
 import torch
 
 from raygap.errors import UserError
+from raygap.extras import need
+
+SAFETENSORS = ".safetensors"
 
 
 def save(state: Any, path: Path) -> None:
@@ -17,17 +21,42 @@ def save(state: Any, path: Path) -> None:
 
 
 def load(path: Path, device: torch.device | str = "cpu", mend: str = "delete it to train again") -> Any:
-    """Read what save wrote. Raises UserError if there is none, or it is damaged; OSError if it cannot be read."""
+    """Read what save wrote, or export_tensors. Raises UserError if there is none, or it is damaged; OSError if it
+    cannot be read.
+    """
     try:
+        if path.suffix == SAFETENSORS:
+            return _import_tensors(path, device)
         return loads(path.read_bytes(), device)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
+    except UserError:
+        raise
     except Exception as error:
         passing = isinstance(error, OSError) and not isinstance(error, PermissionError | IsADirectoryError)
         if passing or isinstance(error, torch.OutOfMemoryError):  # says nothing of the file
             raise
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a readable checkpoint ({reason}); {mend}") from None
+
+
+def export_tensors(state: dict[str, Any], path: Path) -> None:
+    """Write what a best.pt holds as safetensors: the network's tensors by name, the rest as JSON in the metadata."""
+    need("safetensors", f"{path}:")
+    from safetensors.torch import save
+
+    tensors = {name: tensor.contiguous().clone() for name, tensor in state["network"].items()}
+    rest = {name: value for name, value in state.items() if name != "network"}
+    write_whole(path, save(tensors, {"raygap": json.dumps(rest)}))
+
+
+def _import_tensors(path: Path, device: torch.device | str) -> dict[str, Any]:
+    need("safetensors", f"{path}:")
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt", device=str(device)) as file:
+        rest = json.loads((file.metadata() or {})["raygap"])
+        return {**rest, "network": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118 (no mapping)
 
 
 def dumps(state: Any) -> bytes:

@@ -39,6 +39,7 @@ from raygap.models.encoders import MEDIA
 from raygap.models.network import Network
 from raygap.schema import from_mapping as config_from_mapping
 from raygap.training import checkpoint
+from raygap.training.ensemble import SOUP, mixed
 from raygap.training.evaluation import EVALUATION_BATCH, predict
 from raygap.training.final import kept_correction
 from raygap.training.precision import autocast, pick_device
@@ -63,10 +64,16 @@ class Classifier:
     device: torch.device
     fingerprint: str
     """Of the network (see fingerprint)."""
+    path: Path
+    """Of its best.pt."""
     correction: Correction | None = None
     """Of its decision layer, kept beside its weights, if it helped on validation beyond its interval."""
     gain: Estimate | None = None
     """Of accuracy there, cross-fitted."""
+    members: tuple["Classifier", ...] = ()
+    """Of an ensemble: its answer is the mean of their probabilities, by `weights`; all else here is the first one's."""
+    weights: tuple[float, ...] = ()
+    """They add up to 1."""
 
     @classmethod
     def load(cls, path: Path) -> "Classifier":
@@ -80,16 +87,30 @@ class Classifier:
         config, network = load_network(path, len(saved["class_names"]))
         device = pick_device()
         names, statistics = tuple(saved["class_names"]), saved["statistics"]
-        kept, correction, gain = saved.get("correction", {}), None, None
-        if kept.get("helps"):
-            correction, gain = kept_correction(kept), Estimate(kept["gain"], kept["half_width"])
+        correction, gain = _helpful(saved.get("correction", {}))
         network = network.to(device).eval()
-        return cls(config, network, names, statistics, device, _fingerprint(saved), correction, gain)
+        return cls(config, network, names, statistics, device, _fingerprint(saved), path, correction, gain)
+
+    @classmethod
+    def of(cls, members: Sequence["Classifier"], weights: Sequence[float], kept: Mapping[str, Any]) -> "Classifier":
+        """An ensemble of classifiers that were trained on one store; `kept` is its correction, as combine gives it."""
+        said = " ".join(f"{one.fingerprint} {weight!r}" for one, weight in zip(members, weights, strict=True))
+        correction, gain = _helpful(kept)
+        return replace(
+            members[0],
+            fingerprint=hashlib.sha256(said.encode()).hexdigest()[:16],
+            correction=correction,
+            gain=gain,
+            members=tuple(members),
+            weights=tuple(weights),
+        )
 
     @torch.no_grad()
     def logits(self, frames: np.ndarray, spectrograms: np.ndarray) -> dict[str, np.ndarray]:
         """Fused, audio and visual logits, (B, C) float32, of uint8 (B, T, H, W, 3) and float16 (B, F, S), or of
         features."""
+        if self.members:
+            return mixed([member.logits(frames, spectrograms) for member in self.members], self.weights)
         given = self.statistics
         if self.config.prepare.input == "features":
             arrays = (("audio", spectrograms), ("visual", frames))
@@ -104,6 +125,13 @@ class Classifier:
         with autocast(self.config, self.device):
             outputs = find_method(self.config.method).predict(self.network, audio, visual)
         return {name: getattr(outputs, name).float().cpu().numpy() for name in READOUTS}
+
+
+def _helpful(kept: Mapping[str, Any]) -> tuple[Correction | None, Estimate | None]:
+    """The correction that is kept, with its gain, if it helped on validation."""
+    if not kept.get("helps"):
+        return None, None
+    return kept_correction(dict(kept)), Estimate(kept["gain"], kept["half_width"])
 
 
 @dataclass(frozen=True)
@@ -157,6 +185,13 @@ def answers(
             done += 1
         if progress:
             progress(done + len(ready), len(media))
+
+
+def combined_in_words(classifier: Classifier) -> list[str]:
+    """That several networks answer, or their mean; empty for a single one of a training."""
+    if classifier.members:
+        return [f"answers are the mean over {len(classifier.members)} networks of the sweep, chosen on validation"]
+    return ["answers are those of the mean of several trials' weights"] if classifier.path.name == SOUP else []
 
 
 def answer_columns(class_names: Sequence[str]) -> dict[str, type]:

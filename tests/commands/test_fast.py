@@ -126,6 +126,8 @@ def refusals() -> Iterator[tuple[str, tuple[str, ...], str]]:
     yield "report", ("nowhere",), "no such run folder"
     yield "report", (".",), "holds no sweep"
     yield "predict", ("--checkpoint", "best.pt", "a.mp4"), "no such checkpoint"
+    yield "export", ("best.pt", "--to", "onnx"), "no such checkpoint"
+    yield "export", ("there.pt", "--to", "torch", "--out", "x.onnx"), "--to torch writes .pt2"
     yield "diagnose", ("nowhere.npz",), "no such file"
     yield "diagnose", ("there.pt", "--dataset", "dmeo"), "unknown data set"
     yield "diagnose", ("there.pt",), "lies in no sweep"

@@ -15,23 +15,25 @@ from raygap.tracking.progress import ProgressLine
 from raygap.tracking.run_folder import trial_folder
 
 
+@pytest.mark.parametrize(("keep_top", "kept"), [(1, [1]), (3, [1, 4, 5]), (9, [0, 1, 4, 5])])
 def test_the_line_tells_how_all_trials_ended_without_looking_at_all_of_them_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture
+    keep_top: int, kept: list[int], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     study = optuna.create_study(direction="maximize")
     earlier = study.ask()
     study.tell(earlier, 0.4)  # before the sweep was resumed
-    line = ProgressLine(study, tmp_path, planned=6, epochs=4, number_of=itemgetter("number"))
+    weights = [trial_folder(tmp_path, number) / "best.pt" for number in range(6)]
+    for file in weights:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    line = ProgressLine(study, tmp_path, planned=6, epochs=4, number_of=itemgetter("number"), keep_top=keep_top)
     line.setup()
 
     def trial(number: int) -> SimpleNamespace:
         return SimpleNamespace(config={"number": number})
 
     trials = [study.ask() for _ in range(5)]
-    weights = [trial_folder(tmp_path, number) / "best.pt" for number in range(6)]
-    for number, file in enumerate(weights):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
+    for number in range(6):
         line.on_trial_start(0, [], trial(number))
     looks = mock.Mock(side_effect=study.get_trials)
     study.get_trials = looks
@@ -54,7 +56,7 @@ def test_the_line_tells_how_all_trials_ended_without_looking_at_all_of_them_agai
     assert line.progress.tasks[0].description == (
         "trials 6/6 · running 2 · stopped early 1 · failed 1 · best 0.700 (trial 1)"
     )
-    assert [file.exists() for file in weights] == [False, True, False, False, False, False]
+    assert [number for number, file in enumerate(weights) if file.exists()] == kept
     said = [re.sub(r" · in all about \d+ s left$", "", told) for told in capsys.readouterr().err.splitlines()]
     assert said == [
         "[2/6] trial 5 complete, 0.700 · best 0.700 (trial 5)",

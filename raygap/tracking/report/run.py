@@ -212,22 +212,9 @@ class Run:
     @cached_property
     def worth(self) -> Worth:
         """The same beside those of its references."""
-        folder = self.folder / "seeds" / f"trial-{self.best.number:04d}"
-        rows, failed = _rows(folder / TEST), _rows(folder / FAILED)
-        if not rows and not failed:
+        results = results_in(self.folder / "seeds" / f"trial-{self.best.number:04d}")
+        if not results:
             raise Absent("The test split has not been read: that comes last, when the search is over.")
-        words = ("seed", "protocol", CONFIGURATION, *FACTS)
-        results: dict[str, SeedResults] = {CHOSEN: SeedResults({}, {})}
-        for row in [*rows, *failed]:
-            name, seed = row.get(CONFIGURATION) or CHOSEN, int(row["seed"])
-            found = results.setdefault(name, SeedResults({}, {}))
-            if "reason" in row:
-                found.failed[seed] = row["reason"]
-            else:
-                numbers = {key: float(value) for key, value in row.items() if key not in words and value}
-                found.rows[seed] = numbers
-        paper = any(row.get("protocol") == "paper" for row in rows)
-        results = {name: replace(found, protocol="paper" if paper else "validation") for name, found in results.items()}
         try:
             method = self.config["method"]
         except (UserError, KeyError):  # the trial's files are gone
@@ -262,6 +249,25 @@ class Run:
         if not folder.exists():
             raise Absent("The store of the clips is not where it was: no pictures.")
         return Store.open(folder)
+
+
+def results_in(folder: Path) -> dict[str, SeedResults]:
+    """What train_seeds has written there, CHOSEN first; empty if it has written nothing."""
+    rows, failed = _rows(folder / TEST), _rows(folder / FAILED)
+    if not rows and not failed:
+        return {}
+    words = ("seed", "protocol", CONFIGURATION, *FACTS)
+    results: dict[str, SeedResults] = {CHOSEN: SeedResults({}, {})}
+    for row in [*rows, *failed]:
+        name, seed = row.get(CONFIGURATION) or CHOSEN, int(row["seed"])
+        found = results.setdefault(name, SeedResults({}, {}))
+        if "reason" in row:
+            found.failed[seed] = row["reason"]
+        else:
+            numbers = {key: float(value) for key, value in row.items() if key not in words and value}
+            found.rows[seed] = numbers
+    paper = any(row.get("protocol") == "paper" for row in rows)
+    return {name: replace(found, protocol="paper" if paper else "validation") for name, found in results.items()}
 
 
 def _rows(file: Path) -> list[dict[str, str]]:

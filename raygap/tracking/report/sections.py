@@ -38,7 +38,7 @@ from raygap.tracking.report.blocks import (
     sorry,
 )
 from raygap.tracking.report.run import Absent, Run
-from raygap.tracking.run_folder import BEST, JOURNAL, KNOWN, SPOILED, TRIALS, fields_of
+from raygap.tracking.run_folder import BEST, JOURNAL, KNOWN, SPOILED, TRIALS, fields_of, read_ensemble
 from raygap.tracking.spoiled import Suspects
 
 LONGEST_SIDE = 160
@@ -188,9 +188,11 @@ def test(run: Run) -> Blocks:
             Table(worth.table()),
             *(Note(line) for line in worth.lines()),
         ]
+    together = [Note(line) for line in read_ensemble(run.folder).get("about", [])]
     return [
         *doubt,
         *compared,
+        *together,
         chart(lambda: plots.seeds(results)),
         Table(rows, summary=len(rows) - 1 - len(results.rows)),
     ]
