@@ -33,7 +33,7 @@ from raygap.schema import from_mapping, parse_assignments
 from raygap.search.ray_start import start_ray, use_cluster, which_ray
 from raygap.search.space import load_space
 from raygap.tasks.progress import Progress
-from raygap.tasks.source import find_source, reader_options
+from raygap.tasks.source import find_source, fit_of, reader_options
 
 if TYPE_CHECKING:
     from raygap.data.store import Store
@@ -94,20 +94,23 @@ def main(
     for field in fields:
         if not field.startswith("prepare."):
             raise UserError(f"--set {field}: preparation takes only prepare.* fields; leave it out")
-    settings = from_mapping(load_space(dataset, None, None).fixed | fields, "--set").prepare
-    if inspect and settings.input == "features":
-        raise UserError("--inspect: features have no pictures and no sound to show; leave it out")
+    from_mapping(load_space(dataset, None, None).fixed | fields, "--set")  # raises before anything is looked at
     cache = cache or default_cache()
     root, reader = find_source(dataset, root, reader_options(splits, val, keep_overlap, exclude), cache)
     clip_list = read_clips(dataset, root, reader)
     if address:
         use_cluster(address)
+    fit = fit_of(dataset, (root, reader), cache, anew=refresh)
+    settings = from_mapping(load_space(dataset, None, None, fit).fixed | fields, "--set").prepare
+    if inspect and settings.input == "features":
+        raise UserError("--inspect: features have no pictures and no sound to show; leave it out")
     from raygap.data.inspection import PAGE, oddities, write_page
     from raygap.data.prepare import prepare
     from raygap.data.store import QUARANTINED, Store
     from raygap.tasks.remarks import on_silence
 
     progress = Progress(Console())
+    progress.note(list(fit.lines) if fit else [])
     if address:
         typer.echo(f"decoding {which_ray()}")
         start_ray()
