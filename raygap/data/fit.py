@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from raygap.data.clips import Clip, ClipList
+from raygap.data.extracted import is_spectrogram, pictures_in, rate_of
 from raygap.data.notes import read_note, write_note
 from raygap.plugins import file_name
 
@@ -141,16 +142,21 @@ class _Header:
 
 def _header(clip: Clip) -> _Header | None:
     """What a clip's files say; None if they cannot be read."""
-    from raygap.data.media.files import BadClip, open_media, picture_stream
+    from raygap.data.media.files import BadClip, is_still, open_media, picture_stream
 
-    with suppress(BadClip, OSError):
-        with open_media(clip.video) as container:
+    folder = clip.video.is_dir()
+    with suppress(BadClip, OSError, IndexError):
+        frames = pictures_in(clip.video) if folder else []
+        with open_media(frames[0] if folder else clip.video) as container:
             picture = picture_stream(container)
-            still = container.format.name == "image2" or container.format.name.endswith("_pipe")
+            still = is_still(container)
             rate = float(picture.average_rate) if picture.average_rate else None
             side, lasts = min(picture.width, picture.height), container.duration
             sound = [track.rate for track in container.streams.audio]
-        if clip.audio:
+        if folder:
+            still, rate = len(frames) == 1, rate_of(clip.video)
+            lasts = 1e6 * len(frames) / rate if rate else None
+        if clip.audio and not is_spectrogram(clip.audio):
             with open_media(clip.audio) as container:
                 lasts, sound = container.duration, [track.rate for track in container.streams.audio]
         whole = lasts / 1e6 if lasts else None  # FFmpeg counts in microseconds
