@@ -64,21 +64,21 @@ def find_extracted(root: Path, is_clip: Callable[[str], bool]) -> Extracted:
 
     Of several of one clip those cut to their event (-SE) are taken, then by the order of SOUNDS, then of their paths.
     """
-    found = Extracted()
-    frames, sounds = dict[str, tuple[tuple[object, ...], Path]](), dict[str, tuple[tuple[object, ...], Path]]()
+    found, ranks = Extracted(), dict[tuple[str, str], tuple[bool, int, str]]()
+
+    def take(kind: str, place: dict[str, Path], clip: str, path: Path, order: int) -> None:
+        rank = (not any(map(_CUT.fullmatch, path.parts)), order, str(path))
+        if rank < ranks.get((kind, clip), (True, len(SOUNDS), "")):
+            ranks[kind, clip], place[clip] = rank, path
+
     for folder, names in _walk(root):
-        whole = not any(map(_CUT.fullmatch, folder.parts))
         clip = _clip_of(folder.name)
         if is_clip(clip) and any(os.path.splitext(name)[1].lower() in PICTURE_FILES for name in names):
-            rank = (whole, str(folder))
-            frames[clip] = min(frames.get(clip, (rank, folder)), (rank, folder))
+            take("frames", found.frames, clip, folder, 0)
         for name in names:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in SOUNDS and is_clip(stem):
-                rank = (whole, SOUNDS.index(suffix.lower()), str(folder))
-                sounds[stem] = min(sounds.get(stem, (rank, folder / name)), (rank, folder / name))
-    found.frames |= {clip: path for clip, (_, path) in frames.items()}
-    found.sounds |= {clip: path for clip, (_, path) in sounds.items()}
+                take("sound", found.sounds, stem, folder / name, SOUNDS.index(suffix.lower()))
     return found
 
 

@@ -104,7 +104,7 @@ def time_needed(config: TrialConfig, store: "Store", epochs: int, at_once: int) 
 
 
 def _is_large(config: TrialConfig, modality: str) -> bool:
-    return config.model.of(modality).encoder not in ("small_cnn", *FEATURES)
+    return config.model.of(modality).encoder not in ("pooled", "small_cnn", *FEATURES)
 
 
 def seconds_an_epoch(config: TrialConfig, store: "Store") -> float:
@@ -139,8 +139,8 @@ def seconds_an_epoch(config: TrialConfig, store: "Store") -> float:
                     epoch=0,
                 ):
                     outputs = network(batch.audio, batch.visual)
-                    losses = [F.cross_entropy(u, batch.labels) for u in (outputs.fused, outputs.audio, outputs.visual)]
-                    sum(losses).backward()
+                    logits = torch.stack((outputs.fused, outputs.audio, outputs.visual))
+                    F.cross_entropy(logits.flatten(0, 1), batch.labels.repeat(3)).backward()
                 seconds = time.monotonic() - began
     finally:
         torch.set_num_threads(threads)
