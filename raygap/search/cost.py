@@ -100,7 +100,7 @@ def time_needed(config: TrialConfig, store: "Store", epochs: int, at_once: int) 
         *(["prepare.frame_size=64"] if config.prepare.frame_size > 64 and not store.features else []),
     ]
     sets = " ".join(f"--set {assignment}" for assignment in smaller)
-    return [f"{line}; shorter: {f'{sets}, ' if sets else ''}or fewer --epochs (now {config.epochs}), trials or seeds"]
+    return [f"{line}; shorter: {f'{sets}, or ' if sets else ''}fewer --epochs (now {config.epochs}), trials or seeds"]
 
 
 def _is_large(config: TrialConfig, modality: str) -> bool:

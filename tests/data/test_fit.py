@@ -84,7 +84,8 @@ def test_a_gpu_and_many_clips_make_it_larger() -> None:
     few, many, cpu = chosen(gpu=True), chosen(gpu=True, trained=5_000), chosen(trained=5_000)
     assert [fit.fields["model.encoder"] for fit in (few, many, cpu)] == ["small_cnn", "resnet18", "small_cnn"]
     assert cpu.fields["prepare.frame_size"] < many.fields["prepare.frame_size"]
-    assert (cpu.trials, many.trials) == (16, None)
+    assert (cpu.trials, many.trials) == (24, None)
+    assert [bool(fit.searched) for fit in (few, many, cpu)] == [True, False, False]
 
 
 def test_what_was_chosen_is_noted_and_holds_elsewhere(tmp_path: Path) -> None:
@@ -106,9 +107,10 @@ def test_what_is_given_wins_each_for_itself() -> None:
     fit = chosen()
     plan = make_plan("manifest", None, None, {"epochs": 33, "prepare.seconds": 4.0}, fit=fit, root=None, cache="")
     config = plan.check()
-    assert (config.epochs, config.prepare.seconds, plan.trials) == (33, 4.0, 16)
+    assert (config.epochs, config.prepare.seconds, plan.trials) == (33, 4.0, 24)
     assert config.prepare.frame_size == fit.fields["prepare.frame_size"]
     assert "gap.source" not in plan.space
+    assert "model.audio.encoder" in plan.space
     assert plan.notes[:5] == fit.lines
     # The longest warm-up is that of the space, in proportion.
     assert plan.space["warmup.epochs"] == {"randint": [0, 14]}
