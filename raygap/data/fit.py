@@ -34,7 +34,7 @@ VISITS = {False: 16_000, True: 100_000}
 """How often all training clips together are looked at, without a GPU (False) and with one."""
 EPOCHS = {False: (20, 60), True: (40, 60)}
 TRIALS_ON_CPUS = 24
-OF_FEW = {
+OF_FEW: dict[str, dict[str, Any]] = {
     "model.audio.encoder": {"choice": ["small_cnn", "pooled"]},
     "model.visual.encoder": {"choice": ["small_cnn", "pooled"]},
     "augment.crop": {"choice": [0.8, 1.0]},

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from raygap.config import TrialConfig, load_yaml
+from raygap.config import MODALITIES, TrialConfig, load_yaml
 from raygap.data.clips import ReaderOptions
 from raygap.data.fit import Fit
 from raygap.data.readers import find_reader
@@ -128,7 +128,8 @@ def make_plan(
     if method and fixed.get("method", method) != method:
         raise UserError(f"--method {method} and --set method={fixed['method']} contradict each other; leave one out")
     space, shortened = shorten_stages(load_space(dataset, fixed.get("method") or method, space_file, fit), fixed)
-    searched = {path: entry for path, entry in space.space.items() if path not in fixed}
+    of_both = {f"model.{modality}.encoder" for modality in MODALITIES if "model.encoder" in fixed}
+    searched = {path: entry for path, entry in space.space.items() if path not in fixed.keys() | of_both}
     space, dropped = drop_inert(SearchSpace(space.fixed | fixed, searched, space.trials))
     if dropped and not space.space:
         raise UserError(f"{space_file if isinstance(space_file, Path) else dataset}: nothing to search; {dropped}")

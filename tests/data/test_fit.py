@@ -112,6 +112,8 @@ def test_what_is_given_wins_each_for_itself() -> None:
     assert "gap.source" not in plan.space
     assert "model.audio.encoder" in plan.space
     assert plan.notes[:5] == fit.lines
+    one = make_plan("manifest", None, None, {"model.encoder": "resnet18"}, fit=fit, root=None, cache="")
+    assert not {"model.audio.encoder", "model.visual.encoder"} & one.space.keys()
     # The longest warm-up is that of the space, in proportion.
     assert plan.space["warmup.epochs"] == {"randint": [0, 14]}
     fields, notes = trial_fields("manifest", {"model.width": 8}, {"epochs": 7}, fit)
