@@ -25,7 +25,7 @@ RULES = 1
 """Counted up when the rules below choose otherwise, so that what older ones chose is not taken from a note."""
 OPENED = 64
 """Clips whose files are opened, evenly spread over the list."""
-MEDIUM, STEPS = 16_000, 64
+MOST_HZ, STEPS = 16_000, 64
 """Hz that sound has at most, and the windows that a clip's spectrogram has at least: four times halved, 4 are left."""
 MANY = 2_000
 """Training clips from which a ResNet on a GPU is worth its time; the published ones train on 3,300 and more."""
@@ -76,8 +76,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class Fit:
-    """What was chosen: fields by dotted path, what is searched beside the space's own fields, which are not searched,
-    the trials of a sweep, and why, a line each."""
+    """What was chosen: fields by dotted path, the trials of a sweep (None: the space's), and why, a line each.
+
+    A sweep searches `searched` too, and not what is `held`, of the space's own.
+    """
 
     fields: dict[str, Any]
     searched: dict[str, dict[str, Any]]
@@ -218,7 +220,7 @@ def _store(seen: Seen, gpu: bool) -> tuple[dict[str, Any], list[str]]:
     frames = 1 if seen.still else min(max(round(seconds * (2 if gpu else 0.5)), 1), 3)
     most = 112 if gpu else 48
     size = max(min(most, 8 * ((seen.side or most) // 8)), 24)
-    rate = min(seen.rate or MEDIUM, MEDIUM)
+    rate = min(seen.rate or MOST_HZ, MOST_HZ)
     # A window of 64 ms, and a step of at least 8.
     window = _power_of_two(0.064 * rate, 256, 1024)
     step = _power_of_two(seconds * rate / STEPS, window // 8, window)
