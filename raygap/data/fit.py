@@ -34,6 +34,8 @@ VISITS = {False: 16_000, True: 100_000}
 """How often all training clips together are looked at, without a GPU (False) and with one."""
 EPOCHS = {False: (20, 60), True: (40, 60)}
 TRIALS_ON_CPUS = 24
+ALSO = {"model.audio.encoder": "pooled", "model.visual.encoder": "pooled", "augment.crop": 1.0}
+"""Tried among the first."""
 OF_FEW: dict[str, dict[str, Any]] = {
     "model.audio.encoder": {"choice": ["small_cnn", "pooled"]},
     "model.visual.encoder": {"choice": ["small_cnn", "pooled"]},
@@ -78,11 +80,12 @@ class Seen:
 class Fit:
     """What was chosen: fields by dotted path, the trials of a sweep (None: the space's), and why, a line each.
 
-    A sweep searches `searched` too, and not what is `held`, of the space's own.
+    A sweep searches `searched` too, and not what is `held`, of the space's own; `also` is tried early.
     """
 
     fields: dict[str, Any]
     searched: dict[str, dict[str, Any]]
+    also: dict[str, Any]
     held: tuple[str, ...]
     trials: int | None
     lines: tuple[str, ...]
@@ -201,6 +204,7 @@ def choose(seen: Seen, gpu: bool) -> Fit:
     return Fit(
         fields,
         OF_FEW if few else {},
+        ALSO if few else {},
         held,
         None if gpu else TRIALS_ON_CPUS,
         (

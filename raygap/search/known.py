@@ -6,7 +6,7 @@ the published settings of the method on the data set, where there are any; and w
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,26 +45,42 @@ class Start:
     plain: bool
 
 
+FEW_OF_WHICH = 12
+"""Trials from which there is room for another plain one."""
+
+
 def plain_trials(trials: int) -> int:
     """How many trials of a guided sweep go without its method: few of few, but two where there is room for them."""
-    return 0 if trials < 4 else 1 if trials < 12 else 2
+    return 0 if trials < 4 else 1 if trials < FEW_OF_WHICH else 2
 
 
 def known_before(
-    dataset: str, method: str, space: SearchSpace, held: Iterable[str], trials: int, first: Iterable[str]
+    dataset: str,
+    method: str,
+    space: SearchSpace,
+    held: Iterable[str],
+    trials: int,
+    first: Iterable[str],
+    also: Mapping[str, Any] | None = None,
 ) -> tuple[Known, ...]:
     """What a sweep of a method, or preset of one, on a data set begins with.
 
     `held` are the fields that its user holds fixed, which no known configuration changes; `first` the sources that the
-    user gives. Raises UserError for a source that cannot be read, or whose configuration does not lie in the space.
+    user gives; `also` what is tried beside the defaults, and beside the plain trial. Raises UserError for a source that
+    cannot be read, or whose configuration does not lie in the space.
     """
     known = [Known(DEFAULTS, {})]
+    other = _of_a_trial(dict(also or {}), held)
+    if other:
+        known.append(Known(f"{DEFAULTS}, but {', '.join(f'{path}={value}' for path, value in other.items())}", other))
     if any(find_method(name).guided for name in space.methods) and PLAIN_METHOD not in space.methods:
         without = {"method": PLAIN_METHOD, "purify.epochs": 0}
         known += [
             Known(f"{PLAIN_METHOD}, which treats all clips alike", without, plain=True, drawn=number > 0)
             for number in range(plain_trials(trials))
         ]
+        if other and trials >= FEW_OF_WHICH:
+            known.append(Known(f"{known[1].source}, and plain: {PLAIN_METHOD}", other | without, plain=True))
     if published := preset(method, dataset):
         known.append(Known(f"published: {published.source}", _of_a_trial(published.fields, held)))
     # What cannot be trained here, as where the epochs are few, is nothing to begin with.

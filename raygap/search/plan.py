@@ -139,7 +139,8 @@ def make_plan(
     } | others
     held = fixed.keys() - {"method"}
     named = method or fixed.get("method") or space.fixed["method"]
-    known = known_before(dataset, named, space, held, settings["trials"], first)
+    also = {path: value for path, value in fit.also.items() if path in space.space} if fit else None
+    known = known_before(dataset, named, space, held, settings["trials"], first, also)
     return Plan(dataset=dataset, fixed=space.fixed, space=space.space, known=known, **settings)
 
 
