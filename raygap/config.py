@@ -166,10 +166,10 @@ WAVEFORM = ("wav2vec2_base", "wav2vec2_large", "hubert_base", "wavlm_base")
 """Networks of torchaudio for sound at 16,000 Hz as it is (prepare.spectrogram=waveform)."""
 FEATURES = ("linear", "mlp", "transformer")
 """Networks for features that other networks have made (prepare.input=features)."""
-ENCODERS = ("small_cnn", *TORCHVISION, *VIDEO, *WAVEFORM, *FEATURES)
+ENCODERS = ("pooled", "small_cnn", *TORCHVISION, *VIDEO, *WAVEFORM, *FEATURES)
 TIMM = "timm:"
 """Before the name of a network of timm's."""
-_WIDE = ("small_cnn", *FEATURES, "*:*")
+_WIDE = ("pooled", "small_cnn", *FEATURES, "*:*")
 _OWN_WIDE = tuple({f"model.{modality}.encoder": _WIDE} for modality in MODALITIES)
 
 
@@ -207,11 +207,12 @@ class Model(Section):
     """The two encoders and what joins them."""
 
     encoder: Annotated[str, AfterValidator(_encoder)] = "small_cnn"
-    """Network of either modality: small_cnn, one of torchvision's, timm:NAME, or package.module:function of one's own;
-    from random weights, unless model.audio.weights or model.visual.weights name others."""
+    """Network of either modality: small_cnn, pooled (one linear layer over a coarse grid, for few clips), one of
+    torchvision's, timm:NAME, or package.module:function of one's own; from random weights, unless model.audio.weights
+    or model.visual.weights name others."""
     width: int = Field(16, ge=4, le=256, json_schema_extra=acts_when({"model.encoder": _WIDE}, *_OWN_WIDE))
-    """Channels of the first layer of small_cnn, a quarter of the feature vectors of it, linear, mlp and transformer; an
-    encoder of one's own may make of it what it likes."""
+    """Channels of the first layer of small_cnn, a quarter of the feature vectors of it, pooled, linear, mlp and
+    transformer; an encoder of one's own may make of it what it likes."""
     audio: Encoder = Encoder()
     """The encoder of the sound."""
     visual: Encoder = Encoder()

@@ -69,6 +69,7 @@ def compare(
     UserError for bad input, KeyboardInterrupt after Ctrl-C. A method without a result has a row without numbers.
     """
     shown = progress_of(progress)
+    use_cluster(address)
     settings = present(wandb=wandb, max_quarantine=max_quarantine, trunk_gb=trunk_gb, concurrency=concurrency)
     settings |= present(sampler=sampler, stopper=stopper)
     if resume:
@@ -94,7 +95,6 @@ def compare(
         what: dict[str, Any] = {"trials": trials, "budget": budget, "seeds": seeds, "space": space, "cache": cache}
         comparison = compare_anew(dataset, methods, source, fixed, protocol=protocol, **what, **settings)
     comparison.plans()  # raises for whatever would make a trial fail
-    use_cluster(address)
     check_surroundings(comparison)
     clips = read_clips(comparison.dataset, Path(comparison.root) if comparison.root else None, comparison.reader)
     make_folder(folder, new=False)

@@ -92,6 +92,7 @@ def sweep(
     set and `out` with resume=True go on.
     """
     shown = progress_of(progress)
+    use_cluster(address)
     runs, cache, copies = find_places(storage, cache)
     settings = plan_settings(
         cache,
@@ -131,7 +132,6 @@ def sweep(
     if copies:
         plan = replace(plan, storage=_copy_of(folder, copies).uri)
     plan.check(source_of(folder))
-    use_cluster(address)
     check_surroundings(plan, resume)
     clips = read_clips(*data_of(plan))
     make_folder(folder, new=not resume)

@@ -61,9 +61,10 @@ def train(
     given = given_fields(set)
     given |= present(epochs=epochs, **{"compute.workers": workers_per_trial})
     named = str(config) if isinstance(config, Path) else "config"
-    trial, notes = make_trial(dataset, None if config is None else _fields(config), preset, given, named)
     source = find_source(dataset, root, reader_options(splits, val, keep_overlap, exclude), cache, shown.say)
     use_cluster(address)
+    fields = None if config is None else _fields(config)
+    trial, notes = make_trial(dataset, fields, preset, given, named, source, cache)
     shown.note(notes)
     folder = out or Path("runs") / f"{file_name(dataset)}-train-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     machine = Machine(concurrency, cpus_per_worker, gpus_per_worker)

@@ -161,6 +161,7 @@ def main(
     from raygap.search.comparison import Comparison
     from raygap.tasks.compare import compare_again, compare_anew
 
+    use_cluster(address)
     settings = present(wandb=wandb, max_quarantine=max_quarantine, trunk_gb=trunk_gb, concurrency=concurrency)
     settings |= present(sampler=sampler, stopper=stopper)
     comparisons: dict[Path, Comparison]
@@ -205,7 +206,6 @@ def main(
             for name, path in roots.items()
         }
     check_shared(shared, len(comparisons))
-    use_cluster(address)
     try:
         complete = _compare_all(comparisons, folder, shared)
     except KeyboardInterrupt:

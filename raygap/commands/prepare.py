@@ -6,7 +6,7 @@ python launch/prepare.py --dataset cremad --root /data/CREMA-D --inspect
 python launch/prepare.py --dataset ave --root /shared/AVE_Dataset --cache /shared/stores --address auto
 """
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -26,6 +26,7 @@ from raygap.commands.options import (
 from raygap.data.clips import SPLITS
 from raygap.data.prepared import default_cache, note_source
 from raygap.data.readers import READERS, read_clips
+from raygap.data.readers.features import contents
 from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.extras import need
@@ -33,10 +34,7 @@ from raygap.schema import from_mapping, parse_assignments
 from raygap.search.ray_start import start_ray, use_cluster, which_ray
 from raygap.search.space import load_space
 from raygap.tasks.progress import Progress
-from raygap.tasks.source import find_source, reader_options
-
-if TYPE_CHECKING:
-    from raygap.data.store import Store
+from raygap.tasks.source import find_source, fit_of, reader_options
 
 SHOWN = 10
 """Quarantined clips that are printed; the store lists them all."""
@@ -53,7 +51,9 @@ def main(
     inspect: Annotated[
         bool,
         typer.Option(
-            "--inspect", help="Print what the store holds, and write a page with some clips.", rich_help_panel=DATA
+            "--inspect",
+            help="Print what the store holds, and write a page with some clips of media.",
+            rich_help_panel=DATA,
         ),
     ] = False,
     refresh: Annotated[
@@ -88,26 +88,27 @@ def main(
     ] = None,
 ) -> None:
     """Decode a data set once into a packed store, and print where it lies."""
-    if inspect:
-        need("report", "--inspect")
     fields = parse_assignments(assignments or [])
     for field in fields:
         if not field.startswith("prepare."):
             raise UserError(f"--set {field}: preparation takes only prepare.* fields; leave it out")
     settings = from_mapping(load_space(dataset, None, None).fixed | fields, "--set").prepare
-    if inspect and settings.input == "features":
-        raise UserError("--inspect: features have no pictures and no sound to show; leave it out")
+    if inspect and settings.input == "media":
+        need("report", "--inspect")
     cache = cache or default_cache()
     root, reader = find_source(dataset, root, reader_options(splits, val, keep_overlap, exclude), cache)
     clip_list = read_clips(dataset, root, reader)
     if address:
         use_cluster(address)
-    from raygap.data.inspection import PAGE, oddities, write_page
+    fit = fit_of(dataset, (root, reader), cache, anew=refresh)
+    settings = from_mapping(load_space(dataset, None, None, fit).fixed | fields, "--set").prepare
+    from raygap.data.inspection import PAGE, feature_tables, oddities, tables, write_page
     from raygap.data.prepare import prepare
     from raygap.data.store import QUARANTINED, Store
     from raygap.tasks.remarks import on_silence
 
     progress = Progress(Console())
+    progress.note(list(fit.lines) if fit else [])
     if address:
         typer.echo(f"decoding {which_ray()}")
         start_ray()
@@ -142,15 +143,15 @@ def main(
     for what, clips in oddities(store).items():
         others = "" if inspect else "; --inspect lists them"
         typer.echo(f"worth a look: {len(clips)} of {len(store.labels)} clips: {what} (such as {clips[0][0]}{others})")
-    if inspect:
-        _print_tables(store)
+    if inspect and store.features:
+        _print_tables(({"What is there": contents(root)} if dataset == "features" else {}) | feature_tables(store))
+    elif inspect:
+        _print_tables(tables(store))
         typer.echo(f"page: {write_page(store, path / PAGE)}")
 
 
-def _print_tables(store: "Store") -> None:
-    from raygap.data.inspection import tables
-
-    for title, (header, *rows) in tables(store).items():
+def _print_tables(tables: dict[str, list[list[str]]]) -> None:
+    for title, (header, *rows) in tables.items():
         table = Table(*header, title=title, title_justify="left")
         for row in rows:
             table.add_row(*row)

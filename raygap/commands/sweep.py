@@ -241,6 +241,7 @@ def main(
     check_shared(shared, len(names))
     if time_budget is not None and not math.isfinite(time_budget):
         raise UserError(f"--time-budget {time_budget}: expected a number of seconds; leave it out for no limit")
+    use_cluster(address)
     runs, cache, copies = find_places(storage, cache)
     settings = plan_settings(
         cache,
@@ -308,7 +309,6 @@ def main(
     if not dry_run:  # whose data may lie in a cluster
         for plan in plans.values():
             check_source(*data_of(plan))
-    use_cluster(address)
     if dry_run:
         for place, plan in plans.items():
             _print_plan(plan, place)

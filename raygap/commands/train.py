@@ -93,10 +93,10 @@ def main(
     chosen = flatten(load_yaml(config)) if config else None
     given = parse_assignments(assignments or [], [str(chosen["method"])] if chosen and "method" in chosen else [])
     given |= present(epochs=epochs, **{"compute.workers": workers})
-    trial, notes = train.make_trial(dataset, chosen, preset, given, str(config or "--set"))
     source = find_source(dataset, root, reader_options(splits, val, keep_overlap, exclude), cache)
-    check_source(dataset, *source)
     use_cluster(address)
+    trial, notes = train.make_trial(dataset, chosen, preset, given, str(config or "--set"), source, cache)
+    check_source(dataset, *source)
     from raygap.tracking.seed_results import seeds_table
 
     progress.note(notes)

@@ -1,6 +1,7 @@
 """Checksums of media: a store is known by what it was made of, wherever that lies and whenever it was copied there."""
 
 import hashlib
+import json
 import logging
 import stat
 import time
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from raygap.data.clips import Clip, ClipList
+from raygap.data.extracted import pictures_in
 from raygap.data.notes import FileNotes
 from raygap.plugins import file_name
 
@@ -36,6 +38,9 @@ def media_checksums(clip_list: ClipList, cache: Path | None = None, *, anew: boo
 
     def one(path: Path) -> str | None:
         try:
+            if path.is_dir():  # of frames, whose names say their order
+                sums = [[file.name, notes.of(file)] for file in pictures_in(path)]
+                return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
             return notes.of(path)
         except OSError:  # the clip will be quarantined, with the reason
             return None

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -20,10 +20,11 @@ import numpy as np
 
 from raygap.config import Prepare
 from raygap.data.clips import Clip
+from raygap.data.extracted import is_spectrogram, pictures_in
 from raygap.data.media.files import BadClip, is_lfs_pointer, open_media
-from raygap.data.media.pictures import decode_frames
+from raygap.data.media.pictures import decode_folder, decode_frames
 from raygap.data.media.sound import decode_audio, decode_audio_file, hear, hear_file
-from raygap.data.media.spectrogram import Spectrogram, longest_sound
+from raygap.data.media.spectrogram import Spectrogram, longest_sound, read_spectrogram
 from raygap.data.store import StoreWriter, row_checksum
 from raygap.errors import UserError, first_line
 
@@ -66,14 +67,23 @@ def decode_clip(clip: Clip, settings: Prepare) -> _Pictures | str:
         if clip.end is not None and clip.end <= start:
             raise BadClip(f"ends at {clip.end:g} s, not after its start at {start:g} s")
         till = _heard_till(clip.start, clip.end, settings)
-        with open_media(clip.video) as container:
-            if clip.audio:
+        if clip.video.is_dir():
+            frames, seconds = decode_folder(clip.video, clip.start, clip.end, settings)
+        with nullcontext() if clip.video.is_dir() else open_media(clip.video) as container:
+            if clip.audio and is_spectrogram(clip.audio):
+                sound, spectrogram = None, read_spectrogram(clip.audio, settings)
+            elif clip.audio:
                 sound = hear_file(clip.audio, clip.start, till, settings.sample_rate)
             else:
                 sound = hear(container, clip.start, till, settings.sample_rate)
-            frames, seconds = decode_frames(container, clip.start, clip.end, settings)
+            if container:
+                frames, seconds = decode_frames(container, clip.start, clip.end, settings)
+        whole = settings.seconds if clip.end is None else clip.end - start  # where neither says how long it is
+        if sound is None:
+            return _Pictures(frames, spectrogram, seconds or whole, None, "")
         ends = sound.ends if sound.ends is None or clip.end is None else min(sound.ends, clip.end)
         sound_seconds = None if ends is None else ends - sound.begins
+        seconds = seconds or sound_seconds or whole
         return _Pictures(frames, _spectrogram(settings)(sound.samples), seconds, sound_seconds, sound.note)
     except BadClip as error:
         return str(error)
@@ -121,7 +131,7 @@ def decode_parts(media: Media, settings: Prepare) -> Parts:
 
     return Parts(
         attempt("visual", lambda: _frames(media, settings)),
-        attempt("audio", lambda: _spectrogram(settings)(_sound(media, settings))),
+        attempt("audio", lambda: _spectrogram_of(media, settings)),
         reasons,
     )
 
@@ -130,8 +140,17 @@ def _frames(media: Media, settings: Prepare) -> np.ndarray:
     if media.video is None:
         raise BadClip("no picture given")
     _check_file(media.video)
+    if media.video.is_dir():
+        return decode_folder(media.video, media.start, media.end, settings)[0]
     with open_media(media.video) as container:
         return decode_frames(container, media.start, media.end, settings)[0]
+
+
+def _spectrogram_of(media: Media, settings: Prepare) -> np.ndarray:
+    if media.audio and is_spectrogram(media.audio):
+        _check_file(media.audio)
+        return read_spectrogram(media.audio, settings)
+    return _spectrogram(settings)(_sound(media, settings))
 
 
 def _sound(media: Media, settings: Prepare) -> np.ndarray:
@@ -148,12 +167,17 @@ def check_files(clip: Clip) -> None:
     """Raise BadClip for what is seen without decoding: a file is not there, or is not the medium."""
     for path in filter(None, (clip.video, clip.audio)):
         _check_file(path)
+    if clip.audio is None and clip.video.is_dir():
+        raise BadClip(f"no sound: beside a folder of frames it needs a file of its own ({clip.video.name})")
 
 
 def _check_file(path: Path) -> None:
-    if not path.is_file():
+    if path.is_dir():
+        if not pictures_in(path):
+            raise BadClip(f"a folder without pictures: {path.name}")
+    elif not path.is_file():
         raise BadClip(f"no such file: {path.name}")
-    if is_lfs_pointer(path):
+    elif is_lfs_pointer(path):
         raise BadClip("a Git LFS pointer, not the recording (run `git lfs pull` in the data set's folder)")
 
 

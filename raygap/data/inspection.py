@@ -50,16 +50,54 @@ def tables(store: Store) -> dict[str, Table]:
     for split in SPLITS:
         own = seconds[splits == split]
         lengths.append([split, *(f"{value:.2f}" for value in (own.min(), np.median(own), own.max()))])
-    left_out: Table = [["clips", "reason", "such as"]]
+    found = {"Clips by class and split": classes, "Lengths": lengths}
+    odd: Table = [[clip, what] for clips in oddities(store).values() for clip, what in clips]
+    found |= {"Worth a look": [["clip", "what"], *odd]} if odd else {}
+    left_out = _left_out(store)
+    return found | ({"Quarantined": left_out} if len(left_out) > 1 else {})
+
+
+def feature_tables(store: Store) -> dict[str, Table]:
+    """The same of a store of features: clips by class and split, each modality's numbers, what is odd or left out."""
+    splits = np.array(store.clips["split"].to_pylist())
+    classes: Table = [["class", *SPLITS]]
+    for label, name in enumerate(store.class_names):
+        of_class = splits[store.labels == label]
+        classes.append([f"{label} {name}", *(str(np.sum(of_class == split)) for split in SPLITS)])
+    classes.append(["all", *(str(np.sum(splits == split)) for split in SPLITS)])
+    numbers: Table = [["modality", "numbers", "steps a clip", "mean", "deviation", "never change"]]
+    odd: Table = [["clips", "what", "such as"]]
+    for name, array in (("audio", store.spectrograms), ("visual", store.frames)):
+        values = np.asarray(array)
+        steps = values[..., -1].sum(1).astype(int) if values.ndim == 3 else np.ones(len(values), int)
+        taken = values[values[..., -1] == 1][:, :-1] if values.ndim == 3 else values
+        lengths = "1" if values.ndim == 2 else f"{steps.min()} to {steps.max()} (median {np.median(steps):g})"
+        spread = taken.std(0, dtype=np.float64)
+        mean = taken.mean(dtype=np.float64)
+        still = str(np.sum(spread == 0))
+        numbers.append([name, str(taken.shape[1]), lengths, f"{mean:.3g}", f"{np.mean(spread):.3g}", still])
+        bare = values[..., :-1] if values.ndim == 3 else values
+        odd += _odd(store, np.flatnonzero(~bare.reshape(len(values), -1).any(1)), f"{name}: all numbers are 0")
+        _, first, count = np.unique(values.reshape(len(values), -1), axis=0, return_index=True, return_counts=True)
+        odd += _odd(store, first[count > 1], f"{name}: another clip has the same")
+    found = {"Clips by class and split": classes, "Numbers": numbers}
+    found |= {"Worth a look": odd} if len(odd) > 1 else {}
+    left_out = _left_out(store)
+    return found | ({"Quarantined": left_out} if len(left_out) > 1 else {})
+
+
+def _odd(store: Store, rows: np.ndarray, what: str) -> Table:
+    return [[str(len(rows)), what, ", ".join(store.clip_ids[row] for row in rows[:3])]] if len(rows) else []
+
+
+def _left_out(store: Store) -> Table:
+    rows: Table = [["clips", "reason", "such as"]]
     quarantined = [LeftOut(**clip) for clip in store.header["quarantined"]]
     for kind, those in by_reason(quarantined).items():
         reason = those[0].reason if len({clip.reason for clip in those}) == 1 else kind
         names = ", ".join(clip.id for clip in those[:3]) + (", ..." if len(those) > 3 else "")
-        left_out.append([str(len(those)), reason, names])
-    found = {"Clips by class and split": classes, "Lengths": lengths}
-    odd: Table = [[clip, what] for clips in oddities(store).values() for clip, what in clips]
-    found |= {"Worth a look": [["clip", "what"], *odd]} if odd else {}
-    return found | ({"Quarantined": left_out} if quarantined else {})
+        rows.append([str(len(those)), reason, names])
+    return rows
 
 
 def oddities(store: Store) -> dict[str, list[tuple[str, str]]]:

@@ -16,6 +16,7 @@ from raygap.config import Prepare
 from raygap.data.checksums import media_checksums, note_twins
 from raygap.data.clips import SPLITS, Clip, ClipList, LeftOut, by_reason
 from raygap.data.decoding import Decoded, check_files, decode_here, decode_on_ray
+from raygap.data.extracted import is_spectrogram
 from raygap.data.media.files import BadClip
 from raygap.data.media.pictures import frames_shape
 from raygap.data.media.spectrogram import spectrogram_shape
@@ -136,7 +137,8 @@ def _build(
     training = [decoded[row].sums for row, clip in enumerate(clips) if clip.split == "train" and row in decoded]
     seconds = {row: result.seconds for row, result in decoded.items()}
     sounds = {row: (result.sound_seconds, result.sound_note) for row, result in decoded.items()}
-    writer.finish(clip_list, key, _statistics(training, settings), reasons, seconds, sounds)
+    made = any(clip.audio and is_spectrogram(clip.audio) for clip in clips)
+    writer.finish(clip_list, key, _statistics(training, settings, made), reasons, seconds, sounds)
     (folder / JOURNAL).unlink()
 
 
@@ -215,8 +217,11 @@ def _check_complete(clip_list: ClipList, reasons: dict[int, str]) -> None:
             )
 
 
-def _statistics(sums: list[tuple[float, ...]], settings: Prepare) -> dict[str, Any]:
-    """Mean and deviation by which training scales the spectrograms, and the frames (0..255) a channel."""
+def _statistics(sums: list[tuple[float, ...]], settings: Prepare, made: bool) -> dict[str, Any]:
+    """Mean and deviation by which training scales the spectrograms, and the frames (0..255) a channel.
+
+    `made`: others have made the spectrograms, who published them scaled already where a recipe has constants.
+    """
     total = np.array(sums).sum(axis=0)
     cells = math.prod(spectrogram_shape(settings)) * len(sums)
     pixels = math.prod(frames_shape(settings)[:3]) * len(sums)
@@ -225,7 +230,7 @@ def _statistics(sums: list[tuple[float, ...]], settings: Prepare) -> dict[str, A
     deviation = np.sqrt(np.maximum(squares - mean**2, 0))
     deviation[deviation == 0] = 1.0  # a channel that never changes
     sound = {"spectrogram_mean": mean[0], "spectrogram_std": deviation[0]}
-    if settings.sound_scaling == "audioset":
+    if settings.sound_scaling == "audioset" and not made:
         sound = AUDIOSET
     elif settings.sound_scaling != "training":
         sound = {"spectrogram_mean": 0.0, "spectrogram_std": 1.0}

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field
 
 from raygap.config import flatten, load_yaml
 from raygap.data.clips import ReaderOptions
+from raygap.data.fit import Fit
 from raygap.errors import UserError
 from raygap.extras import lacking
 from raygap.plugins import file_name
@@ -74,6 +75,8 @@ class Comparison:
     """One for all, each method's trials judged among themselves."""
     space: SearchSpace | None = None
     """In place of each method's own, of which every method gets the fields that it has."""
+    fit: Fit | None = None
+    """What was chosen for the clips, beneath all that is given."""
 
     def plans(self) -> dict[str, Plan]:
         """Of each method by the name of its run folder. Raises UserError for whatever would make a trial fail."""
@@ -96,6 +99,7 @@ class Comparison:
                 method,
                 self._space_for(method),
                 given,
+                fit=self.fit and replace(self.fit, lines=()),  # said once, for all
                 root=self.root,
                 trials=self.trials,
                 cache=self.cache,

@@ -1,20 +1,31 @@
-"""What a sweep will cost, said before it starts: epochs, memory and disk. Minutes are told by its first epochs."""
+"""What a sweep will cost, said before it starts: epochs, memory and disk, and without a GPU how long it takes."""
 
 import json
+import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from raygap.config import TrialConfig, flatten
+from raygap.config import FEATURES, MODALITIES, TrialConfig, flatten
 from raygap.methods import find_method
 from raygap.schema import from_mapping, shapes_warmup, to_mapping
 from raygap.search.known import Known, as_trial
 from raygap.search.plan import Plan
 from raygap.search.references import reference_configs
 from raygap.search.space import own_fields
+from raygap.tracking.whereabouts import rough
+
+if TYPE_CHECKING:
+    from raygap.data.store import Store
 
 BYTES = 4
 """Of a number in weights, gradients and the optimiser's state, whatever precision the arithmetic has."""
 STATES = {"sgd": 1, "adamw": 2}
 """Numbers that an optimiser keeps of each weight."""
+
+TIMED = 8
+"""Clips of the step that is timed, at most: a ResNet on a CPU takes a second for so many."""
+LONG = 3600.0
+"""Seconds from which a run says what would make it shorter."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,73 @@ def cost_of(plan: Plan, classes: int = 10) -> Cost:
         checkpoint=parameters * BYTES * (1 + state),
         kept=longest,
     )
+
+
+def time_needed(config: TrialConfig, store: "Store", epochs: int, at_once: int) -> list[str]:
+    """In words how long so many epochs take with so many trials at a time, by a step timed here; empty with a GPU.
+
+    Where it is long, with what to set.
+    """
+    from raygap.search.placement import nodes
+
+    if any(node.get("GPU") for node in nodes()):
+        return []
+    seconds = epochs * seconds_an_epoch(config, store) / at_once
+    line = f"without a GPU about {rough(seconds)} at most, by a step that was timed just now"
+    if seconds < LONG:
+        return [line]
+    smaller = [
+        *(["model.encoder=small_cnn"] if any(_is_large(config, modality) for modality in MODALITIES) else []),
+        *(["prepare.frames=1"] if config.prepare.frames > 1 and not store.features else []),
+        *(["prepare.frame_size=64"] if config.prepare.frame_size > 64 and not store.features else []),
+    ]
+    sets = " ".join(f"--set {assignment}" for assignment in smaller)
+    return [f"{line}; shorter: {f'{sets}, or ' if sets else ''}fewer --epochs (now {config.epochs}), trials or seeds"]
+
+
+def _is_large(config: TrialConfig, modality: str) -> bool:
+    return config.model.of(modality).encoder not in ("pooled", "small_cnn", *FEATURES)
+
+
+def seconds_an_epoch(config: TrialConfig, store: "Store") -> float:
+    """How long one process of this machine trains and validates, by the second of two steps with a few clips."""
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+
+    from raygap.data.batches import batches
+    from raygap.training.trainer import training_rows, trial_network
+
+    rows = training_rows(config, store)
+    count, threads, seconds = min(TIMED, config.optimizer.batch_size, len(rows)), torch.get_num_threads(), 0.0
+    # Two at least: batch normalisation cannot train on a lone clip.
+    order = np.arange(max(count, 2)) % len(rows)
+    try:
+        torch.set_num_threads(config.compute.threads)
+        with torch.random.fork_rng([]):
+            kind = find_method(config.method)
+            network = trial_network(config, len(store.class_names), kind, store.channels, weights=False)
+            network.to(memory_format=torch.channels_last)
+            for _ in range(2):
+                began = time.monotonic()
+                for batch in batches(
+                    store,
+                    rows,
+                    batch_size=len(order),
+                    order=order,
+                    device=torch.device("cpu"),
+                    augment=config.augment,
+                    seed=config.seed,
+                    epoch=0,
+                ):
+                    outputs = network(batch.audio, batch.visual)
+                    logits = torch.stack((outputs.fused, outputs.audio, outputs.visual))
+                    F.cross_entropy(logits.flatten(0, 1), batch.labels.repeat(3)).backward()
+                seconds = time.monotonic() - began
+    finally:
+        torch.set_num_threads(threads)
+    judged = len(store.rows("test" if config.protocol == "paper" else "val"))
+    return seconds / len(order) * (len(rows) + judged / 3)  # judging goes forwards alone
 
 
 def _shaping(config: TrialConfig) -> str:

@@ -7,7 +7,7 @@ histories; and what the user gives. Where trials may want a history the plain on
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -85,20 +85,36 @@ def wants_pool(known: Iterable[Known], space: SearchSpace) -> bool:
 
 
 def known_before(
-    dataset: str, method: str, space: SearchSpace, held: Iterable[str], trials: int, first: Iterable[str]
+    dataset: str,
+    method: str,
+    space: SearchSpace,
+    held: Iterable[str],
+    trials: int,
+    first: Iterable[str],
+    also: Mapping[str, Any] | None = None,
 ) -> tuple[Known, ...]:
     """What a sweep of a method, or preset of one, on a data set begins with.
 
     `held` are the fields that its user holds fixed, which no known configuration changes; `first` the sources that the
-    user gives. Raises UserError for a source that cannot be read, or whose configuration does not lie in the space.
+    user gives; `also` what is tried beside the defaults, and beside the plain trial. Raises UserError for a source that
+    cannot be read, or whose configuration does not lie in the space.
     """
-    known = [Known(DEFAULTS, {}), *_on_histories(space, held, trials)]
+    known = [Known(DEFAULTS, {})]
+    other = _of_a_trial(dict(also or {}), held)
+    if other:
+        known.append(Known(f"{DEFAULTS}, but {', '.join(f'{path}={value}' for path, value in other.items())}", other))
+    begun = len(known)
     if published := preset(method, dataset):
-        known.insert(1, Known(f"published: {published.source}", _of_a_trial(published.fields, held)))
+        known.append(Known(f"published: {published.source}", _of_a_trial(published.fields, held)))
+    known += _on_histories(space, held, trials)
     pooled = max(space.start("history.runs"), 2) if wants_pool(known, space) else 0
     if any(find_method(name).guided for name in space.methods) and (pooled or PLAIN_METHOD not in space.methods):
-        where = 0 if pooled else 1
-        known[where:where] = islice(plain_known(space), plain_trials(trials, pooled))
+        plain = list(islice(plain_known(space), plain_trials(trials, pooled)))
+        if other and trials >= ROOM:
+            without = {"method": PLAIN_METHOD, "purify.epochs": 0}
+            plain.append(Known(f"{known[1].source}, and plain: {PLAIN_METHOD}", other | without, plain=True))
+        where = 0 if pooled else begun
+        known[where:where] = plain
     # What cannot be trained here, as where the epochs are few, is nothing to begin with.
     known = [one for one in known if not _problem(one, space)]
     for source in first:

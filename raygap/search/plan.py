@@ -10,8 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from raygap.config import TrialConfig, load_yaml
+from raygap.config import MODALITIES, TrialConfig, load_yaml
 from raygap.data.clips import ReaderOptions
+from raygap.data.fit import Fit
 from raygap.data.readers import find_reader
 from raygap.errors import UserError
 from raygap.locks import lock
@@ -121,48 +122,53 @@ def make_plan(
     space_file: Path | SearchSpace | None,
     fixed: dict[str, Any],
     first: Sequence[str] = (),
+    fit: Fit | None = None,
     **others: Any,
 ) -> Plan:
     """A plan from what the user gave; `fixed` wins over the search space, whose field is then not searched.
 
     Fields that cannot act are not searched either, and stages too long for the epochs that were asked for are
-    shortened. `first` are sources of configurations to be tried first. `others` are fields of Plan as they are. Raises
-    UserError for an unknown data set, method, field or distribution.
+    shortened. `first` are sources of configurations to be tried first, `fit` is what was chosen for the clips. `others`
+    are fields of Plan as they are. Raises UserError for an unknown data set, method, field or distribution.
     """
     find_reader(dataset)
     if method:
         check_method(method)
     if method and fixed.get("method", method) != method:
         raise UserError(f"--method {method} and --set method={fixed['method']} contradict each other; leave one out")
-    space, shortened = shorten_stages(load_space(dataset, fixed.get("method") or method, space_file), fixed)
-    searched = {path: entry for path, entry in space.space.items() if path not in fixed}
+    space, shortened = shorten_stages(load_space(dataset, fixed.get("method") or method, space_file, fit), fixed)
+    of_both = {f"model.{modality}.encoder" for modality in MODALITIES if "model.encoder" in fixed}
+    searched = {path: entry for path, entry in space.space.items() if path not in fixed.keys() | of_both}
     space, dropped = drop_inert(SearchSpace(space.fixed | fixed, searched, space.trials))
     if dropped and not space.space:
         raise UserError(f"{space_file if isinstance(space_file, Path) else dataset}: nothing to search; {dropped}")
     settings: dict[str, Any] = {
         "trials": space.trials,
-        "notes": tuple(note for note in (shortened, dropped) if note),
+        "notes": (*(fit.lines if fit else ()), *(note for note in (shortened, dropped) if note)),
     } | others
     held = fixed.keys() - {"method"}
     named = method or fixed.get("method") or space.fixed["method"]
-    known = known_before(dataset, named, space, held, settings["trials"], first)
+    also = {path: value for path, value in fit.also.items() if path in space.space} if fit else None
+    known = known_before(dataset, named, space, held, settings["trials"], first, also)
     plain = sum(one.plain for one in known)
     pool = plain if plain > 1 and wants_pool(known, space) else 0
     return Plan(dataset=dataset, fixed=space.fixed, space=space.space, known=known, pool=pool, **settings)
 
 
-def trial_fields(dataset: str, config: dict[str, Any], given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def trial_fields(
+    dataset: str, config: dict[str, Any], given: dict[str, Any], fit: Fit | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """The fields of one training, by dotted path, and what the user may not expect of them.
 
-    `given` wins over `config`, a file's. What neither has is as the data set's search space fixes it, so that a
+    `given` wins over `config`, a file's. What neither has is as `fit` or the data set's space fixes it, so that a
     training is of the same data as a sweep; but a whole configuration, as raygap writes it, stands alone.
     """
     find_reader(dataset)
     method = given.get("method") or config.get("method")
-    beneath = {} if "schema_version" in config else load_space(dataset, method, None).fixed
+    beneath = {} if "schema_version" in config else load_space(dataset, method, None, fit).fixed
     space, first = shorten_stages(SearchSpace(beneath, {}), config | given)
     space, second = shorten_stages(SearchSpace(space.fixed | config, {}), given)
-    return space.fixed | given, [note for note in (first, second) if note]
+    return space.fixed | given, [*(fit.lines if fit else ()), *(note for note in (first, second) if note)]
 
 
 def make_folder(folder: Path, new: bool) -> None:

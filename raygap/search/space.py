@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raygap.config import TrialConfig, flatten, load_yaml
+from raygap.data.fit import Fit
 from raygap.errors import UserError
 from raygap.methods import METHODS, find_method
 from raygap.plugins import is_plugin
@@ -167,17 +168,21 @@ def check_method(name: str) -> None:
         find_method(name)
 
 
-def load_space(dataset: str, method: str | None, file: Path | SearchSpace | None) -> SearchSpace:
+def load_space(
+    dataset: str, method: str | None, file: Path | SearchSpace | None, fit: Fit | None = None
+) -> SearchSpace:
     """The space of a data set, with that of the method or preset laid over it where it has one; or that of `file`.
 
     This alone decides what a command takes for a field that its user does not give, so that all read the same store:
     also under a file of one's own lie the data set's prepare.* fields, and the stages that the method cannot have.
-    `method` None takes the method that the file or the data set's fixes. Raises UserError.
+    `method` None takes the method that the file or the data set's fixes. `fit`, chosen for the clips, lies over what
+    the data set's fixes. Raises UserError.
     """
     if not FOLDER.is_dir():
         raise UserError(f"{FOLDER}: raygap's search spaces are missing; install raygap as a whole")
     by_dataset = FOLDER / f"{'manifest' if is_plugin(dataset) else dataset}.yaml"  # both are clips of one's own
     base = read_space(by_dataset) if by_dataset.exists() else SearchSpace({}, {})
+    base = _fitted(base, fit) if fit else base
     read = file if isinstance(file, SearchSpace) else file and read_space(file, *([method] if method else []))
     top = read or base
     if method:
@@ -204,9 +209,16 @@ def load_space(dataset: str, method: str | None, file: Path | SearchSpace | None
         return SearchSpace(beneath | top.fixed | named, top.space, top.trials, top.meant_for)
     if own:
         # Spaces of data sets are of guided methods: theirs say what they have beside it.
-        searched = base.space | own.space if find_method(own.fixed.get("method", method)).guided else own.space
-        return SearchSpace(base.fixed | {"method": method} | own.fixed, searched, base.trials, own.meant_for)
-    return SearchSpace(base.fixed | {"method": method}, base.space, base.trials)
+        if find_method(own.fixed.get("method", method)).guided:
+            return replace(base, fixed=base.fixed | own.fixed | {"method": method}, space=base.space | own.space)
+        return SearchSpace(base.fixed | {"method": method} | own.fixed, own.space, base.trials, own.meant_for)
+    return SearchSpace(base.fixed | {"method": method}, base.space, base.trials, base.meant_for)
+
+
+def _fitted(base: SearchSpace, fit: Fit) -> SearchSpace:
+    searched = {path: entry for path, entry in base.space.items() if path not in fit.held} | fit.searched
+    meant_for = base.fixed.get("epochs", TrialConfig().epochs)
+    return SearchSpace(base.fixed | fit.fields, searched, fit.trials or base.trials, meant_for)
 
 
 def read_space(file: Path, *methods: str) -> SearchSpace:

@@ -12,7 +12,7 @@ from raygap.errors import UserError
 from raygap.search.comparison import Comparison, read_compared_space, read_comparison
 from raygap.search.plan import locked
 from raygap.tasks.progress import Progress
-from raygap.tasks.source import Source, present
+from raygap.tasks.source import Source, fit_of, present
 from raygap.tracking.comparison_table import MethodResult
 from raygap.tracking.run_folder import COMPARISON, JOURNAL
 
@@ -39,6 +39,7 @@ def compare_anew(
             raise UserError(f"--set {field}: cannot be fixed here; {why}")
     root, reader = source
     own = read_compared_space(space, methods) if space else None
+    cache = (cache or default_cache()).resolve()
     named = load_yaml(space).get("trials") if space else None  # own.trials is a sweep's default where it is not
     return Comparison(
         dataset=dataset,
@@ -50,8 +51,9 @@ def compare_anew(
         paper=protocol == "paper",
         fixed=fixed,
         space=own,
-        cache=str((cache or default_cache()).resolve()),
+        cache=str(cache),
         reader=reader,
+        fit=fit_of(dataset, source, cache),
         **settings,
     )
 
@@ -99,14 +101,16 @@ def run(comparison: Comparison, folder: Path, clips: ClipList, progress: Progres
     from raygap.data.prepare import prepare
     from raygap.data.store import Store, store_key
     from raygap.search.comparison import compare
+    from raygap.search.cost import time_needed
     from raygap.search.journal import mend_journal
     from raygap.search.study import check_resumed
+    from raygap.search.sweep import plan_placement
     from raygap.tasks.remarks import on_silence, on_steps
 
     plans = comparison.plans()
     config = next(iter(plans.values())).check()
     with locked(folder):
-        key, notes = store_key(clips, config.prepare), []
+        key, notes = store_key(clips, config.prepare), list(comparison.fit.lines if comparison.fit else ())
         for name, plan in plans.items():
             if mended := mend_journal(folder / name / JOURNAL):
                 notes.append(mended)
@@ -118,6 +122,11 @@ def run(comparison: Comparison, folder: Path, clips: ClipList, progress: Progres
         opened = Store.open(store)
         notes += on_silence(opened, config.prepare) + on_steps(opened, config)
         progress.note(notes)
+        if not comparison.budget:
+            searched = sum(plan.trials + plan.test_seeds for plan in plans.values())
+            places = plan_placement(next(iter(plans.values())), comparison.concurrency).at_once
+            for line in time_needed(config, opened, searched * config.epochs, places):
+                progress.say(f"  {line}")
         with progress.seeds(comparison.seeds, config.epochs) as report:
             quiet = not progress.shown
             results = compare(comparison, folder, store, report, progress.say, quiet=quiet)

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raygap.data.clips import ReaderOptions
+from raygap.data.fit import Fit, fitted
 from raygap.data.prepared import default_cache, noted_source
-from raygap.data.readers import find_reader
+from raygap.data.readers import find_reader, read_clips
 from raygap.errors import UserError
+from raygap.plugins import is_plugin
 from raygap.tracking.run_folder import PLAN, read_ensemble, trial_folder
 
 if TYPE_CHECKING:
@@ -55,6 +57,21 @@ def find_source(
         keep_overlap=options.keep_overlap or earlier.keep_overlap,
         exclude=options.exclude or earlier.exclude,
     )
+
+
+def fit_of(dataset: str, source: Source, cache: Path | None, *, anew: bool = False) -> Fit | None:
+    """The settings that suit clips of one's own (see fitted); None for other data sets, for features, and for clips
+    that are not here, as where another machine is to read them.
+    """
+    root, options = source
+    if not (dataset == "manifest" or is_plugin(dataset)) or root is None or not root.exists():
+        return None
+    clip_list = read_clips(dataset, root, options, quiet=True)
+    if clip_list.features is not None:
+        return None
+    from raygap.search.placement import nodes
+
+    return fitted(clip_list, cache or default_cache(), any(node.get("GPU") for node in nodes()), anew=anew)
 
 
 def check_network(path: Path) -> None:

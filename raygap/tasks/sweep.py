@@ -12,7 +12,7 @@ from raygap.search.plan import Plan, locked, make_plan, read_plan, write_plan
 from raygap.search.ray_start import which_ray
 from raygap.storage import Storage, split_storage
 from raygap.tasks.progress import Progress
-from raygap.tasks.source import Source, present
+from raygap.tasks.source import Source, fit_of, present
 from raygap.tracking.run_folder import JOURNAL, PLAN
 
 if TYPE_CHECKING:
@@ -53,9 +53,10 @@ def plan_anew(
 ) -> Plan:
     """The plan of a new sweep. Raises UserError as make_plan does."""
     root, reader = source
-    stores = {"cache": str(default_cache().resolve())}
+    settings = {"cache": str(default_cache().resolve())} | settings
+    fit = fit_of(dataset, source, Path(settings["cache"]))
     return make_plan(
-        dataset, method, space, fixed, first, root=str(root) if root else None, reader=reader, **stores | settings
+        dataset, method, space, fixed, first, fit, root=str(root) if root else None, reader=reader, **settings
     )
 
 
@@ -115,7 +116,7 @@ def run(
     """Prepare the data, then search and test. The run folder is there (make_folder)."""
     from raygap.data.prepare import prepare
     from raygap.data.store import Store, store_key
-    from raygap.search.cost import cost_of
+    from raygap.search.cost import cost_of, time_needed
     from raygap.search.job import run_sweep
     from raygap.search.journal import mend_journal
     from raygap.search.learning import check_learnt
@@ -146,9 +147,11 @@ def run(
             f"{config.method} on {plan.dataset}; {which_ray()}"
         )
         places = plan_placement(plan, plan.concurrency).at_once
-        for line in cost_of(plan, len(opened.class_names)).lines(plan, places):
-            progress.say(f"  {line}")
         trainings = plan.test_seeds * (1 + (len(reference_configs(config)) if plan.references else 0))
+        cost = cost_of(plan, len(opened.class_names))
+        epochs = cost.epochs - cost.shared + trainings * config.epochs
+        for line in (*cost.lines(plan, places), *time_needed(config, opened, epochs, places)):
+            progress.say(f"  {line}")
         with progress.seeds(trainings, config.epochs) as report:
             quiet = not progress.shown
             outcome = run_sweep(plan, folder, store, plan.concurrency, time_budget, report, quiet=quiet)

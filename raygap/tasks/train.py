@@ -13,7 +13,7 @@ from raygap.search.plan import make_folder, trial_fields
 from raygap.search.presets import find_preset
 from raygap.search.ray_start import start_ray, which_ray
 from raygap.tasks.progress import Progress
-from raygap.tasks.source import Source
+from raygap.tasks.source import Source, fit_of
 from raygap.training.check import check_trial
 
 if TYPE_CHECKING:
@@ -29,17 +29,25 @@ class Machine(NamedTuple):
 
 
 def make_trial(
-    dataset: str, config: dict[str, Any] | None, preset: str | None, given: dict[str, Any], source: str
+    dataset: str,
+    config: dict[str, Any] | None,
+    preset: str | None,
+    given: dict[str, Any],
+    named: str,
+    source: Source,
+    cache: Path | None,
 ) -> tuple[TrialConfig, list[str]]:
     """The configuration, `given` over a file's or a preset's, and what its user may not expect of it (trial_fields).
 
-    Raises UserError if it cannot train; `source` names `config`.
+    Raises UserError if it cannot train; `named` is what `config` is called.
     """
     if config is not None and preset:
         raise UserError("--config and --preset contradict each other; leave one out")
     published = find_preset(preset) if preset else None
-    fields, notes = trial_fields(dataset, published.fields if published else config or {}, given)
-    trial = from_mapping(fields, f"--preset {preset}" if preset else source)
+    chosen = published.fields if published else config or {}
+    fit = None if "schema_version" in chosen else fit_of(dataset, source, cache)  # a whole one stands alone
+    fields, notes = trial_fields(dataset, chosen, given, fit)
+    trial = from_mapping(fields, f"--preset {preset}" if preset else named)
     check_trial(trial)
     return trial, [*([f"{preset}: {published.source}"] if published else []), *notes]
 
@@ -73,6 +81,7 @@ def run(
     """
     from raygap.data.prepare import prepare
     from raygap.data.store import Store
+    from raygap.search.cost import time_needed
     from raygap.search.placement import place
     from raygap.search.seeds import train_seeds
     from raygap.tasks.remarks import on_chance, on_silence, on_steps
@@ -91,6 +100,9 @@ def run(
     notes = on_silence(opened, trial.prepare) + on_steps(opened, trial)
     progress.note(notes)
     progress.say(f"training {folder}, {which_ray()}")
+    at_once = min(place(trial, *machine).at_once, seeds)
+    for line in time_needed(trial, opened, seeds * trial.epochs, at_once):
+        progress.say(f"  {line}")
     start_ray()
     numbers = [trial.seed + i for i in range(seeds)]
     with progress.seeds(seeds, trial.epochs) as report:

@@ -9,7 +9,7 @@ from raygap.errors import UserError
 from raygap.methods import find_method
 from raygap.plugins import is_plugin, load_plugin
 
-UNTRIED = ("small_cnn", "resnet18", *FEATURES)
+UNTRIED = ("pooled", "small_cnn", "resnet18", *FEATURES)
 """Encoders that take what there is: commands that train no others need no torch so far."""
 WAVEFORM_RATE = 16_000
 """Hz, of torchaudio's networks for waveforms."""

@@ -5,8 +5,10 @@ import pytest
 from media import BLUE, solid, tone, write_data_set, write_mp4, write_wav
 
 from raygap.config import Prepare
-from raygap.data.inspection import UNLIKE, oddities, tables, write_page
+from raygap.data.clips import ReaderOptions
+from raygap.data.inspection import UNLIKE, feature_tables, oddities, tables, write_page
 from raygap.data.prepare import prepare
+from raygap.data.readers.features import contents, read_features
 from raygap.data.readers.manifest import read_manifest
 from raygap.data.store import Store
 from raygap.errors import UserError
@@ -94,3 +96,28 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows(store, tmp_path):
         UserError, match=r"inspect.html: cannot be written .*; --inspect writes into the store's folder"
     ):
         write_page(store, tmp_path / "nowhere" / "inspect.html")
+
+
+def test_features_are_counted_and_what_is_odd_of_them_named(tmp_path):
+    rng, n = np.random.default_rng(0), 24
+    audio, visual = rng.normal(size=(n, 5, 6)).astype(np.float32), rng.normal(size=(n, 8)).astype(np.float16)
+    visual[3], visual[5] = 0, visual[4]
+    audio[..., 2] = 7
+    audio[7, 0, 0] = np.nan
+    lengths, split = np.arange(n) % 5 + 1, np.repeat(["train", "val", "test"], 8)
+    file = tmp_path / "clips.npz"
+    np.savez(file, audio=audio, visual=visual, label=np.arange(n) % 3, split=split, audio_length=lengths)
+    assert contents(file)[1:3] == [["audio", "24", "5 x 6", "float32"], ["visual", "24", "8", "float16"]]
+    clips = read_features(file, ReaderOptions())
+    store = Store.open(prepare(clips, Prepare(input="features"), tmp_path / "cache"))
+    found = feature_tables(store)
+    assert found["Clips by class and split"][-1] == ["all", "7", "8", "8"]
+    assert [[row[0], row[1], row[2], row[-1]] for row in found["Numbers"][1:]] == [
+        ["audio", "6", "1 to 5 (median 3)", "1"],
+        ["visual", "8", "1", "0"],
+    ]
+    assert found["Worth a look"][1:] == [
+        ["1", "visual: all numbers are 0", "03"],
+        ["1", "visual: another clip has the same", "04"],
+    ]
+    assert found["Quarantined"][1:] == [["1", "numbers that are not finite: audio", "07"]]

@@ -31,6 +31,24 @@ def test_networks_of_torchvision_are_encoders(name: str, norm: str) -> None:
         assert not norms or norm == "batch"
 
 
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_pooled_sees_a_coarse_grid(norm: str) -> None:
+    """As linear in its cells as a logistic regression, and no cell that hardly changes is blown up."""
+    torch.manual_seed(0)
+    sound, picture = torch.randn(16, 1, 64, 40), torch.randn(16, 3, 24, 24)
+    for modality, batch in (("audio", sound), ("visual", picture)):
+        encoder = make_encoder(Model(encoder="pooled", width=8, norm=norm), modality, batch.shape[1])
+        assert encoder(batch).shape == (16, encoder.out_features) == (16, 32)
+        encoder.eval()
+        assert torch.allclose(encoder(batch), encoder(batch.repeat_interleave(2, 2)), atol=1e-5)
+        if norm == "batch":
+            middle = encoder((batch[:1] + batch[1:2]) / 2)
+            assert torch.allclose(middle, (encoder(batch[:1]) + encoder(batch[1:2])) / 2, atol=1e-5)
+    still = make_encoder(Model(encoder="pooled", norm=norm), "audio", 1)
+    still(1e-3 * sound)
+    assert still.eval()(sound).abs().max() < 100
+
+
 def test_networks_for_waveforms_are_encoders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     encoder = make_encoder(Model(encoder="wav2vec2_base"), "audio", 1)
     check_shape("wav2vec2_base", encoder, torch.zeros(2, 1, 1, 4000))

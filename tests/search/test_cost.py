@@ -3,10 +3,14 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
+from stores import SMALL
 
+from raygap.data.store import Store
+from raygap.methods import METHODS
 from raygap.models.network import make_network
 from raygap.schema import from_mapping
-from raygap.search.cost import cost_of
+from raygap.search.cost import cost_of, seconds_an_epoch, time_needed
 from raygap.search.gpus import GPU_MEMORY, in_words, settled, trials_a_gpu
 from raygap.search.plan import Plan, make_plan
 
@@ -43,6 +47,27 @@ def test_shipped_plans_tell_their_cost_in_words(tmp_path: Path) -> None:
     assert "shared warm-up that is trained once" in first
     assert "MB" in second or "kB" in second
     assert third.endswith("within --trunk-gb 1")
+
+
+def test_a_run_without_a_gpu_says_how_long_it_takes_and_what_would_be_shorter(
+    small_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def needed(epochs: int, **fields: object) -> list[str]:
+        return time_needed(from_mapping(SMALL | fields), small_store, epochs, at_once=2)
+
+    monkeypatch.setattr("raygap.search.placement.nodes", lambda: [{"CPU": 2.0, "GPU": 1.0}])
+    assert needed(10**9) == []
+    monkeypatch.setattr("raygap.search.placement.nodes", lambda: [{"CPU": 2.0}])
+    (short,) = needed(1)
+    assert short.startswith("without a GPU about ")
+    assert "shorter" not in short
+    (long,) = needed(10**9)
+    assert "shorter: fewer --epochs (now 6), trials or seeds" in long
+    # Whatever a method does to the network, and with one clip a batch; the seed's draws are left alone.
+    state = torch.random.get_rng_state()
+    for method in METHODS:
+        assert seconds_an_epoch(from_mapping({**SMALL, "method": method, "optimizer.batch_size": 1}), small_store) > 0
+    assert torch.equal(state, torch.random.get_rng_state())
 
 
 @pytest.mark.parametrize(

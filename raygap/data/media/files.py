@@ -72,6 +72,11 @@ def picture_stream(container: InputContainer) -> VideoStream:
     return known[0]
 
 
+def is_still(container: InputContainer) -> bool:
+    """Whether it is a picture, not a film: shown at any time, for as long as one likes."""
+    return container.format.name == "image2" or container.format.name.endswith("_pipe")
+
+
 def clock_zero(container: InputContainer) -> float:
     """What the times of clips are counted from, in the picture as in the sound: seconds on the file's own clock.
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import av
@@ -14,7 +15,18 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from raygap.config import Prepare
-from raygap.data.media.files import SEEK_BEYOND, BadClip, clock_zero, packet_time, picture_stream, rewind, shown
+from raygap.data.extracted import pictures_in, rate_of
+from raygap.data.media.files import (
+    SEEK_BEYOND,
+    BadClip,
+    clock_zero,
+    is_still,
+    open_media,
+    packet_time,
+    picture_stream,
+    rewind,
+    shown,
+)
 
 # Seconds by which a key frame must precede what is sought: indices hold decoding times, which run a few frames ahead.
 KEY_MARGIN = 0.25
@@ -40,8 +52,8 @@ def frames_shape(settings: Prepare) -> tuple[int, int, int, int]:
 
 def decode_frames(
     container: InputContainer, start: float | None, end: float | None, settings: Prepare
-) -> tuple[np.ndarray, float]:
-    """The clip's frames as the settings say, and its length in seconds.
+) -> tuple[np.ndarray, float | None]:
+    """The clip's frames as the settings say, and its length in seconds; None of a still picture, which has no times.
 
     The frames are uint8 (T, H, W, 3), RGB, upright, each squeezed to a square: those nearest to the middles of T equal
     stretches of the clip, or, with a frame_rate, to T times at that rate around the clip's middle. `start` and `end`
@@ -49,6 +61,8 @@ def decode_frames(
 
     Raises BadClip: corrupt, no video stream, no frames, too short to reach one of these times, or damaged there.
     """
+    if is_still(container):
+        start = end = None
     stream = picture_stream(container)
     context = stream.codec_context
     context.thread_count = 1  # preparation already runs a process a core
@@ -83,7 +97,36 @@ def decode_frames(
             raise BadClip(
                 f"damaged: the decoder reports errors in {bad} of {count} frames ({bad / count:.0%})"
             ) from None
-    return pictures, (stop if end is None else min(end, stop)) - begin
+    return pictures, None if is_still(container) else (stop if end is None else min(end, stop)) - begin
+
+
+def decode_folder(
+    folder: Path, start: float | None, end: float | None, settings: Prepare
+) -> tuple[np.ndarray, float | None]:
+    """The same of a folder of frames: those shown at these times, and the length, where a folder's name says the rate.
+
+    Else they are spread over all frames that there are, and the length is None. Raises BadClip as decode_frames does.
+    """
+    files, rate = pictures_in(folder), rate_of(folder)
+    if rate:
+        # A last second that is not whole has no frame of its own in some of these folders.
+        begin, stop = start or 0.0, len(files) / rate if end is None else min(end, len(files) / rate)
+        if stop <= begin:
+            raise BadClip(f"too short: no frame after {begin:g} s")
+        seconds = stop - begin
+        numbers = [(begin + time) * rate for time in frame_times(seconds, settings)]
+    else:
+        seconds = None
+        numbers = [(i + 0.5) * len(files) / settings.frames for i in range(settings.frames)]
+    pictures, one = np.empty(frames_shape(settings), np.uint8), settings.model_copy(update={"frames": 1})
+    for i, number in enumerate(numbers):
+        file = files[min(int(number), len(files) - 1)]
+        try:
+            with open_media(file) as container:
+                pictures[i] = decode_frames(container, None, None, one)[0][0]
+        except BadClip as error:
+            raise BadClip(f"frame {file.name}: {error}") from None
+    return pictures, seconds
 
 
 def _upright(picture: np.ndarray, frame: av.VideoFrame) -> np.ndarray:

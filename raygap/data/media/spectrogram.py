@@ -1,10 +1,16 @@
 """Sound as a picture: spectrograms of four kinds, as published recipes make them."""
 
+import io
 import math
+import pickle
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from raygap.config import Prepare
+from raygap.data.media.files import BadClip
+from raygap.errors import first_line
 
 # Keeps the logarithm of silence finite; the value of the published recipes.
 FLOOR = 1e-7
@@ -22,6 +28,68 @@ def spectrogram_shape(settings: Prepare) -> tuple[int, int]:
     if settings.spectrogram == "psd":  # only windows that lie whole inside the sound
         return settings.n_fft // 2 + 1, (samples - settings.n_fft) // settings.hop_length + 1
     return settings.n_mels, samples // settings.hop_length
+
+
+def read_spectrogram(path: Path, settings: Prepare) -> np.ndarray:
+    """A spectrogram that others have made, as it is: float16, of the shape that the settings give (bins, steps).
+
+    It may lie on its side, (steps, bins). Of a pickle nothing but an array is read, of torch's files only weights are.
+    Raises BadClip: unreadable, another shape, or a number that is not finite.
+    """
+    wanted = spectrogram_shape(settings)
+    found = np.squeeze(_read_array(path))
+    if found.dtype.kind not in "fiu":
+        raise BadClip(f"spectrogram of {found.dtype}, not of numbers")
+    if found.shape != wanted and found.shape[::-1] == wanted:
+        found = found.T
+    if found.shape != wanted:
+        raise BadClip(
+            f"spectrogram of {' x '.join(map(str, found.shape))}, and prepare.* makes {wanted[0]} x {wanted[1]}: set "
+            "prepare.recipe, or spectrogram, n_fft or n_mels, hop_length and seconds, so that they agree"
+        )
+    with np.errstate(over="ignore"):
+        numbers = found.astype(np.float16)
+    if not np.isfinite(numbers).all():
+        raise BadClip("spectrogram with a number that is not finite, or beyond 65,504")
+    return numbers
+
+
+_HARMLESS = {
+    *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+}
+"""What a pickle of an array names, in NumPy 1 and 2. A pickle may call what it names: so nothing else is found."""
+
+
+class _Arrays(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _HARMLESS:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        if path.suffix.lower() == ".npy":
+            found = np.load(path, allow_pickle=False)
+        elif path.suffix.lower() == ".pkl":
+            found = _Arrays(io.BytesIO(path.read_bytes())).load()
+        else:
+            import torch
+
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            found = found.numpy() if isinstance(found, torch.Tensor) else found
+    except OSError:
+        raise
+    except Exception as error:  # a file may hold anything
+        hint = "; convert it: numpy.save(new, numpy.asarray(old))" if path.suffix.lower() != ".npy" else ""
+        raise BadClip(f"no array alone: {first_line(error)}{hint}") from None
+    if not isinstance(found, np.ndarray):
+        raise BadClip(f"no array, but {type(found).__name__}: save the spectrogram alone with numpy.save")
+    return found
 
 
 def longest_sound(settings: Prepare) -> int:

@@ -100,10 +100,13 @@ def check_source(dataset: str, root: Path | None, options: ReaderOptions = Reade
         raise UserError(f"--exclude {options.exclude}: no such file")
 
 
-def read_clips(dataset: str, root: Path | None, options: ReaderOptions = ReaderOptions()) -> ClipList:
+def read_clips(
+    dataset: str, root: Path | None, options: ReaderOptions = ReaderOptions(), *, quiet: bool = False
+) -> ClipList:
     """The clips of a data set whose files lie under `root` (None only for demo: the default cache).
 
-    What the reader left out or drew by itself is logged as a warning, so that no command passes over it in silence.
+    What the reader left out or drew by itself is logged as a warning, so that no command passes over it in silence;
+    `quiet` where it will be read once more.
 
     Raises UserError as check_source does, and for whatever is wrong with the data set itself.
     """
@@ -113,6 +116,6 @@ def read_clips(dataset: str, root: Path | None, options: ReaderOptions = ReaderO
     if clip_list.left_out:
         first = clip_list.left_out[0]
         notes.append(f"faulty lines left out: {len(clip_list.left_out)}; the first: {first.id}: {first.reason}")
-    for note in notes:
+    for note in () if quiet else notes:
         logging.getLogger("raygap").warning("%s: %s", dataset, note)
     return leave_out(clip_list, Path(options.exclude)) if options.exclude else clip_list

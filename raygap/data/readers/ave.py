@@ -1,9 +1,11 @@
-"""AVE: AVE/<YouTube id>.mp4, ten seconds each, and the stretch of each in which the event is seen and heard."""
+"""AVE: AVE/<YouTube id>.mp4, ten seconds each, and the stretch of each in which the event is seen and heard; or what
+others have extracted of them (data/extracted.py)."""
 
 import re
 from pathlib import Path
 
 from raygap.data.clips import SPLITS, Clip, ClipList, LeftOut, ReaderOptions, Split
+from raygap.data.extracted import find_extracted
 from raygap.data.readers.folders import is_leftover
 from raygap.data.readers.hdf5 import read_integers
 from raygap.data.readers.lists import (
@@ -63,21 +65,33 @@ def read_ave(root: Path, options: ReaderOptions) -> ClipList:
 
     Annotations.txt with train_order.h5, val_order.h5 and test_order.h5 will do as well. Of rows that name the same
     video in one split the first is kept. Videos that stand in train and in val or test are left out of train unless
-    `options.keep_overlap`. Each is cut to its event.
+    `options.keep_overlap`. Each is cut to its event. In place of AVE/ there may be folders of frames, and sounds or
+    spectrograms, of whole clips or cut to their events before.
 
     Lines that are not AVE's are left out. Raises UserError for missing files and for a list without a line of AVE's.
     """
-    if not any(not is_leftover(file.name) for file in (root / "AVE").glob("*.mp4")):
-        raise UserError(f"{root}: no folder AVE with .mp4 files; --root names the folder that holds it")
-    lists = Path(options.splits) if options.splits else root
     notes: list[str] = []
+    found = None
+    if not any(not is_leftover(file.name) for file in (root / "AVE").glob("*.mp4")):
+        found = find_extracted(root, lambda name: _ID.fullmatch(name) is not None)
+        if not found.frames or not found.sounds:
+            raise UserError(f"{root}: no folder AVE with .mp4 files; --root names the folder that holds it")
+        notes.append(found.note(root))
+    lists = Path(options.splits) if options.splits else root
     left_out: list[LeftOut] = []
     entries = drop_overlap(drop_repeats(_read_lists(lists, left_out), notes), options.keep_overlap, notes)
     classes = present_classes(lists, entries, CLASSES, left_out)
-    clips = tuple(
-        Clip(e.id, root / "AVE" / f"{e.id.removesuffix('@train')}.mp4", None, e.label, e.split, e.start, e.end)
-        for e in entries
-    )
+
+    def clip(entry: Entry) -> Clip:
+        video, audio = entry.id.removesuffix("@train"), None
+        file, times = root / "AVE" / f"{video}.mp4", (entry.start, entry.end)
+        if found:
+            file = found.frames.get(video, root / video)  # which is not there, and will be named
+            audio = found.sounds.get(video, root / f"{video}.wav")
+            times = (None, None) if found.cut(video) else times
+        return Clip(entry.id, file, audio, entry.label, entry.split, *times)
+
+    clips = tuple(map(clip, entries))
     return ClipList("ave", clips, classes, root, tuple(notes), tuple(left_out))
 
 

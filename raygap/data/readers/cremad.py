@@ -1,4 +1,5 @@
-"""CREMA-D: AudioWAV/<clip>.wav and VideoFlash/<clip>.flv, where <clip> is actor_sentence_emotion_level."""
+"""CREMA-D: AudioWAV/<clip>.wav and VideoFlash/<clip>.flv, where <clip> is actor_sentence_emotion_level; or what others
+have extracted of them (data/extracted.py)."""
 
 import json
 import re
@@ -6,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raygap.data.clips import SPLITS, Clip, ClipList, LeftOut, ReaderOptions, Split
+from raygap.data.extracted import Extracted, find_extracted
 from raygap.data.readers.lists import (
     VAL_SHARE,
     BadLine,
@@ -56,7 +58,7 @@ _NAME = re.compile(rf"(?P<actor>\d{{4}})_[A-Z]{{3}}_(?P<label>{'|'.join(CLASSES)
 
 
 def read_cremad(root: Path, options: ReaderOptions) -> ClipList:
-    """Read the folder that holds AudioWAV and VideoFlash.
+    """Read the folder that holds AudioWAV and VideoFlash, or in place of either what was extracted of it.
 
     train.csv and test.csv (clip and emotion, with or without header and other columns), from the root or from
     `options.splits`, say what is trained and tested on, or MLA's my_train_cre.txt and my_test_cre.txt, or the first of
@@ -67,10 +69,8 @@ def read_cremad(root: Path, options: ReaderOptions) -> ClipList:
     Lines that are not CREMA-D's are left out. Raises UserError for missing folders, a list without a line of CREMA-D's,
     and `--splits` without lists.
     """
-    for folder, kind in ((AUDIO, ".wav"), (VIDEO, ".flv")):
-        if not any(_NAME.fullmatch(file.stem) for file in (root / folder).glob(f"*{kind}")):
-            raise UserError(f"{root}: no folder {folder} with {kind} files; --root names CREMA-D's own folder")
     notes: list[str] = []
+    videos, sounds = _locate(root, notes)
     lists = Path(options.splits) if options.splits else root
     left_out: list[LeftOut] = []
     entries = _read_lists(lists, options.splits is not None, left_out, notes)
@@ -78,8 +78,7 @@ def read_cremad(root: Path, options: ReaderOptions) -> ClipList:
         entries = drop_overlap(drop_repeats(entries, notes), False, notes)
         val = options.val or "stratified"
     else:
-        names = sorted(file.stem for file in (root / VIDEO).glob("*.flv") if _NAME.fullmatch(file.stem))
-        entries = carve([_entry(name, "train") for name in names], "test", TEST_ACTORS, _actor)
+        entries = carve([_entry(name, "train") for name in sorted(videos)], "test", TEST_ACTORS, _actor)
         notes.append(f"no train.csv and test.csv in {lists}: whole actors are held out for test")
         val = options.val or "actors"
     if options.val or not any(entry.split == "val" for entry in entries):
@@ -95,13 +94,37 @@ def read_cremad(root: Path, options: ReaderOptions) -> ClipList:
     return ClipList(
         "cremad",
         tuple(
-            Clip(e.id, root / VIDEO / f"{e.id}.flv", root / AUDIO / f"{e.id}.wav", e.label, e.split) for e in entries
+            Clip(
+                e.id,
+                videos.get(e.id, root / VIDEO / f"{e.id}.flv"),  # which is not there, and will be named
+                sounds.get(e.id, root / AUDIO / f"{e.id}.wav"),
+                e.label,
+                e.split,
+            )
+            for e in entries
         ),
         present_classes(lists, entries, CLASSES, left_out),
         root,
         tuple(notes),
         tuple(left_out),
     )
+
+
+def _locate(root: Path, notes: list[str]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The videos, or folders of frames, and the sounds, by clip. Raises UserError if there are none."""
+    media = {}
+    for folder, kind in ((VIDEO, ".flv"), (AUDIO, ".wav")):
+        files = {file.stem: file for file in (root / folder).glob(f"*{kind}") if _NAME.fullmatch(file.stem)}
+        media[folder] = files
+    if all(media.values()):
+        return media[VIDEO], media[AUDIO]
+    found = find_extracted(root, lambda name: _NAME.fullmatch(name) is not None)
+    found = Extracted(media[VIDEO] or found.frames, media[AUDIO] or found.sounds)
+    if not (found.frames and found.sounds):
+        what = f"{VIDEO} with .flv files" if media[AUDIO] else f"{AUDIO} with .wav files"
+        raise UserError(f"{root}: no folder {what}; --root names CREMA-D's own folder")
+    notes.append(found.note(root))
+    return media[VIDEO] or found.frames, found.sounds
 
 
 def _read_lists(folder: Path, required: bool, left_out: list[LeftOut], notes: list[str]) -> list[Entry]:

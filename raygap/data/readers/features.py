@@ -79,6 +79,23 @@ def read_unlabelled(path: Path) -> tuple[list[str], "dict[str, list[np.ndarray |
     return _ids(columns, given.count), found, given.faults
 
 
+def contents(root: Path) -> list[list[str]]:
+    """What a file or folder of features holds, a row an array, the header first: name, entries, of what, type.
+
+    Raises UserError as read_features does.
+    """
+    rows = [["array", "entries", "each of", "type"]]
+    for name, values in _load(root).items():
+        if isinstance(values, list):  # a clip at a time
+            shapes = sorted({getattr(one, "shape", ()) for one in values})
+            kinds = sorted({str(one.dtype) if hasattr(one, "dtype") else type(one).__name__ for one in values})
+            each = " to ".join(dict.fromkeys(" x ".join(map(str, shape)) or "1" for shape in (shapes[0], shapes[-1])))
+        else:
+            each, kinds = " x ".join(map(str, values.shape[1:])) or "1", [str(values.dtype)]
+        rows.append([name, str(len(values)), each, ", ".join(kinds)])
+    return rows
+
+
 @dataclass
 class _Modalities:
     """Checked arrays of all clips, of those modalities that there are."""

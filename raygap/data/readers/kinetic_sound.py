@@ -1,4 +1,5 @@
-"""KineticSound: the 31 classes of Kinetics-400 that are both seen and heard, as .mp4 files named by YouTube id."""
+"""KineticSound: the 31 classes of Kinetics-400 that are both seen and heard, as .mp4 files named by YouTube id; or what
+others have extracted of them (data/extracted.py)."""
 
 import json
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raygap.data.clips import SPLITS, Clip, ClipList, LeftOut, ReaderOptions, Split
+from raygap.data.extracted import Extracted, find_extracted
 from raygap.data.notes import FileNotes
 from raygap.data.prepared import default_cache
 from raygap.data.readers.folders import media_files, media_files_below, note_passed_over
@@ -85,6 +87,8 @@ _Locate = Callable[[Entry], Clip | None]
 
 def read_kinetic_sound(root: Path, options: ReaderOptions) -> ClipList:
     """Read the folder that the videos lie under, at any depth, named `id`, `id_start` or `id_start_end`.
+
+    Where there is none, and there are lists, folders of frames with sounds or spectrograms, named so, are read.
 
     What is trained and tested on is said by the first of these that is found in `options.splits`, else in the root or
     its folder annotations: KS_train_val.json; my_train.txt and my_test.txt; train.csv, val.csv (or validate.csv) and
@@ -275,8 +279,14 @@ def _listed_videos(root: Path, seconds: FileNotes, notes: list[str]) -> _Locate:
     """Finds the file of an entry; among several of one video the one that begins where the entry does."""
     passed_over: list[str] = []
     files: dict[str, list[tuple[int | None, Path]]] = {}
-    for path in media_files_below(root, VIDEO_FILES, passed_over):
-        match = _NAME.fullmatch(path.stem)
+    named = {path: path.stem for path in media_files_below(root, VIDEO_FILES, passed_over)}
+    found = Extracted()
+    if not any(map(_NAME.fullmatch, named.values())):
+        found = find_extracted(root, lambda name: _NAME.fullmatch(name) is not None)
+        named = {path: name for name, path in found.frames.items() if name in found.sounds}
+        notes += [found.note(root)] if named else []
+    for path, name in named.items():
+        match = _NAME.fullmatch(name)
         if match:
             start = int(match["start"]) if match["start"] else None
             files.setdefault(match["video"], []).append((start, path))
@@ -293,6 +303,8 @@ def _listed_videos(root: Path, seconds: FileNotes, notes: list[str]) -> _Locate:
         if not fitting:
             return None
         start, path = min(fitting, key=lambda file: (file[0] is None, str(file[1])))
+        if found.frames:
+            return Clip(entry.id, path, found.sounds[named[path]], entry.label, entry.split)
         # A name without times may stand for the clip or for the whole video: its length tells.
         whole = start is None and entry.start is not None and seconds.of(path) > 1.5 * CLIP_SECONDS
         begin, end = (entry.start, entry.end) if whole else (None, None)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from raygap.data.clips import SPLITS, Clip, ClipList, LeftOut
+from raygap.data.extracted import pictures_in
 from raygap.data.readers.folders import FileFinder
 from raygap.data.readers.lists import BadLine, Table, and_left_out, read_lines, read_table, split_named
 from raygap.errors import UserError
@@ -26,7 +27,8 @@ def read_manifest(root: Path, name: str = "manifest") -> ClipList:
 
     Columns: video, label, split (train, val or test, or another name of these); optional: audio (empty: the sound of
     the video file), start and end (seconds), id. Other columns are ignored. Class indices follow the sorted labels:
-    numbers, if all are, by their values.
+    numbers, if all are, by their values. A video may be a still picture, or a folder of frames, and a sound a
+    spectrogram (data/extracted.py).
 
     Links are followed, wherever they lead. Faulty lines are left out, and so is the second of two that name the same
     media and times, or have the same id; and so are clips of classes that no training clip has. Clips of one file in
@@ -89,8 +91,12 @@ def _read_clip(folder: Path, finder: FileFinder, row: dict[str, str]) -> Clip:
             raise BadLine(
                 f"leads out of the manifest's folder (put that above its media, or give a whole path): {text}"
             )
+        if column == "video" and os.path.isdir(path) and pictures_in(path):
+            if not row.get("audio"):
+                raise BadLine(f"a folder of frames has no sound: name a file in the column audio: {text}")
+            return path
         if not os.path.isfile(path):  # Path.is_file would raise for a name too long
-            problem = "a folder" if os.path.isdir(path) else "no such file"
+            problem = "a folder without pictures" if os.path.isdir(path) else "no such file"
             hint = "paths are relative to the manifest"
             if _WINDOWS_PATH.match(text):
                 hint = "a path of Windows; write it as it is on this machine, or relative to the manifest"

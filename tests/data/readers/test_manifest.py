@@ -105,7 +105,7 @@ def test_faults_are_told_in_one_line(folder, text, message):
     [
         ("x.mp4,cat,train", "no such file (paths are relative to the manifest): video x.mp4"),
         ("e.mp4,cat,train,x.wav", "no such file (paths are relative to the manifest): audio x.wav"),
-        (".,cat,train", "a folder (paths are relative to the manifest): video ."),
+        (".,cat,train", "a folder without pictures (paths are relative to the manifest): video ."),
         (
             "a/../../b.mp4,cat,train",
             "leads out of the manifest's folder (put that above its media, or give a whole path): a/../../b.mp4",
