@@ -2,8 +2,8 @@
 
 Trial 0 has the defaults: each searched field as the data set's space holds it fixed beside its range, else the schema's
 default, or what the range has nearest to it. Then come, for a method that treats clips apart, plain trials without it;
-the published settings of the method on the data set, where there are any; a setting of gmm_scores that did well on
-histories; and what the user gives. Where trials may want a history the plain ones come first: it is pooled from them.
+the published settings of the method on the data set, where there are any; and what the user gives. Where trials may
+want a history the plain ones come first: it is pooled from them.
 """
 
 import math
@@ -106,7 +106,6 @@ def known_before(
     begun = len(known)
     if published := preset(method, dataset):
         known.append(Known(f"published: {published.source}", _of_a_trial(published.fields, held)))
-    known += _on_histories(space, held, trials)
     pooled = max(space.start("history.runs"), 2) if wants_pool(known, space) else 0
     if any(find_method(name).guided for name in space.methods) and (pooled or PLAIN_METHOD not in space.methods):
         plain = list(islice(plain_known(space), plain_trials(trials, pooled)))
@@ -130,27 +129,6 @@ def known_before(
             raise UserError(f"--first {source}: {problem}")
         known.append(given)
     return tuple(known)
-
-
-def _on_histories(space: SearchSpace, held: Iterable[str], trials: int) -> list[Known]:
-    """What gained most over plain training on data with planted damage (benchmarks/separation.py), if it can be tried:
-    gmm_scores on the scores of whole trainings, hard and from early on.
-    """
-    source = space.start("gap.source")
-    room = trials >= (4 if "history" in space.values("gap.source") else ROOM)
-    if "gmm_scores" not in space.methods or not room or ("gap.source" in held and source != "history"):
-        return []
-    fields = {
-        "method": "gmm_scores",
-        "gap.source": "history",
-        "mixture.refit_every": 0,
-        "scores.separator": "scores1d",
-        "loss.focus": 100.0,
-        "loss.align_weight": 0.0,
-        "purify.epochs": 0,
-        "warmup.epochs": round(0.2 * space.start("epochs")),
-    }
-    return [Known("gmm_scores on the scores of plain trainings, which weighs hard", _of_a_trial(fields, held))]
 
 
 def _read(source: str, space: SearchSpace) -> dict[str, Any]:

@@ -86,23 +86,21 @@ def test_where_trials_may_have_a_history_the_plain_ones_that_make_it_come_first_
         starts = [as_trial(one, made.search_space, made.search_space.start("seed")) for one in made.known]
         return made.pool, [own_fields(made.fixed, start.beside | start.params) for start in starts]
 
-    pool, (first, second, defaults, guided) = known(12)
+    pool, (first, second, defaults) = known(12, gap__source="history")
     assert pool == 2
     assert [first["method"], second["method"]] == ["unimodal_losses"] * 2
     assert first["optimizer.lr"] != second["optimizer.lr"]
-    assert (defaults["method"], defaults.get("gap.source")) == ("gmm_scores", None)
-    config = from_mapping(guided)
-    assert (config.gap.source, config.mixture.refit_every, config.scores.separator) == ("history", 0, "scores1d")
-    assert (config.loss.focus, config.loss.align_weight, config.purify.epochs, config.warmup.epochs) == (100, 0, 0, 1)
-    # Few trials have few of it, unless its user wants histories; and who wants none gets none.
-    assert [known(trials)[0] for trials in (3, 11)] == [0, 0]
+    assert (defaults["method"], defaults["gap.source"]) == ("gmm_scores", "history")
+    # Who wants none gets none, nor do trials too few to have plain ones.
+    assert [known(trials)[0] for trials in (3, 12)] == [0, 0]
     searched = ", gap.source: {choice: [training, history]}"
     assert [known(n, searched, history__runs=3)[0] for n in (3, 4, 12)] == [0, 2, 3]
     assert known(4, method="gmm_adaptive", gap__source="history")[0] == 2
-    assert known(12, gap__source="training")[0] == known(12, method="joint", gap__source="history")[0] == 0
+    assert known(12, method="joint", gap__source="history")[0] == 0
     assert known(12, gap__source="history", history__pool="0" * 24)[0] == 0
     # Where nothing is searched that plain training has, they have other seeds.
-    _, (*plain, _, _) = known(12, ", loss.focus: {uniform: [0, 9]}", history__runs=5, optimizer__lr=0.1)
+    own = {"gap__source": "history", "history__runs": 5, "optimizer__lr": 0.1}
+    _, (*plain, _) = known(12, ", loss.focus: {uniform: [0, 9]}", **own)
     assert len(plain) == 5
     assert len({one.get("seed") for one in plain}) == 5
     file = tmp_path / "space.yaml"

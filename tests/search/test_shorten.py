@@ -85,7 +85,7 @@ def test_other_distributions_and_lengths_that_are_no_numbers() -> None:
 def test_a_single_training_has_what_the_data_set_fixes_beneath_but_a_whole_configuration_stands_alone() -> None:
     fields, notes = trial_fields("manifest", {}, {"loss.focus": 1.0})
     plan = make_plan("manifest", None, None, {}, root=None, cache="")
-    assert {path: fields.get(path) for path in plan.fixed} == plan.fixed
+    assert {path: fields.get(path) for path in plan.fixed} == plan.fixed | {"loss.focus": 1.0}
     assert not notes
     partial, _ = trial_fields("manifest", {"prepare.frames": 1, "epochs": 3}, {})
     assert (partial["prepare.frames"], partial["prepare.frame_size"], partial["epochs"]) == (1, 112, 3)
