@@ -63,7 +63,7 @@ class Pooled(Encoder):
     """Of a spectrogram, (bins, steps), and of a frame, by their channels."""
     DROPOUT, EVEN = 0.5, 0.1
     """What is dropped in training, and a variance below which a cell counts as still, and is not blown up."""
-    SCALE = 0.3
+    SCALE = 0.1
     """So that hundreds of inputs learn at the rates that small_cnn does, and do not diverge."""
 
     def __init__(self, channels: int, width: int, norm: str) -> None:
@@ -72,7 +72,9 @@ class Pooled(Encoder):
         numbers = channels * height * across
         kinds = {"batch": nn.BatchNorm1d, "sync_batch": nn.SyncBatchNorm}
         self.pool = nn.AdaptiveAvgPool2d((height, across))
-        self.norm = kinds[norm](numbers, self.EVEN, affine=False) if norm in kinds else nn.LayerNorm(numbers)
+        # What comes in does not change while it learns: the mean over all batches is steadier than that of the last.
+        steady = {"eps": self.EVEN, "momentum": None, "affine": False}
+        self.norm = kinds[norm](numbers, **steady) if norm in kinds else nn.LayerNorm(numbers)
         self.layers = nn.Sequential(nn.Dropout(self.DROPOUT), nn.Linear(numbers, 4 * width))
         self.out_features = 4 * width
 
