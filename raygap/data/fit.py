@@ -82,14 +82,12 @@ class Seen:
 class Fit:
     """What was chosen: fields by dotted path, the trials of a sweep (None: the space's), and why, a line each.
 
-    A sweep searches `searched` beside, or in place of, the space's own, of which not what is `held`; `also` is tried
-    early.
+    A sweep searches `searched` beside, or in place of, the space's own; `also` is tried early.
     """
 
     fields: dict[str, Any]
     searched: dict[str, dict[str, Any]]
     also: dict[str, Any]
-    held: tuple[str, ...]
     trials: int | None
     lines: tuple[str, ...]
     gpu: bool
@@ -197,18 +195,15 @@ def choose(seen: Seen, gpu: bool) -> Fit:
     low, high = EPOCHS[gpu]
     epochs = min(max(round(VISITS[gpu] / max(seen.trained, 1)), low), high)
     fields |= {"optimizer.batch_size": batch, "epochs": epochs}
-    held: tuple[str, ...] = ()
     sweep = "a sweep has the trials of search_spaces/manifest.yaml"
     if not gpu:
-        held, fields["gap.source"] = ("gap.source",), "training"
-        sweep = f"a sweep has {TRIALS_ON_CPUS} trials, none of which trains others for scores, for want of a GPU"
+        sweep = f"a sweep has {TRIALS_ON_CPUS} trials, for want of a GPU"
     if few:
         sweep += "; it tries both encoders of each modality, as clips are few"
     return Fit(
         fields,
         OF_FEW if few else {},
         ALSO if few else {},
-        held,
         None if gpu else TRIALS_ON_CPUS,
         (
             f"settings for these clips, where none are given: {seen}",

@@ -216,7 +216,7 @@ def load_space(
 
 
 def _fitted(base: SearchSpace, fit: Fit) -> SearchSpace:
-    searched = {path: entry for path, entry in base.space.items() if path not in fit.held} | fit.searched
+    searched = base.space | fit.searched
     meant_for = base.fixed.get("epochs", TrialConfig().epochs)
     return SearchSpace(base.fixed | fit.fields, searched, fit.trials or base.trials, meant_for)
 

@@ -87,7 +87,7 @@ def run(
     from raygap.tasks.remarks import on_chance, on_silence, on_steps
     from raygap.tracking.figures import draw_figures
     from raygap.tracking.worth import CHOSEN
-    from raygap.training.histories import bring_pool
+    from raygap.training.histories import bring_pool, scoring_trainings
 
     place(trial, *machine)  # raises if not one fits
     clips = read_clips(dataset, *source)
@@ -101,9 +101,9 @@ def run(
     progress.note(notes)
     progress.say(f"training {folder}, {which_ray()}")
     at_once = min(place(trial, *machine).at_once, seeds)
-    for line in time_needed(trial, opened, seeds * trial.epochs, at_once):
+    for line in time_needed(trial, opened, (seeds + scoring_trainings(trial)) * trial.epochs, at_once):
         progress.say(f"  {line}")
-    start_ray()
+    start_ray(dashboard=trial.compute.workers > 1)
     numbers = [trial.seed + i for i in range(seeds)]
     with progress.seeds(seeds, trial.epochs) as report:
         results = train_seeds(trial, store, folder, numbers, place(trial, *machine), report)[CHOSEN]

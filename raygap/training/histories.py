@@ -66,6 +66,12 @@ def wants_history(config: TrialConfig, method: type[Method]) -> bool:
     return config.gap.source == "history" and (method.guided or config.purify.epochs > 0)
 
 
+def scoring_trainings(config: TrialConfig) -> int:
+    """How many whole trainings come before the trial's own, if nobody has done them."""
+    wanted = wants_history(config, find_method(config.method)) and not config.history.pool
+    return config.history.runs if wanted else 0
+
+
 def scoring_config(config: TrialConfig, run: int) -> TrialConfig:
     """The scoring training number `run` of a trial: what shapes its warm-up, to the end, with another seed."""
     known = field_paths(SCORING)

@@ -109,11 +109,10 @@ def test_what_is_given_wins_each_for_itself() -> None:
     config = plan.check()
     assert (config.epochs, config.prepare.seconds, plan.trials) == (33, 4.0, 24)
     assert config.prepare.frame_size == fit.fields["prepare.frame_size"]
-    assert "gap.source" not in plan.space
     assert "model.audio.encoder" in plan.space
     assert plan.notes[:5] == fit.lines
     tried = [(known.plain, known.fields.get("model.visual.encoder")) for known in plan.known]
-    assert tried == [(False, None), (False, "pooled"), (True, None), (True, None), (True, "pooled")]
+    assert tried == [(True, None), (True, None), (True, "pooled"), (False, None), (False, "pooled")]
     one = make_plan("manifest", None, None, {"model.encoder": "resnet18"}, fit=fit, root=None, cache="")
     assert not {"model.audio.encoder", "model.visual.encoder"} & one.space.keys()
     # The longest warm-up is that of the space, in proportion.
