@@ -131,7 +131,6 @@ def test_trials_with_a_history_wait_for_the_plain_ones_and_name_what_is_pooled_f
     second = complete(searcher, next(reversed(resumed)), run, small_store)
     guided = [one for one in suggested(12).values() if "history.pool" in one]
     assert len(guided) > 1
-    assert "scores1d" in [one.get("scores.separator") for one in guided]  # as the known configuration has it
     assert {one["history.runs"] for one in guided} == {2}
     [key] = {one["history.pool"] for one in guided}
     assert pooled_trials(searcher.study) == [started[b][TRIAL_NUMBER], again[TRIAL_NUMBER]]
