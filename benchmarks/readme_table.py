@@ -1,4 +1,5 @@
-"""README's table of measured results, drawn from benchmarks/results/separation.csv, between the two marks there.
+"""The table of measured results in README and docs/results.md, drawn from benchmarks/results/separation.csv, between the
+two marks there.
 
 python benchmarks/readme_table.py
 """
@@ -10,16 +11,16 @@ from pathlib import Path
 from digits import _paired, _percent
 
 HERE = Path(__file__).parent
-RESULTS, README = HERE / "results" / "separation.csv", HERE.parent / "README.md"
+RESULTS = HERE / "results" / "separation.csv"
 BEGIN, END = "<!-- by benchmarks/readme_table.py -->\n", "<!-- end -->\n"
 BASELINE = "unimodal_losses"
 COLUMNS = {
-    "gmm_scores": "scores of the training",
-    "on histories": "history, weights",
-    "on histories, shuffled": "history, weights, shuffled",
+    "gmm_scores": "history, weights",
+    "shuffled": "history, weights, shuffled",
+    "without histories": "scores of the training",
 }
-"""Of the table, and the benchmark's arms."""
-DATA = {"light": "planted damage, 40 %", "heavy": "planted damage, 65 %", "clean": "nothing planted"}
+"""Of the table, and the benchmark's arms; README has the first two."""
+DATA = {"light": "planted damage, 40 %", "heavy": "planted damage, 65 %", "clean": "nothing planted", "drones": "drones, nothing planted"}
 
 Accuracies = dict[str, dict[int, float]]
 """Of each arm by seed, on test."""
@@ -36,32 +37,38 @@ def read(file: Path) -> dict[tuple[str, int], Accuracies]:
     return groups
 
 
-def table(groups: dict[tuple[str, int], Accuracies]) -> list[str]:
+def table(groups: dict[tuple[str, int], Accuracies], columns: dict[str, str], wins: bool) -> list[str]:
     """Lines of Markdown: the baseline's accuracy, and the differences of the others to it, over the seeds of both."""
-    lines = [f"| training clips | epochs | {BASELINE} | {' | '.join(COLUMNS)} |"]
-    lines.append("|---|---|---|" + "---|" * len(COLUMNS))
+    lines = [f"| training clips | epochs | {BASELINE} | {' | '.join(columns)} |"]
+    lines.append("|---|---|---|" + "---|" * len(columns))
     for data, words in DATA.items():
         for epochs in sorted(epochs for name, epochs in groups if name == data):
             arms = groups[data, epochs]
             base = arms.get(BASELINE, {})
             cells = [_percent(list(base.values()))]
-            for arm in COLUMNS.values():
+            for arm in columns.values():
                 seeds = sorted(base.keys() & arms.get(arm, {}).keys())
                 if len(seeds) < 2:
                     cells.append("")
                     continue
-                difference, wins, _ = _paired([arms[arm][seed] for seed in seeds], [base[seed] for seed in seeds])
-                cells.append(f"{difference} ({wins})")
+                difference, won, _ = _paired([arms[arm][seed] for seed in seeds], [base[seed] for seed in seeds])
+                cells.append(f"{difference} ({won})" if wins else difference)
             lines.append(f"| {words} | {epochs} | {' | '.join(cells)} |")
     return lines
 
 
-def main() -> None:
-    """Put the table into README."""
-    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+def put(page: Path, lines: list[str]) -> None:
+    """Between the marks of a page."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    lines = table(read(RESULTS))
-    README.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n\n{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n\n{END}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    """Draw both."""
+    groups = read(RESULTS)
+    put(HERE.parent / "README.md", table(groups, dict(list(COLUMNS.items())[:2]), wins=False))
+    put(HERE.parent / "docs" / "results.md", table(groups, COLUMNS, wins=True))
 
 
 if __name__ == "__main__":

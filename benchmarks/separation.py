@@ -366,7 +366,8 @@ def main(
     how = (
         "Test accuracy in percent, ± 95 % t-interval over seeds; differences are paired by seed, p of the paired "
         "t-test is not corrected for how many there are. AUROC of what the loss was told of a clip (sound, picture, "
-        "any of both) against what was planted. `scores of the training` is gmm_scores as it is by default."
+        "any of both) against what was planted. `scores of the training` is gmm_scores refitted to the scores of the "
+        "training itself, at the defaults of its fields."
     )
     write_page(page, "Separation", [how, *report(results)])
     write_csv(page.with_suffix(".csv"), results)
