@@ -27,12 +27,10 @@ os.environ |= {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """The whole suite is tested by two processes: one has what needs Ray, which waits for its workers most of the time.
-
-    What is asked for by name, or starts machines of its own, is tested in this process: several clusters at a time only
-    wait for each other.
+    """The whole suite, and all that starts machines of its own, is tested by two processes: one has what needs the
+    shared Ray, which waits for its workers most of the time. What is asked for by name is tested in this process.
     """
-    whole = config.args == config.getini("testpaths") and config.option.markexpr == "not cluster"
+    whole = config.args == config.getini("testpaths") and config.option.markexpr in ("not cluster", "cluster")
     return 2 if whole and not config.option.keyword else 0
 
 

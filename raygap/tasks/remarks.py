@@ -31,14 +31,15 @@ def on_silence(store: Store, settings: Prepare) -> list[str]:
 def on_steps(store: Store, config: TrialConfig) -> list[str]:
     """Whether an epoch has too few steps to learn much in it."""
     clips = sum(len(store.rows(split)) for split in (("train", "val") if config.protocol == "paper" else ("train",)))
-    batch = config.optimizer.batch_size
+    batch = config.optimizer.batch_size * config.optimizer.accumulate
     steps = math.ceil(clips / batch)
     if steps >= FEW_STEPS:
         return []
     smaller = max(2 ** int(math.log2(max(clips / FEW_STEPS, 1))), 4)
-    mend = f"; try --set optimizer.batch_size={smaller}, or more epochs" if smaller < batch else "; give it more epochs"
+    other = "accumulate=1" if config.optimizer.accumulate > 1 else f"batch_size={smaller}"
+    mend = f"; try --set optimizer.{other}, or more epochs" if smaller < batch else "; give it more epochs"
     plural = "step" if steps == 1 else "steps"
-    return [f"{steps} {plural} an epoch: {clips} training clips in batches of {batch}{mend}"]
+    return [f"{steps} {plural} an epoch: {clips} training clips, {batch} a step{mend}"]
 
 
 def on_chance(what: str, accuracy: float, store: Store, split: Split) -> list[str]:

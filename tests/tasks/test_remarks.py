@@ -27,9 +27,9 @@ def test_sound_much_shorter_than_the_window_is_said(small_store: Store) -> None:
 
 def test_few_steps_are_said(small_store: Store) -> None:
     [line] = on_steps(small_store, from_mapping({"optimizer.batch_size": 32}))
-    assert (
-        line == "2 steps an epoch: 48 training clips in batches of 32; try --set optimizer.batch_size=4, or more epochs"
-    )
+    assert line == "2 steps an epoch: 48 training clips, 32 a step; try --set optimizer.batch_size=4, or more epochs"
+    [line] = on_steps(small_store, from_mapping({"optimizer.batch_size": 4, "optimizer.accumulate": 8}))
+    assert "48 training clips, 32 a step; try --set optimizer.accumulate=1" in line
     assert not on_steps(small_store, from_mapping({"optimizer.batch_size": 4}))
 
 
