@@ -1,5 +1,4 @@
-"""The table of measured results in README and docs/results.md, drawn from benchmarks/results/separation.csv, between the
-two marks there.
+"""The table of measured results in README and docs/results.md, from benchmarks/results/separation.csv, between two marks.
 
 python benchmarks/readme_table.py
 """
@@ -20,7 +19,12 @@ COLUMNS = {
     "without histories": "scores of the training",
 }
 """Of the table, and the benchmark's arms; README has the first two."""
-DATA = {"light": "planted damage, 40 %", "heavy": "planted damage, 65 %", "clean": "nothing planted", "drones": "drones, nothing planted"}
+DATA = {
+    "light": "planted damage, 40 %",
+    "heavy": "planted damage, 65 %",
+    "clean": "nothing planted",
+    "drones": "drones, nothing planted",
+}
 
 Accuracies = dict[str, dict[int, float]]
 """Of each arm by seed, on test."""
