@@ -1,4 +1,4 @@
-"""The table of measured results in README and docs/results.md, from benchmarks/results/separation.csv, between two marks.
+"""The table of measured results in README and docs/results.md, from benchmarks/results/separation.csv.
 
 python benchmarks/readme_table.py
 """
