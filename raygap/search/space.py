@@ -216,9 +216,8 @@ def load_space(
 
 
 def _fitted(base: SearchSpace, fit: Fit) -> SearchSpace:
-    searched = base.space | fit.searched
     meant_for = base.fixed.get("epochs", TrialConfig().epochs)
-    return SearchSpace(base.fixed | fit.fields, searched, fit.trials or base.trials, meant_for)
+    return SearchSpace(base.fixed | fit.fields, base.space | fit.searched, fit.trials or base.trials, meant_for)
 
 
 def read_space(file: Path, *methods: str) -> SearchSpace:
