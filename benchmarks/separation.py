@@ -152,7 +152,8 @@ def open_data(name: str, out: Path, fsdd: Path | None, drones: Path | None) -> D
             raise UserError(f"--data {name}: give the folder of the Free Spoken Digit Dataset with --fsdd")
         folder = write_data(fsdd, out / name, RECIPES[name]).parent
     elif name == "demo":
-        fixed = {k: v for k, v in flatten(load_yaml(FOLDER / "demo.yaml")["fixed"]).items() if "purify" not in k}
+        fixed = flatten(load_yaml(FOLDER / "demo.yaml")["fixed"])
+        fixed = {path: value for path, value in fixed.items() if path.startswith(("prepare.", "optimizer."))}
         fixed |= {"select_epoch": "last"}
         folder = out / name
         if not (folder / "manifest.csv").exists():
