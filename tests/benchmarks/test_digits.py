@@ -90,6 +90,11 @@ def test_the_same_recipe_gives_the_same_files(recordings: Path, manifest: Path, 
         assert (again / path).read_bytes() == (manifest.parent / path).read_bytes()
 
 
+def test_what_another_recipe_made_is_not_taken_for_it(recordings: Path, manifest: Path) -> None:
+    with pytest.raises(UserError, match="made by another recipe"):
+        write_data(recordings, manifest.parent, replace(TINY, picture_noise=1.0))
+
+
 def test_too_few_recordings(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="digit 0: 2 recordings, but the splits want 16"):
         write_data(write_recordings(tmp_path, 2), tmp_path / "out", TINY)
