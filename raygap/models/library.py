@@ -38,7 +38,10 @@ class Torchvision(Encoder):
 
     def __init__(self, name: str, channels: int, weights: str) -> None:
         super().__init__()
-        self.net = models.get_model(name, weights=None)
+        self.expects = expected(name, weights) if channels == 3 else None
+        # Weights of one network may be for pictures of other sizes than its others.
+        size: Any = {"image_size": self.expects.size} if name.startswith("vit_") and self.expects else {}
+        self.net = models.get_model(name, weights=None, **size)
         self.out_features = _without_classifier(self.net)
         first = _first_layer(self.net)
         if isinstance(self.net, models.ResNet):
@@ -48,7 +51,6 @@ class Torchvision(Encoder):
             weight = self.net.get_submodule(first).weight.detach().sum(1, keepdim=True)
             with torch.no_grad():
                 _replace(self.net, first, channels).weight.copy_(weight.expand(-1, channels, *weight.shape[2:]))
-        self.expects = expected(name, weights) if channels == 3 else None
         self.scaled = Rescale(self.expects)
 
     def forward(self, x: Tensor) -> Tensor:
