@@ -15,6 +15,7 @@ from raygap.tasks.progress import Progress
 from raygap.tasks.source import Source, fit_of, present
 from raygap.tracking.comparison_table import MethodResult
 from raygap.tracking.run_folder import COMPARISON, JOURNAL
+from raygap.training.check import check_trial
 
 
 def compare_anew(
@@ -120,6 +121,8 @@ def run(comparison: Comparison, folder: Path, clips: ClipList, progress: Progres
             cache, quarantine = Path(comparison.cache), comparison.max_quarantine
             store = prepare(clips, config.prepare, cache, max_quarantine=quarantine, progress=bar)
         opened = Store.open(store)
+        for plan in plans.values():
+            check_trial(plan.check(), opened)
         notes += on_silence(opened, config.prepare) + on_steps(opened, config)
         progress.note(notes)
         if not comparison.budget:
