@@ -121,6 +121,7 @@ def test_class_names_are_read_and_numbers_that_are_not_finite_leave_a_clip_out(t
         ({"audio": np.array([None] * CLIPS)}, "cannot be read (Object arrays cannot be loaded"),
         ({"audio": AUDIO[:, 0]}, "audio: shape (12,); expected (clips, numbers) or (clips, steps, numbers)"),
         ({"visual": PADDED, "visual_length": LENGTHS + 1}, "visual_length: expected a whole number a clip, of 3 steps"),
+        ({"visual": PADDED, "visual_length": LENGTHS - 2}, "visual_length: expected a whole number a clip, of 3 steps"),
         ({"split": np.array(["train", "eval"] * 6)}, "split 'eval': unknown; name the splits train, val and test"),
         ({"split": np.array(["train", "val"] * 6)}, "no clips with split test"),
         ({"label": np.where(SPLITS == "test", 7, LABELS)}, "no clip of class '7' for training"),
