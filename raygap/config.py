@@ -151,6 +151,8 @@ class Augment(Section):
 
 
 MODALITIES = ("audio", "visual")
+WEIGHTS = tuple(f"model.{modality}.weights" for modality in MODALITIES)
+URLS = ("http://", "https://", "file://")
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 TORCHVISION = (
     *RESNETS,
@@ -445,6 +447,29 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def is_weights_file(weights: str) -> bool:
+    """Whether they are a file or URL, not a name of a library's."""
+    return "/" in weights or "." in weights
+
+
+def with_whole_paths(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Values, or search space entries, by dotted path, with files of weights by their whole paths: those who train work
+    in other folders than the one in which a path is given.
+
+    >>> with_whole_paths({"model.audio.weights": "/data/../net.pt", "epochs": 3})
+    {'model.audio.weights': '/net.pt', 'epochs': 3}
+    """
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, str) and is_weights_file(value) and not value.startswith(URLS):
+            return str(Path(value).expanduser().resolve())
+        if isinstance(value, list):
+            return [whole(one) for one in value]
+        return {name: whole(one) for name, one in value.items()} if isinstance(value, Mapping) else value
+
+    return {path: whole(value) if path in WEIGHTS else value for path, value in fields.items()}
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

@@ -16,12 +16,11 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from raygap.config import TIMM, WAVEFORM
+from raygap.config import TIMM, URLS, WAVEFORM, is_weights_file
 from raygap.errors import UserError, first_line
 from raygap.extras import need
 from raygap.locks import lock
 
-URLS = ("http://", "https://", "file://")
 WRAPPERS = ("state_dict", "model", "network")
 """Under which training code keeps a state dict among other things."""
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=\d)")
@@ -30,18 +29,13 @@ _HASH = re.compile(r"-([0-9a-f]{8,})\.")
 SHOWN = 5
 
 
-def is_file(weights: str) -> bool:
-    """Whether they are a file or URL, not a name of the library's."""
-    return "/" in weights or "." in weights
-
-
 def load_weights(encoder: nn.Module, name: str, weights: str, modality: str) -> str:
     """Give an encoder its weights; returns a line on what was loaded, what is missing and what was not expected.
 
     Raises UserError for weights that are not there, are no state dict, or are another network's.
     """
     what = f"model.{modality}.weights {weights}"
-    if is_file(weights):
+    if is_weights_file(weights):
         path = fetch(weights, _file_name(weights), what) if weights.startswith(URLS) else Path(weights)
     elif name.startswith(TIMM):
         return _load_timm(encoder, name.removeprefix(TIMM), weights, what)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raygap.config import load_yaml
+from raygap.config import load_yaml, with_whole_paths
 from raygap.data.clips import ClipList
 from raygap.data.prepared import default_cache
 from raygap.errors import UserError
@@ -50,7 +50,7 @@ def compare_anew(
         budget=budget,
         seeds=5 if seeds is None else seeds,
         paper=protocol == "paper",
-        fixed=fixed,
+        fixed=with_whole_paths(fixed),
         space=own,
         cache=str(cache),
         reader=reader,

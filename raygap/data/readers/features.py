@@ -158,7 +158,11 @@ def _array(values: Any, lengths: Any, what: str) -> "np.ndarray":
     if values.ndim == 2:
         return values
     lengths = np.full(len(values), values.shape[1]) if lengths is None else np.asarray(lengths)
-    if lengths.shape != (len(values),) or lengths.dtype.kind not in "iu" or not ((lengths >= 0) & (lengths <= values.shape[1])).all():
+    if (
+        lengths.shape != (len(values),)
+        or lengths.dtype.kind not in "iu"
+        or not ((lengths >= 0) & (lengths <= values.shape[1])).all()
+    ):
         raise UserError(f"{what}_length: expected a whole number a clip, of {values.shape[1]} steps at most")
     return padded([steps[:length] for steps, length in zip(values, lengths.tolist(), strict=True)])
 
