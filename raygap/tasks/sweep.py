@@ -138,9 +138,9 @@ def run(
             check_resumed(folder, source_of(folder), config, distributions, key)
         with progress.preparing() as bar:
             store = prepare(clips, config.prepare, Path(plan.cache), max_quarantine=plan.max_quarantine, progress=bar)
-        write_plan(plan, folder)
         opened = Store.open(store)
         check_trial(config, opened)
+        write_plan(plan, folder)
         of_data = on_silence(opened, config.prepare)
         of_data += [] if "optimizer.batch_size" in plan.space else on_steps(opened, config)
         progress.note(of_data)

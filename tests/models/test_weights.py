@@ -181,6 +181,13 @@ def test_pretrained_weights_ask_for_pictures_like_those_of_their_training(
         check_trial(from_mapping(fields | {"model.norm": "group"}))
 
 
+def test_a_vit_is_made_for_the_pictures_of_its_weights() -> None:
+    model = Model(encoder="vit_b_16", visual={"weights": "IMAGENET1K_SWAG_E2E_V1"})
+    with torch.device("meta"):
+        encoder = make_encoder(model, "visual", 3, weights=False)
+    assert encoder.expects.size == encoder.net.image_size == 384
+
+
 def test_pictures_are_brought_to_the_scale_of_the_weights() -> None:
     pixels = torch.rand(2, 3, 4, 4)
     imagenet, other = (
