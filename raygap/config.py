@@ -103,9 +103,9 @@ _SPECTROGRAMS = {"prepare.spectrogram": ("mel", "stft", "psd", "fbank")}
 class Augment(Section):
     """Random changes of training clips, drawn by clip and epoch; of frames the same for all of a clip."""
 
-    crop: float = Field(0.8, gt=0, le=1)
+    crop: float = Field(0.8, gt=0, le=1, json_schema_extra=acts_when(_MEDIA))
     """Smallest side of the random crop as a share of the frame's side; 1 keeps the whole frame."""
-    flip: bool = True
+    flip: bool = Field(True, json_schema_extra=acts_when(_MEDIA))
     """Mirror half of the clips left to right."""
     frames: Literal["none", "randaugment", "trivialaugment"] = Field("none", json_schema_extra=acts_when(_MEDIA))
     """Policy for the cropped frames, torchvision's: two random operations (RandAugment), or one of random strength."""
@@ -151,6 +151,8 @@ class Augment(Section):
 
 
 MODALITIES = ("audio", "visual")
+WEIGHTS = tuple(f"model.{modality}.weights" for modality in MODALITIES)
+URLS = ("http://", "https://", "file://")
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 TORCHVISION = (
     *RESNETS,
@@ -162,8 +164,12 @@ TORCHVISION = (
 """Networks of torchvision for one picture at a time, by its own names."""
 VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18", "mvit_v1_b", "mvit_v2_s", "swin3d_t")
 """Networks of torchvision for all frames of a clip together."""
-WAVEFORM = ("wav2vec2_base", "wav2vec2_large", "hubert_base", "wavlm_base")
-"""Networks of torchaudio for sound at 16,000 Hz as it is (prepare.spectrogram=waveform)."""
+WAVEFORM = (
+    *("wav2vec2_base", "wav2vec2_large", "wav2vec2_large_lv60k"),
+    *("wav2vec2_xlsr53", "wav2vec2_xlsr_300m", "wav2vec2_xlsr_1b", "wav2vec2_xlsr_2b"),
+    *("hubert_base", "hubert_large", "hubert_xlarge", "wavlm_base", "wavlm_base_plus", "wavlm_large"),
+)
+"""Networks of torchaudio for sound at 16,000 Hz as it is (prepare.spectrogram=waveform), named as its bundles are."""
 FEATURES = ("linear", "mlp", "transformer")
 """Networks for features that other networks have made (prepare.input=features)."""
 ENCODERS = ("pooled", "small_cnn", *TORCHVISION, *VIDEO, *WAVEFORM, *FEATURES)
@@ -230,11 +236,6 @@ class Model(Section):
         """The settings as this modality's encoder has them."""
         own: Encoder = getattr(self, modality)
         return self.model_copy(update={"encoder": own.encoder or self.encoder, "width": own.width or self.width})
-
-    def without_weights(self) -> "Model":
-        """The same network, from random weights: what is loaded next replaces them."""
-        random = {m: getattr(self, m).model_copy(update={"weights": "none"}) for m in MODALITIES}
-        return self.model_copy(update=random)
 
     @model_validator(mode="after")
     def _split_needs_a_linear_head(self) -> Self:
@@ -446,6 +447,29 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def is_weights_file(weights: str) -> bool:
+    """Whether they are a file or URL, not a name of a library's."""
+    return "/" in weights or "." in weights
+
+
+def with_whole_paths(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Values, or search space entries, by dotted path, with files of weights by their whole paths: those who train work
+    in other folders than the one in which a path is given.
+
+    >>> with_whole_paths({"model.audio.weights": "/data/../net.pt", "epochs": 3})
+    {'model.audio.weights': '/net.pt', 'epochs': 3}
+    """
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, str) and is_weights_file(value) and not value.startswith(URLS):
+            return str(Path(value).expanduser().resolve())
+        if isinstance(value, list):
+            return [whole(one) for one in value]
+        return {name: whole(one) for name, one in value.items()} if isinstance(value, Mapping) else value
+
+    return {path: whole(value) if path in WEIGHTS else value for path, value in fields.items()}
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from raygap.config import is_weights_file
 from raygap.errors import UserError
 from raygap.extras import need
 from raygap.models.base import Encoder
-from raygap.models.weights import is_file, library_weights
+from raygap.models.weights import library_weights
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and deviation a channel, of values from 0 to 1."""
@@ -38,7 +39,10 @@ class Torchvision(Encoder):
 
     def __init__(self, name: str, channels: int, weights: str) -> None:
         super().__init__()
-        self.net = models.get_model(name, weights=None)
+        self.expects = expected(name, weights) if channels == 3 else None
+        # Weights of one network may be for pictures of other sizes than its others.
+        size: Any = {"image_size": self.expects.size} if name.startswith("vit_") and self.expects else {}
+        self.net = models.get_model(name, weights=None, **size)
         self.out_features = _without_classifier(self.net)
         first = _first_layer(self.net)
         if isinstance(self.net, models.ResNet):
@@ -48,7 +52,6 @@ class Torchvision(Encoder):
             weight = self.net.get_submodule(first).weight.detach().sum(1, keepdim=True)
             with torch.no_grad():
                 _replace(self.net, first, channels).weight.copy_(weight.expand(-1, channels, *weight.shape[2:]))
-        self.expects = expected(name, weights) if channels == 3 else None
         self.scaled = Rescale(self.expects)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,7 +91,7 @@ class Timm(Encoder):
         self.net = net
         self.out_features = getattr(net, "head_hidden_size", None) or net.num_features
         self.expects = None
-        if weights != "none" and not is_file(weights) and channels == 3:
+        if weights != "none" and not is_weights_file(weights) and channels == 3:
             given = timm.data.resolve_model_data_config(self.net)
             self.expects = Expected(given["input_size"][-1], tuple(given["mean"]), tuple(given["std"]))
         self.scaled = Rescale(self.expects)
@@ -119,7 +122,7 @@ class Rescale(nn.Module):
 
 def expected(name: str, weights: str) -> Expected | None:
     """Of torchvision's weights; None of random ones, and of a file, of which it is not known."""
-    if weights == "none" or is_file(weights):
+    if weights == "none" or is_weights_file(weights):
         return None
     given = library_weights(name, weights, f"model.visual.weights {weights}").transforms()
     return Expected(given.crop_size[0], tuple(given.mean), tuple(given.std))

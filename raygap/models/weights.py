@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -15,21 +16,17 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from raygap.config import TIMM, WAVEFORM
+from raygap.config import TIMM, URLS, WAVEFORM, is_weights_file
 from raygap.errors import UserError, first_line
 from raygap.extras import need
 from raygap.locks import lock
 
-URLS = ("http://", "https://", "file://")
 WRAPPERS = ("state_dict", "model", "network")
 """Under which training code keeps a state dict among other things."""
+_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=\d)")
+"""Of names in torchvision's files, which its own loader rewrites: norm.1 is norm1."""
 _HASH = re.compile(r"-([0-9a-f]{8,})\.")
 SHOWN = 5
-
-
-def is_file(weights: str) -> bool:
-    """Whether they are a file or URL, not a name of the library's."""
-    return "/" in weights or "." in weights
 
 
 def load_weights(encoder: nn.Module, name: str, weights: str, modality: str) -> str:
@@ -38,16 +35,28 @@ def load_weights(encoder: nn.Module, name: str, weights: str, modality: str) -> 
     Raises UserError for weights that are not there, are no state dict, or are another network's.
     """
     what = f"model.{modality}.weights {weights}"
-    if not is_file(weights):
-        if name in WAVEFORM:
-            return _load_torchaudio(encoder, name, weights, what)
-        if name.startswith(TIMM):
-            return _load_timm(encoder, name.removeprefix(TIMM), what)
-        if not hasattr(encoder, "expects"):
-            raise UserError(f"{what}: {name} has no pretrained weights; give a file with a state dict, or none")
-        weights = library_weights(name, weights, what).url
-    path = fetch(weights, what) if weights.startswith(URLS) else Path(weights)
+    if is_weights_file(weights):
+        path = fetch(weights, _file_name(weights), what) if weights.startswith(URLS) else Path(weights)
+    elif name.startswith(TIMM):
+        return _load_timm(encoder, name.removeprefix(TIMM), weights, what)
+    else:
+        url = _address(encoder, name, weights, what)
+        path = fetch(url, _last_part(url), what)
     return _load(encoder, read_state(path, what), what, modality)
+
+
+def _address(encoder: nn.Module, name: str, weights: str, what: str) -> str:
+    """The URL of torchaudio's or torchvision's weights by their name."""
+    if name in WAVEFORM:
+        from raygap.models.waveform import BUNDLES, PUBLISHED
+
+        if weights != "DEFAULT":
+            raise UserError(f"{what}: {name} has DEFAULT, or a file with a state dict")
+        return PUBLISHED + BUNDLES[name].file
+    if not hasattr(encoder, "expects"):
+        raise UserError(f"{what}: {name} has no pretrained weights; give a file with a state dict, or none")
+    url: str = library_weights(name, weights, what).url
+    return url
 
 
 def library_weights(name: str, weights: str, what: str) -> Any:
@@ -60,11 +69,12 @@ def library_weights(name: str, weights: str, what: str) -> Any:
     return known[weights]
 
 
-def _load_timm(encoder: nn.Module, name: str, what: str) -> str:
+def _load_timm(encoder: nn.Module, name: str, weights: str, what: str) -> str:
     import timm
 
-    folder = _weights_folder()
-    with (folder / f".timm-{name}.lock").open("a") as file:
+    if weights != "DEFAULT":
+        raise UserError(f"{what}: timm:{name} has DEFAULT (others by their tag, as timm:NAME.TAG), or a file")
+    with (_weights_folder() / ".timm.lock").open("a") as file:
         lock(file, wait=True)
         try:
             channels = next(p.shape[1] for p in encoder.parameters() if p.ndim > 1)
@@ -77,36 +87,30 @@ def _load_timm(encoder: nn.Module, name: str, what: str) -> str:
     return f"{what}: all of timm's {name} loaded"
 
 
-def _load_torchaudio(encoder: nn.Module, name: str, weights: str, what: str) -> str:
-    import torchaudio
-
-    if weights != "DEFAULT":
-        raise UserError(f"{what}: {name} has DEFAULT, or a file with a state dict")
-    with (_weights_folder() / f".torchaudio-{name}.lock").open("a") as file:
-        lock(file, wait=True)
-        try:
-            pretrained = getattr(torchaudio.pipelines, name.upper()).get_model()
-        except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"{what}: {name} cannot be fetched ({first_line(error)}); give a file with its state dict instead"
-            ) from None
-    encoder.get_submodule("net").load_state_dict(pretrained.state_dict())
-    return f"{what}: all of torchaudio's {name} loaded"
-
-
 def _weights_folder() -> Path:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def fetch(url: str, what: str) -> Path:
-    """The file of a URL, fetched once a machine, where torch.hub keeps such files; checked if its name has a digest.
+def _last_part(url: str) -> str:
+    return Path(urlparse(url).path).name
+
+
+def _file_name(url: str) -> str:
+    """Under which a URL's file is kept: many are called model.safetensors, and only a digest tells them apart."""
+    name = _last_part(url)
+    return name if _HASH.search(name) else f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
+
+
+def fetch(url: str, name: str, what: str) -> Path:
+    """The file of a URL, fetched once a machine and kept under this name where torch.hub keeps such files; checked if
+    the name has a digest.
 
     Raises UserError, which says which file to put where, if it cannot be reached.
     """
     folder = _weights_folder()
-    path = folder / Path(urlparse(url).path).name
+    path = folder / name
     digest = _HASH.search(path.name)
     with (folder / f".{path.name}.lock").open("a") as file:
         lock(file, wait=True)
@@ -139,7 +143,8 @@ def read_state(path: Path, what: str) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of the pickle's protocol
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(
             f"{what}: not a state dict that can be read without running code of its own ({first_line(error):.80}); "
@@ -160,20 +165,11 @@ def _load(encoder: nn.Module, state: dict[str, Tensor], what: str, modality: str
     prefix = f"{modality}_encoder."
     if any(name.startswith(prefix) for name in state):  # of a network of raygap's
         state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = {_DENSENET.sub(r"\1", name.removeprefix("module.")): value for name, value in state.items()}
     if not own.keys() & state.keys():
         state = {f"net.{name}": value for name, value in state.items()}
-    # A counter of batches that nothing here reads; old files lack it.
-    wanted = [name for name in own if not name.endswith("num_batches_tracked")]
-    found, missing = ([name for name in wanted if (name in state) is there] for there in (True, False))
-    unexpected = [name.removeprefix("net.") for name in state if name not in own]
-    if len(missing) > len(found):
-        raise UserError(
-            f"{what}: weights of another network: of {len(wanted)} tensors {len(missing)} are missing, such as "
-            f"{missing[0].removeprefix('net.')}"
-        )
     averaged = 0
-    for name in found:
+    for name in (name for name in own if name in state):
         value, here = state[name], own[name].shape
         if value.ndim >= 4 and value.shape[1] == 3 and here[1] == 1 and value.shape[2:] == here[2:]:
             state[name] = value = value.float().mean(1, keepdim=True)
@@ -183,12 +179,24 @@ def _load(encoder: nn.Module, state: dict[str, Tensor], what: str, modality: str
                 f"{what}: weights of another network: {name.removeprefix('net.')} is {tuple(value.shape)} there, and "
                 f"{tuple(here)} here"
             )
-    encoder.load_state_dict({name: state[name] for name in own.keys() & state.keys()}, strict=False)
+    try:
+        # By torch's own function, all of them: modules know their tensors by the names of earlier versions too.
+        missed, unexpected = encoder.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise UserError(f"{what}: weights of another network ({str(error).splitlines()[-1].strip()})") from None
+    # A counter of batches that nothing here reads; old files lack it.
+    wanted, missing = ([one for one in names if not one.endswith("num_batches_tracked")] for names in (own, missed))
+    if 2 * len(missing) > len(wanted):
+        raise UserError(
+            f"{what}: weights of another network: of {len(wanted)} tensors {len(missing)} are missing, such as "
+            f"{missing[0].removeprefix('net.')}"
+        )
     mean = f", {averaged} of them by the mean of 3 channels" if averaged else ""
-    missing = [name.removeprefix("net.") for name in missing]
-    return f"{what}: {len(found)} tensors loaded{mean}; missing: {_named(missing)}; not expected: {_named(unexpected)}"
+    loaded = f"{len(wanted) - len(missing)} tensors loaded{mean}"
+    return f"{what}: {loaded}; missing: {_named(missing)}; not expected: {_named(unexpected)}"
 
 
 def _named(names: list[str]) -> str:
+    names = [name.removeprefix("net.") for name in names]
     more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return (", ".join(names[:SHOWN]) or "none") + more

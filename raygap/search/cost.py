@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,8 +60,11 @@ class Cost:
         ]
 
 
-def cost_of(plan: Plan, classes: int = 10) -> Cost:
-    """Of configurations drawn as the search might draw them, the same ones each time: an estimate of what is shared."""
+def cost_of(plan: Plan, classes: int = 10, channels: Mapping[str, int] | None = None) -> Cost:
+    """Of configurations drawn as the search might draw them, the same ones each time: an estimate of what is shared.
+
+    `channels` are a store's; without it features are taken to be short.
+    """
     space = plan.search_space
     known = [as_trial(one, space, 0) for one in plan.known][: plan.trials]
     drawn = [as_trial(Known(f"drawn {number}", {}, drawn=True), space, 0) for number in range(plan.trials - len(known))]
@@ -70,7 +74,7 @@ def cost_of(plan: Plan, classes: int = 10) -> Cost:
         warmups.setdefault(_shaping(config), []).append(config.warmup.epochs)
     longest = sum(map(max, warmups.values()))
     shared = sum(map(sum, warmups.values())) - longest if plan.trunk_gb else 0
-    parameters = _parameters(configs[0], classes)
+    parameters = _parameters(configs[0], classes, channels)
     state = STATES[configs[0].optimizer.name] + bool(configs[0].optimizer.ema)
     return Cost(
         epochs=sum(config.epochs for config in configs),
@@ -160,10 +164,14 @@ def _shaping(config: TrialConfig) -> str:
     return json.dumps([fields, hooks, method.probe_heads], sort_keys=True, default=str)
 
 
-def _parameters(config: TrialConfig, classes: int) -> int:
+def _parameters(config: TrialConfig, classes: int, channels: Mapping[str, int] | None) -> int:
+    from raygap.training.check import SOME_NUMBERS
     from raygap.training.trainer import trial_network
 
-    network = trial_network(config, classes, find_method(config.method))
+    if not channels and config.prepare.input == "features":
+        channels = dict.fromkeys(MODALITIES, SOME_NUMBERS)
+    own = {"channels": channels} if channels else {}
+    network = trial_network(config, classes, find_method(config.method), weights=False, **own)
     return sum(parameter.numel() for parameter in network.parameters())
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from raygap.config import MODALITIES, TrialConfig, load_yaml
+from raygap.config import MODALITIES, TrialConfig, load_yaml, with_whole_paths
 from raygap.data.clips import ReaderOptions
 from raygap.data.fit import Fit
 from raygap.data.readers import find_reader
@@ -139,7 +139,7 @@ def make_plan(
     space, shortened = shorten_stages(load_space(dataset, fixed.get("method") or method, space_file, fit), fixed)
     of_both = {f"model.{modality}.encoder" for modality in MODALITIES if "model.encoder" in fixed}
     searched = {path: entry for path, entry in space.space.items() if path not in fixed.keys() | of_both}
-    space, dropped = drop_inert(SearchSpace(space.fixed | fixed, searched, space.trials))
+    space, dropped = drop_inert(SearchSpace(space.fixed | with_whole_paths(fixed), searched, space.trials))
     if dropped and not space.space:
         raise UserError(f"{space_file if isinstance(space_file, Path) else dataset}: nothing to search; {dropped}")
     settings: dict[str, Any] = {
@@ -168,7 +168,10 @@ def trial_fields(
     beneath = {} if "schema_version" in config else load_space(dataset, method, None, fit).fixed
     space, first = shorten_stages(SearchSpace(beneath, {}), config | given)
     space, second = shorten_stages(SearchSpace(space.fixed | config, {}), given)
-    return space.fixed | given, [*(fit.lines if fit else ()), *(note for note in (first, second) if note)]
+    return with_whole_paths(space.fixed | given), [
+        *(fit.lines if fit else ()),
+        *(note for note in (first, second) if note),
+    ]
 
 
 def make_folder(folder: Path, new: bool) -> None:

@@ -24,7 +24,7 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raygap.config import TrialConfig, flatten, load_yaml
+from raygap.config import TrialConfig, flatten, load_yaml, with_whole_paths
 from raygap.data.fit import Fit
 from raygap.errors import UserError
 from raygap.methods import METHODS, find_method
@@ -253,7 +253,7 @@ def parse_space(content: Mapping[str, Any], source: str, trials: int, *methods: 
         for other in when:
             check_known(other, f"{source}: {path}: when", methods)
         space[path] = {name: entry[name]} | ({"when": when} if when else {})
-    searched = SearchSpace(fixed, space, trials)
+    searched = SearchSpace(with_whole_paths(fixed), with_whole_paths(space), trials)
     try:
         searched.order  # noqa: B018
     except UserError as error:

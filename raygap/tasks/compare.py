@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raygap.config import load_yaml
+from raygap.config import load_yaml, with_whole_paths
 from raygap.data.clips import ClipList
 from raygap.data.prepared import default_cache
 from raygap.errors import UserError
@@ -15,6 +15,7 @@ from raygap.tasks.progress import Progress
 from raygap.tasks.source import Source, fit_of, present
 from raygap.tracking.comparison_table import MethodResult
 from raygap.tracking.run_folder import COMPARISON, JOURNAL
+from raygap.training.check import check_trial
 
 
 def compare_anew(
@@ -49,7 +50,7 @@ def compare_anew(
         budget=budget,
         seeds=5 if seeds is None else seeds,
         paper=protocol == "paper",
-        fixed=fixed,
+        fixed=with_whole_paths(fixed),
         space=own,
         cache=str(cache),
         reader=reader,
@@ -120,6 +121,8 @@ def run(comparison: Comparison, folder: Path, clips: ClipList, progress: Progres
             cache, quarantine = Path(comparison.cache), comparison.max_quarantine
             store = prepare(clips, config.prepare, cache, max_quarantine=quarantine, progress=bar)
         opened = Store.open(store)
+        for plan in plans.values():
+            check_trial(plan.check(), opened)
         notes += on_silence(opened, config.prepare) + on_steps(opened, config)
         progress.note(notes)
         if not comparison.budget:

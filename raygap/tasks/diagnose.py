@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from raygap.tracking.diagnosis import Diagnosis
 
 
+NETWORKS = (".pt", ".safetensors")
+"""Ends of files of networks; others hold predictions."""
+
+
 class Data(NamedTuple):
     """What a network of raygap's is asked about."""
 
@@ -46,7 +50,7 @@ def find_data(
     Raises UserError if there is no such source, and if neither names its data, or they are not there.
     """
     need("report", "diagnose")
-    if not source.is_dir() and source.suffix != ".pt":
+    if not source.is_dir() and source.suffix not in NETWORKS:
         if not source.is_file():
             raise UserError(f"{source}: no such file")
         if reader.exclude:

@@ -14,6 +14,7 @@ from raygap.storage import Storage, split_storage
 from raygap.tasks.progress import Progress
 from raygap.tasks.source import Source, fit_of, present
 from raygap.tracking.run_folder import JOURNAL, PLAN
+from raygap.training.check import check_trial
 
 if TYPE_CHECKING:
     from raygap.search.job import Outcome
@@ -137,8 +138,9 @@ def run(
             check_resumed(folder, source_of(folder), config, distributions, key)
         with progress.preparing() as bar:
             store = prepare(clips, config.prepare, Path(plan.cache), max_quarantine=plan.max_quarantine, progress=bar)
-        write_plan(plan, folder)
         opened = Store.open(store)
+        check_trial(config, opened)
+        write_plan(plan, folder)
         of_data = on_silence(opened, config.prepare)
         of_data += [] if "optimizer.batch_size" in plan.space else on_steps(opened, config)
         progress.note(of_data)
@@ -148,7 +150,7 @@ def run(
         )
         places = plan_placement(plan, plan.concurrency).at_once
         trainings = plan.test_seeds * (1 + (len(reference_configs(config)) if plan.references else 0))
-        cost = cost_of(plan, len(opened.class_names))
+        cost = cost_of(plan, len(opened.class_names), opened.channels)
         epochs = cost.epochs - cost.shared + trainings * config.epochs
         for line in (*cost.lines(plan, places), *time_needed(config, opened, epochs, places)):
             progress.say(f"  {line}")

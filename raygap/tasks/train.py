@@ -96,6 +96,7 @@ def run(
         stores = cache or default_cache()
         store = prepare(clips, trial.prepare, stores, max_quarantine=max_quarantine, progress=bar)
     opened = Store.open(store)
+    check_trial(trial, opened)
     bring_pool(trial, opened, folder, beside)
     notes = on_silence(opened, trial.prepare) + on_steps(opened, trial)
     progress.note(notes)

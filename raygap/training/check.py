@@ -2,26 +2,30 @@
 
 import logging
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raygap.config import FEATURES, MODALITIES, TIMM, WAVEFORM, Model, Prepare, TrialConfig
 from raygap.errors import UserError
 from raygap.methods import find_method
 from raygap.plugins import is_plugin, load_plugin
 
+if TYPE_CHECKING:
+    from raygap.data.store import Store
+
 UNTRIED = ("pooled", "small_cnn", "resnet18", *FEATURES)
 """Encoders that take what there is: commands that train no others need no torch so far."""
 WAVEFORM_RATE = 16_000
 """Hz, of torchaudio's networks for waveforms."""
 SOME_NUMBERS = 8
-"""How long features are is not known yet."""
+"""Stands for the length of features where it is not known yet."""
 
 
-def check_trial(config: TrialConfig) -> None:
+def check_trial(config: TrialConfig, store: "Store | None" = None) -> None:
     """Raise UserError if the method cannot work with its other fields, or an encoder with its input, or its weights are
     not there, or none of it.
 
-    What was loaded of weights is logged, once a process.
+    How long features are is known of a `store` alone: before there is one, encoders of one's own, and weights, are not
+    tried on them. What was loaded of weights is logged, once a process.
     """
     method, model = find_method(config.method), config.model
     method.check(config)
@@ -32,7 +36,10 @@ def check_trial(config: TrialConfig) -> None:
         return
     # What joins them changes nothing of them.
     encoders = model.model_copy(update={"fusion": "concat", "readout": "split"})
-    sizes = {m: _try_encoder(encoders, m, config.prepare) for m in MODALITIES}
+    shapes: dict[str, tuple[int, ...]] = {}
+    if store and store.features:
+        shapes = {"audio": store.spectrograms.shape[1:], "visual": store.frames.shape[1:]}
+    sizes = {m: _try_encoder(encoders, m, config.prepare, shapes.get(m)) for m in MODALITIES}
     if method.equal_features(config) and None not in sizes.values():
         from raygap.models.network import equal_size
 
@@ -58,10 +65,10 @@ def _check_input(modality: str, name: str, prepare: Prepare) -> None:
 
 
 @cache
-def _try_encoder(model: Model, modality: str, prepare: Prepare) -> int | None:
-    """The length of its feature vectors; None of one of one's own that is for features, which are not known yet."""
-    name = model.of(modality).encoder
-    if prepare.input == "features" and is_plugin(name):
+def _try_encoder(model: Model, modality: str, prepare: Prepare, shape: tuple[int, ...] | None) -> int | None:
+    """The length of its feature vectors; None of one of one's own that is for features, whose `shape` is not known."""
+    name, of_features = model.of(modality).encoder, prepare.input == "features"
+    if of_features and shape is None and is_plugin(name):
         load_plugin(name, "model.encoder")
         return None
     # Here, not above: see UNTRIED.
@@ -72,10 +79,14 @@ def _try_encoder(model: Model, modality: str, prepare: Prepare) -> int | None:
     from raygap.models.encoders import MEDIA, check_shape, make_encoder
     from raygap.models.freezing import frozen_names
 
-    channels = SOME_NUMBERS if prepare.input == "features" else MEDIA[modality]
+    channels = MEDIA[modality]
+    if of_features:
+        channels = shape[-1] - (len(shape) == 2) if shape else SOME_NUMBERS
     with torch.random.fork_rng(devices=[]):
-        encoder = make_encoder(model, modality, channels)
-    if prepare.input == "media":
+        encoder = make_encoder(model, modality, channels, weights=shape is not None or not of_features)
+    if of_features and shape:
+        check_shape(name, encoder, torch.zeros(2, *shape))
+    if not of_features:
         _check_pictures(name, getattr(model, modality).weights, getattr(encoder, "expects", None), prepare)
         times, height, width, channels = frames_shape(prepare)
         picture = (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raygap.config import TORCHVISION, VIDEO, Model
+from raygap.config import TORCHVISION, VIDEO, WAVEFORM, Model
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.methods import METHODS, find_method
@@ -15,7 +15,7 @@ from raygap.models.fusion import FUSIONS
 from raygap.models.network import make_network
 from raygap.schema import from_mapping, to_mapping
 from raygap.testing import SMALL, check_method
-from raygap.training.check import check_trial
+from raygap.training.check import WAVEFORM_RATE, check_trial
 from raygap.training.trainer import Trainer
 
 
@@ -49,13 +49,45 @@ def test_pooled_sees_a_coarse_grid(norm: str) -> None:
     assert still.eval()(sound).abs().max() < 100
 
 
+class Hears(torch.nn.Module):
+    """In place of a network for waveforms: the mean and deviation of each clip, as a single step."""
+
+    def forward(self, sound: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return torch.stack((sound.mean(1), sound.std(1, correction=0)), 1)[:, None], None
+
+
 def test_networks_for_waveforms_are_encoders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     encoder = make_encoder(Model(encoder="wav2vec2_base"), "audio", 1)
     check_shape("wav2vec2_base", encoder, torch.zeros(2, 1, 1, 4000))
+    assert encoder.net.encoder.transformer.layer_drop == 0
+    sound = torch.randn(2, 1, 1, 400) * torch.tensor([0.1, 3.0]).view(2, 1, 1, 1) + 0.5
+    encoder.net = Hears()
+    heard = [encoder(sound) for encoder.normalised in (False, True)]
+    torch.testing.assert_close(heard[0], torch.stack((sound.mean((1, 2, 3)), sound.std((1, 2, 3), correction=0)), 1))
+    torch.testing.assert_close(heard[1], torch.tensor([[0.0, 1.0]] * 2), atol=1e-2, rtol=0)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", unreachable)
-    with pytest.raises(UserError, match=r"DEFAULT: wav2vec2_base cannot be fetched .no network.; give a file"):
+    with pytest.raises(UserError, match=r"base_ls960.pth cannot be fetched .no network.; put wav2vec2_fairseq_base"):
         make_encoder(Model(encoder="wav2vec2_base", audio={"weights": "DEFAULT"}), "audio", 1)
+
+
+def test_networks_for_waveforms_are_those_of_torchaudios_bundles() -> None:
+    """Whose private names alone say how they are made: a release that makes them otherwise is noticed here."""
+    import torchaudio
+
+    from raygap.models.waveform import BUNDLES, Waveform
+
+    assert tuple(BUNDLES) == WAVEFORM
+    for name, ours in BUNDLES.items():
+        theirs = getattr(torchaudio.pipelines, name.upper())
+        assert (ours.file, ours.normalised) == (theirs._path, theirs._normalize_waveform)
+        assert theirs.sample_rate == WAVEFORM_RATE
+        make = {"Wav2Vec2": torchaudio.models.wav2vec2_model, "WavLM": torchaudio.models.wavlm_model}
+        with torch.device("meta"):
+            networks = Waveform(name).net, make[theirs._model_type](**theirs._params)
+        shapes = [{tensor: values.shape for tensor, values in one.state_dict().items()} for one in networks]
+        assert shapes[0] == shapes[1]
+        assert len({one.encoder.transformer.layer_norm_first for one in networks}) == 1
 
 
 def unreachable(*arguments: object, **options: object) -> None:

@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from torchvision.models import resnet18
+from torchaudio.models import wav2vec2_model
+from torchvision.models import DenseNet, VisionTransformer, resnet18
 
 from raygap.config import Model
 from raygap.errors import UserError
 from raygap.models.encoders import make_encoder
 from raygap.models.library import IMAGENET, Expected, Rescale
-from raygap.models.weights import fetch
+from raygap.models.weights import fetch, load_weights
 from raygap.schema import from_mapping
 from raygap.training.check import check_trial
 
@@ -59,6 +60,50 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
     assert torch.equal(made("audio", tmp_path / "own.safetensors", width=4).layers[0].weight, sound.layers[0].weight)
 
 
+class Held(torch.nn.Module):
+    """A network as raygap's encoders hold one."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+
+@pytest.mark.parametrize(
+    ("make", "earlier"),
+    [
+        (
+            lambda: VisionTransformer(32, 16, 1, 2, 8, 8),
+            [("mlp.0.", "mlp.linear_1."), ("mlp.3.", "mlp.linear_2.")],
+        ),
+        (
+            lambda: DenseNet(4, (2,), 4),
+            [(f"{kind}{number}.", f"{kind}.{number}.") for kind in ("norm", "conv") for number in "12"],
+        ),
+        (
+            lambda: wav2vec2_model(
+                "group_norm", [(8, 10, 5)], False, 16, 0.0, 4, 2, 1, 2, 0.0, 8, 0.0, 0.0, False, 0.0, None
+            ),
+            [(f"conv.parametrizations.weight.original{n}", f"conv.weight_{name}") for n, name in enumerate("gv")],
+        ),
+    ],
+    ids=["vit", "densenet", "wav2vec2"],
+)
+def test_files_of_earlier_versions_name_tensors_otherwise(make: Any, earlier: list, tmp_path: Path) -> None:
+    """As the published ones of torchvision and torchaudio do."""
+    published, net = make().state_dict(), make()
+    state = {}
+    for name, values in published.items():
+        for now, then in earlier:
+            name = name.replace(now, then)
+        state[name] = values
+    assert state.keys() != published.keys()
+    torch.save(state, tmp_path / "published.pth")
+    said = load_weights(Held(net), "own", str(tmp_path / "published.pth"), "visual")
+    tensors = [name for name in published if not name.endswith("num_batches_tracked")]
+    assert f"{len(tensors)} tensors loaded; missing: none; not expected: none" in said
+    assert all(torch.equal(values, published[name]) for name, values in net.state_dict().items())
+
+
 class Harm:
     """What a pickle may bring along."""
 
@@ -94,14 +139,21 @@ def test_what_cannot_be_fetched_says_which_file_to_put_where(tmp_path: Path, mon
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     folder = tmp_path / "home" / "hub" / "checkpoints"
     with pytest.raises(UserError, match=f"cannot be fetched .*; put net-00112233.pth into {folder}"):
-        fetch((tmp_path / "net-00112233.pth").as_uri(), "weights")
+        fetch((tmp_path / "net-00112233.pth").as_uri(), "net-00112233.pth", "weights")
     (tmp_path / "net-00112233.pth").write_bytes(b"not what the name promises")
     with pytest.raises(UserError, match=r"cannot be fetched .*hash"):
-        fetch((tmp_path / "net-00112233.pth").as_uri(), "weights")
-    (tmp_path / "net.pth").write_bytes(b"content")
-    path = fetch((tmp_path / "net.pth").as_uri(), "weights")
-    (tmp_path / "net.pth").unlink()
-    assert fetch((tmp_path / "net.pth").as_uri(), "weights") == path == folder / "net.pth"
+        fetch((tmp_path / "net-00112233.pth").as_uri(), "net-00112233.pth", "weights")
+    net = make_encoder(Model(width=4), "audio", 1)
+    for place in ("one", "other"):  # whose files have the same name
+        (tmp_path / place).mkdir()
+        torch.nn.init.constant_(net.layers[0].weight, len(place))
+        torch.save(net.state_dict(), tmp_path / place / "net.pth")
+    for place in ("one", "other", "one"):
+        found = made("audio", (tmp_path / place / "net.pth").as_uri(), width=4)
+        assert (found.layers[0].weight == len(place)).all()
+    assert len(list(folder.glob("????????-net.pth"))) == 2
+    (tmp_path / "one" / "net.pth").unlink()
+    made("audio", (tmp_path / "one" / "net.pth").as_uri(), width=4)
     (folder / "resnet18-f37072fd.pth").write_bytes(b"cut off")
     with pytest.raises(UserError, match="not the file of that name"):
         made("visual", "DEFAULT", encoder="resnet18")
@@ -127,6 +179,13 @@ def test_pretrained_weights_ask_for_pictures_like_those_of_their_training(
         check_trial(from_mapping(fields | {"model.visual.weights": "IMAGENET21K"}))
     with pytest.raises(UserError, match=r"model.norm = group: the weights DEFAULT need batch normalisation"):
         check_trial(from_mapping(fields | {"model.norm": "group"}))
+
+
+def test_a_vit_is_made_for_the_pictures_of_its_weights() -> None:
+    model = Model(encoder="vit_b_16", visual={"weights": "IMAGENET1K_SWAG_E2E_V1"})
+    with torch.device("meta"):
+        encoder = make_encoder(model, "visual", 3, weights=False)
+    assert encoder.expects.size == encoder.net.image_size == 384
 
 
 def test_pictures_are_brought_to_the_scale_of_the_weights() -> None:

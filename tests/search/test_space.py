@@ -7,7 +7,7 @@ from raygap.config import Section, TrialConfig
 from raygap.errors import UserError
 from raygap.methods import METHODS
 from raygap.schema import field_paths, from_mapping
-from raygap.search.plan import Plan, make_plan
+from raygap.search.plan import Plan, make_plan, trial_fields
 from raygap.search.shorten import shorten_stages
 from raygap.search.space import FOLDER, SEARCHABLE, SearchSpace, check_space, ends, load_space, read_space
 from raygap.testing import undocumented
@@ -28,6 +28,25 @@ def test_shipped_spaces_are_valid_with_every_method(file: Path) -> None:
         space, _ = shorten_stages(load_space("demo" if of_method else file.stem, method, None), {})
         check_space(space, str(file))
         assert space.distributions().keys() == space.space.keys()
+
+
+def test_files_of_weights_have_whole_paths_as_trials_work_in_other_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = space_file(
+        tmp_path,
+        "fixed: {model: {audio: {weights: a.pt}}}\n"
+        "space: {model.visual.weights: {choice: [none, DEFAULT, 'https://x/a.pt', b.pt]}, optimizer.lr: {choice: [1]}}",
+    )
+    made = make_plan("demo", "joint", file, {}, root=None, cache="")
+    assert made.fixed["model.audio.weights"] == str(tmp_path / "a.pt")
+    assert made.space["model.visual.weights"]["choice"][1:] == ["DEFAULT", "https://x/a.pt", str(tmp_path / "b.pt")]
+    given = {"model.audio.weights": "c.pt"}
+    assert make_plan("demo", "joint", None, given, root=None, cache="").fixed["model.audio.weights"] == str(
+        tmp_path / "c.pt"
+    )
+    assert trial_fields("demo", {}, given)[0]["model.audio.weights"] == str(tmp_path / "c.pt")
 
 
 @pytest.mark.parametrize("dataset", ["demo", "cremad", "ave", "kinetic_sound", "manifest"])

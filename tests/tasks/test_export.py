@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 import raygap
+from raygap.data.clips import ReaderOptions
 from raygap.data.prepare import prepare
 from raygap.data.readers.manifest import read_manifest
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.schema import from_mapping
+from raygap.tasks.diagnose import find_data
 from raygap.training.run import train
 
 DOCS = Path(__file__).parents[2] / "docs" / "export.md"
@@ -52,7 +54,11 @@ def test_the_lines_of_the_docs_give_what_predict_gives(
         "method: unimodal_",
     ):
         assert part in card
-    assert raygap.predict(videos, raygap.export(best, "safetensors"), workers=1).equals(predicted)
+    tensors = raygap.export(best, "safetensors")
+    assert raygap.predict(videos, tensors, workers=1).equals(predicted)
+    asked = find_data(tensors, "manifest", data_set, ReaderOptions(), None, 0.05)
+    assert asked is not None  # diagnose takes it for a network, not for a file of predictions
+    assert asked.root == data_set
 
 
 def test_what_cannot_be_written_is_said_before_anything_is_read(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from raygap.models.encoders import make_encoder
 from raygap.schema import from_mapping
 from raygap.testing import SMALL, check_method
 from raygap.training.augment import Augmentation
+from raygap.training.check import check_trial
 from raygap.training.inference import Classifier, answers, read_media, store_predictions
 from raygap.training.run import train
 from raygap.training.trainer import Trainer
@@ -120,6 +121,23 @@ def test_a_network_answers_features_as_it_does_those_of_its_store(features: Path
     np.testing.assert_allclose(alone.probabilities["audio"], place["00"].probabilities["audio"], rtol=1e-4, atol=1e-6)
     with pytest.raises(UserError, match="audio of 3 numbers; the network takes 6"):
         read_media([tmp_path / "other.npz"], classifier)
+
+
+def test_weights_and_encoders_for_features_are_tried_once_their_length_is_known(store: Store, tmp_path: Path) -> None:
+    for numbers in (5, 6):
+        encoder = make_encoder(Model(encoder="linear", width=4), "audio", numbers)
+        torch.save(encoder.state_dict(), tmp_path / f"{numbers}.pt")
+    fields = FIELDS | {"method": "joint", "model.audio.encoder": "linear"}
+    right, wrong = (from_mapping(fields | {"model.audio.weights": str(tmp_path / f"{n}.pt")}) for n in (6, 5))
+    for config in (right, wrong):
+        check_trial(config)
+    check_trial(right, store)
+    with pytest.raises(UserError, match=r"weights of another network: layer.weight is \(16, 5\) there, and \(16, 6\)"):
+        check_trial(wrong, store)
+    own = from_mapping(fields | {"model.audio.encoder": "torch.nn:Linear"})
+    check_trial(own)
+    with pytest.raises(UserError, match=r"torch.nn:Linear: fails for 6 channels"):
+        check_trial(own, store)
 
 
 def test_a_network_for_features_takes_no_media(store: Store, small_store: Store, tmp_path: Path) -> None:

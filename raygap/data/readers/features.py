@@ -37,7 +37,8 @@ def read_features(root: Path, options: ReaderOptions) -> ClipList:
     Clips with numbers that are not finite, or without a step, are left out. Class indices follow the sorted labels:
     numbers, if all are, by their values; class_names, where there are any, name labels that are indices.
 
-    Raises UserError for what is none of this, for arrays of unequal length, and for a class or a split without clips.
+    Raises UserError for what is none of this, for arrays of unequal length, for a clip without a label, and for a class
+    or a split without clips.
     """
     columns = _load(root)
     for name in NEEDED:
@@ -45,10 +46,11 @@ def read_features(root: Path, options: ReaderOptions) -> ClipList:
             there = ", ".join(sorted(columns)) or "nothing"
             raise UserError(f"{root}: no {name} among {there}; features need {', '.join(NEEDED)}")
     given = _Modalities.of(columns, str(root))
-    labels, ids = _labels(columns, str(root)), _ids(columns, given.count)
-    splits = [split_named(text) for text in _texts(columns["split"])]
+    labels, ids = _labels(columns, str(root)), _ids(columns, given.count, str(root))
+    texts = _texts(columns, "split", str(root))
+    splits = [split_named(text) for text in texts]
     if None in splits:
-        text = _texts(columns["split"])[splits.index(None)]
+        text = texts[splits.index(None)]
         raise UserError(f"{root}: split {text!r}: unknown; name the splits train, val and test")
     left_out = tuple(LeftOut(name, fault) for name, fault in zip(ids, given.faults, strict=True) if fault)
     kept = [row for row, fault in enumerate(given.faults) if not fault]
@@ -76,7 +78,7 @@ def read_unlabelled(path: Path) -> tuple[list[str], "dict[str, list[np.ndarray |
     found: dict[str, list[np.ndarray | None]] = {
         name: [None] * given.count if array is None else list(array) for name, array in given.arrays.items()
     }
-    return _ids(columns, given.count), found, given.faults
+    return _ids(columns, given.count, str(path)), found, given.faults
 
 
 def contents(root: Path) -> list[list[str]]:
@@ -108,6 +110,9 @@ class _Modalities:
     def of(cls, columns: Columns, source: str) -> "_Modalities":
         import numpy as np
 
+        for name in (*NEEDED, "id"):
+            if not getattr(columns.get(name, ()), "shape", (1,)):
+                raise UserError(f"{source}: {name}: a single value; expected an array with one entry a clip")
         counts = {name: len(columns[name]) for name in (*NEEDED, "id") if name in columns}
         if len(set(counts.values())) > 1:
             told = ", ".join(f"{count} of {name}" for name, count in counts.items())
@@ -153,7 +158,11 @@ def _array(values: Any, lengths: Any, what: str) -> "np.ndarray":
     if values.ndim == 2:
         return values
     lengths = np.full(len(values), values.shape[1]) if lengths is None else np.asarray(lengths)
-    if lengths.shape != (len(values),) or lengths.dtype.kind not in "iu" or not (lengths <= values.shape[1]).all():
+    if (
+        lengths.shape != (len(values),)
+        or lengths.dtype.kind not in "iu"
+        or not ((lengths >= 0) & (lengths <= values.shape[1])).all()
+    ):
         raise UserError(f"{what}_length: expected a whole number a clip, of {values.shape[1]} steps at most")
     return padded([steps[:length] for steps, length in zip(values, lengths.tolist(), strict=True)])
 
@@ -166,28 +175,38 @@ def _numbers(array: "np.ndarray", what: str) -> "np.ndarray":
     return array.astype(np.float32, copy=False)
 
 
-def _texts(values: Any) -> list[str]:
-    """Of texts, bytes or whole numbers."""
-    found = []
-    for value in values.tolist() if hasattr(values, "tolist") else values:
+def _texts(columns: Columns, name: str, source: str) -> list[str]:
+    """Of texts, bytes or whole numbers. Raises UserError where one is missing, or is more than that."""
+    found, values = [], columns[name]
+    for place, value in enumerate(values.tolist() if hasattr(values, "tolist") else values):
+        if value is None or value != value:
+            raise UserError(f"{source}: {name} {place}: missing; each clip needs one")
+        if isinstance(value, list | dict):
+            raise UserError(f"{source}: {name} {place}: {value!s:.40}; give one name or whole number a clip")
         text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
         found.append(str(int(text)) if isinstance(text, float) and text.is_integer() else str(text))
     return found
 
 
 def _labels(columns: Columns, source: str) -> list[str]:
-    labels = _texts(columns["label"])
+    labels = _texts(columns, "label", source)
     if "class_names" not in columns:
         return labels
-    names = _texts(columns["class_names"])
+    names = _texts(columns, "class_names", source)
     wrong = [label for label in labels if not label.isdecimal() or int(label) >= len(names)]
     if wrong:
         raise UserError(f"{source}: label {wrong[0]}: not an index into class_names, of which there are {len(names)}")
+    used = {int(label) for label in labels}
+    unused = [name for index, name in enumerate(names) if index not in used]
+    if unused:
+        raise UserError(f"{source}: no clip of class {unused[0]!r}; leave it out of class_names")
     return [names[int(label)] for label in labels]
 
 
-def _ids(columns: Columns, count: int) -> list[str]:
-    return _texts(columns["id"]) if "id" in columns else [f"{row:0{len(str(count - 1))}d}" for row in range(count)]
+def _ids(columns: Columns, count: int, source: str) -> list[str]:
+    return (
+        _texts(columns, "id", source) if "id" in columns else [f"{row:0{len(str(count - 1))}d}" for row in range(count)]
+    )
 
 
 def _load(path: Path) -> Columns:
