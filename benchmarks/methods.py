@@ -36,13 +36,12 @@ from raygap.data.predictions import Predictions
 from raygap.data.store import Store
 from raygap.ending import user_errors
 from raygap.errors import UserError
-from raygap.extras import lacking
 from raygap.imbalance.correction import CORRECTIONS
 from raygap.methods import METHODS
 from raygap.plugins import file_name
 from raygap.provenance import made_by
 from raygap.schema import from_mapping, to_mapping
-from raygap.search.comparison import Comparison, compare, write_comparison, write_tables
+from raygap.search.comparison import Comparison, compare, write_comparison
 from raygap.search.placement import place
 from raygap.search.ray_start import start_ray
 from raygap.search.seeds import train_seeds
@@ -200,11 +199,6 @@ def main(
     write_comparison(comparison, folder)
     results = compare(comparison, folder, there.store.path, lambda seed, metrics: None, _say, quiet=True)
     rows = [row for result in results for row in rows_of(result, folder / file_name(result.method), there.store)]
-    write_tables(comparison, [row.result for row in rows], folder)
-    if not lacking("report", ""):
-        from raygap.tracking.report.comparison import write_comparison_report
-
-        write_comparison_report(folder)
     page = page or (folder if asked else RESULTS) / f"methods-{data}-{epochs}.md"
     write_results(data, epochs, comparison, rows, page)
     print(page.read_text(encoding="utf-8"))
