@@ -147,7 +147,7 @@ def write_results(data: str, epochs: int, comparison: Comparison, rows: list[Row
     """The page, and beside it the csv: a row a method and seed."""
     results = [row.result for row in rows]
     methods = [result for result in results if result.method in comparison.methods]
-    how = legend(comparison.budget_in_words(), comparison.seeds)
+    how = f"{legend(comparison.budget_in_words(), comparison.seeds)} That is over all rows of the table."
     notes = [f"* {result.method}: {note}" for result in results for note in result.notes]
     chosen = [
         f"* {row.result.method}: " + ", ".join(f"{path} {_short(value)}" for path, value in row.fields.items())
