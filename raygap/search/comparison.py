@@ -39,7 +39,7 @@ from raygap.tracking.comparison_table import (
     summary_rows,
     table,
 )
-from raygap.tracking.run_folder import COMPARISON, PLAIN, PLAN, with_facts, write_csv, write_text
+from raygap.tracking.run_folder import COMPARISON, PLAIN, with_facts, write_csv, write_text
 from raygap.tracking.seed_results import Reporter
 from raygap.tracking.wandb.layout import Mode
 
@@ -267,13 +267,12 @@ def write_tables(comparison: Comparison, results: list[MethodResult], folder: Pa
 
 def _ended(result: MethodResult, plan: Plan, run: Path) -> bool:
     """Whether an earlier call has done all that is planned for a method: its trials, and a result on each seed."""
-    return (
-        (run / PLAN).exists()
-        and read_plan(run) == plan
-        and result.cost.get("trials", 0) >= plan.trials
-        and len(result.seeds) == plan.test_seeds
-        and result.paper is None
-    )
+    try:
+        kept = read_plan(run)
+    except UserError:  # none is there yet, or it is damaged and written anew
+        return False
+    done = result.cost.get("trials", 0) >= plan.trials and len(result.seeds) == plan.test_seeds
+    return kept == plan and done and result.paper is None
 
 
 def _result(method: str, outcome: "Outcome") -> MethodResult:
