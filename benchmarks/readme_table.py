@@ -1,6 +1,8 @@
-"""The table of measured results in README and docs/results.md, from benchmarks/results/separation.csv.
+"""The tables of measured results in README and docs/results.md, from benchmarks/results.
 
 python benchmarks/readme_table.py
+
+separation.csv gives README's table and the first of docs/results.md, methods-<data>-<epochs>.csv give those of methods.
 """
 
 import csv
@@ -9,9 +11,14 @@ from pathlib import Path
 
 from digits import _paired, _percent
 
+from raygap.tracking.comparison_table import SHOWN, MethodResult
+from raygap.tracking.comparison_table import markdown as in_markdown
+from raygap.tracking.comparison_table import table as compared
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "separation.csv"
 BEGIN, END = "<!-- by benchmarks/readme_table.py -->\n", "<!-- end -->\n"
+METHODS_BEGIN = "<!-- methods, by benchmarks/readme_table.py -->\n"
 BASELINE = "unimodal_losses"
 COLUMNS = {
     "gmm_scores": "history, weights",
@@ -19,6 +26,9 @@ COLUMNS = {
     "without histories": "scores of the training",
 }
 """Of the table, and the benchmark's arms; README has the first two."""
+COSTS = {"trials": "trials", "epochs": "search_epochs", "seconds": "seconds"}
+"""Of a method's search, and the columns that methods.py writes them in."""
+METHOD_COLUMNS = ("method", "fused", "audio", "visual", "to joint", "to unimodal_losses", "rank", "trials", "minutes")
 DATA = {
     "light": "planted damage, 40 %",
     "heavy": "planted damage, 65 %",
@@ -61,18 +71,52 @@ def table(groups: dict[tuple[str, int], Accuracies], columns: dict[str, str], wi
     return lines
 
 
-def put(page: Path, lines: list[str]) -> None:
+def read_methods(file: Path) -> list[MethodResult]:
+    """The rows of a table of methods, as methods.py wrote them."""
+    results: dict[str, MethodResult] = {}
+    with file.open(newline="", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            cost = {name: float(row[column]) for name, column in COSTS.items() if row[column]}
+            validation = float(row["val_accuracy"]) if row["val_accuracy"] else None
+            result = results.setdefault(row["method"], MethodResult(row["method"], validation, cost=cost))
+            if row["seed"]:
+                result.seeds[int(row["seed"])] = {name: float(row[name]) for name in SHOWN}
+    return list(results.values())
+
+
+def method_tables(folder: Path) -> list[str]:
+    """Lines of Markdown: a heading and a table for each methods-<data>-<epochs>.csv in the folder."""
+    files = {}
+    for file in folder.glob("methods-*.csv"):
+        name, _, epochs = file.stem.removeprefix("methods-").rpartition("-")
+        files[name, int(epochs)] = file
+    lines = []
+    for (data, epochs), file in sorted(files.items()):
+        results = read_methods(file)
+        header, *rows = compared(results)
+        kept = [i for i, name in enumerate(header) if name in METHOD_COLUMNS]
+        shown = [[row[i].split(" (±")[0] for i in kept] for row in (header, *rows)]
+        seeds = max(len(result.seeds) for result in results)
+        trials = int(max(result.cost.get("trials", 0) for result in results))
+        about = f"{trials} trials a method, {seeds} seeds; [all numbers](../benchmarks/results/{file.stem}.md):"
+        lines += [f"**{data}, {epochs} epochs**, {about}", "", *in_markdown(shown).splitlines(), ""]
+    return lines[:-1]
+
+
+def put(page: Path, lines: list[str], begin: str = BEGIN) -> None:
     """Between the marks of a page."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
     _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n\n{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{begin}\n" + "\n".join(lines) + f"\n\n{END}{after}", encoding="utf-8")
 
 
 def main() -> None:
-    """Draw both."""
-    groups = read(RESULTS)
+    """Draw all that were measured."""
+    groups, results = read(RESULTS), HERE.parent / "docs" / "results.md"
     put(HERE.parent / "README.md", table(groups, dict(list(COLUMNS.items())[:2]), wins=False))
-    put(HERE.parent / "docs" / "results.md", table(groups, COLUMNS, wins=True))
+    put(results, table(groups, COLUMNS, wins=True))
+    if methods := method_tables(RESULTS.parent):
+        put(results, methods, METHODS_BEGIN)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ read out through its unimodal logits, and T both. L = CE(fused) + loss.unimodal_
 As in its code, a penalty counts only where T is right, and then moves both sides, or where both S and T are wrong, and
 then does not move T; where S alone is right nothing is penalised. The code sums over its batches, at weights from 0.1
 to 0.75; ours is a mean, so that the weight means the same for any batch size: of 64 clips it is 6.4 to 48. The code is
-of its experiments with features of six views, drops them in turn at random, and penalises each set against the last.
+of its experiments with features of six views, drops them in turn at random, and penalises each set against the last;
+its cross-entropies are the mean over the sets where ours are the sum, so that its penalties weigh more yet.
 """
 
 from __future__ import annotations

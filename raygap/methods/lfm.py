@@ -13,8 +13,9 @@ where it would exceed 1, by a hundredth, it is held at 1.
 
 features, the older: L = (1 - c) CE(mean of the logits) + c contrast, with c = exp(-0.3 epoch), kept in 0.05..0.95. Both
 modalities' features, scaled to length 1, are contrasted: a clip's sound must pick its own picture among those of the
-batch and the other way round, the mean of both cross-entropies over the similarities divided by `temperature`. With
-several workers each contrasts its own part of a batch, as batch normalisation does.
+batch and the other way round, the mean of both cross-entropies over the similarities divided by `temperature`. It was
+for 20 epochs from a pretrained network on. With several workers each contrasts its own part of a batch, as batch
+normalisation does.
 
 The paper also learns a on held-out clips, by a bilevel optimisation; that is not here. Its heads take the fusion's
 place; model.fusion has none in it.

@@ -23,7 +23,7 @@ from raygap.extras import lacking
 from raygap.plugins import file_name
 from raygap.provenance import in_words, made_by
 from raygap.schema import check_known, field_paths
-from raygap.search.plan import Plan, Sampler, make_folder, make_plan, read_as, write_plan
+from raygap.search.plan import Plan, Sampler, make_folder, make_plan, read_as, read_plan, write_plan
 from raygap.search.space import FOLDER, SearchSpace, check_method, load_space, parse_space, read_space
 from raygap.tracking import comparison_outcome
 from raygap.tracking.comparison_table import (
@@ -34,6 +34,7 @@ from raygap.tracking.comparison_table import (
     legend,
     long_rows,
     markdown,
+    read_results,
     shared_seeds,
     summary_rows,
     table,
@@ -204,8 +205,12 @@ def compare(
     from raygap.training.trunk import FOLDER as WARMUPS
 
     results: dict[str, MethodResult] = {}
+    before = {result.method: result for result in read_results(folder)}
     for name, plan in comparison.plans().items():
         run = folder / name
+        if name in before and _ended(before[name], plan, run):
+            results[name] = before[name]
+            continue
         make_folder(run, new=False)
         write_plan(plan, run)
         say(f"{name}: {comparison.budget_in_words()}, {run}")
@@ -258,6 +263,16 @@ def write_tables(comparison: Comparison, results: list[MethodResult], folder: Pa
     for name, (header, lines) in {"comparison.csv": summary_rows(results), "seeds.csv": long_rows(results)}.items():
         write_csv(folder / name, *with_facts(header, lines, [facts] * len(lines)))
     write_text(folder / RESULTS, json.dumps([asdict(result) for result in results], indent=1))
+
+
+def _ended(result: MethodResult, plan: Plan, run: Path) -> bool:
+    """Whether an earlier call has done all that is planned for a method: its trials, and a result on each seed."""
+    try:
+        kept = read_plan(run)
+    except UserError:  # none is there yet, or it is damaged and written anew
+        return False
+    done = result.cost.get("trials", 0) >= plan.trials and len(result.seeds) == plan.test_seeds
+    return kept == plan and done and result.paper is None
 
 
 def _result(method: str, outcome: "Outcome") -> MethodResult:

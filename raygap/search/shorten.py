@@ -34,10 +34,15 @@ def shorten_stages(space: SearchSpace, given: dict[str, Any]) -> tuple[SearchSpa
     room = max(epochs - 1 - sum(longest[path] for path in STAGES if path not in changed), 0)
     fixed, searched, words = dict(space.fixed), dict(space.space), []
     for path in changed:
-        share = epochs / meant_for[path]
-        shorter = [min(max(math.floor(n * share + 0.5), min(int(n), 1)), room) for n in lengths[path]]
-        shorter = list(dict.fromkeys(shorter))
+        share, most = epochs / meant_for[path], room
+
+        def scaled(length: float, share: float = share, most: int = most) -> int:
+            return min(max(math.floor(length * share + 0.5), min(int(length), 1)), most)
+
+        shorter = list(dict.fromkeys(map(scaled, lengths[path])))
         room -= max(shorter)
+        if path in searched and _whole(fixed.get(path)):  # where its search begins
+            fixed[path] = scaled(fixed[path])
         entry = searched.pop(path, None)
         if len(shorter) == 1:
             fixed[path] = shorter[0]

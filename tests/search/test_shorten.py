@@ -46,6 +46,14 @@ def test_stages_that_are_shares_are_as_long_in_proportion_in_any_training() -> N
     assert plan.notes == ()
 
 
+def test_where_the_search_of_a_stage_begins_shrinks_with_its_range() -> None:
+    plan = make_plan("manifest", None, None, {"epochs": 15}, root=None, cache="")
+    assert plan.fixed["warmup.epochs"] == 3  # of 8 of 40
+    space = SearchSpace({"warmup.epochs": 2}, {"warmup.epochs": {"randint": [0, 5]}}, meant_for=12)
+    longer = shorten_stages(space, {"epochs": 60})[0]
+    assert (longer.fixed["warmup.epochs"], longer.space) == (10, {"warmup.epochs": {"randint": [0, 21]}})
+
+
 def test_what_was_shortened_is_said_and_what_the_user_fixed_is_left_alone() -> None:
     plan = make_plan("manifest", None, None, {"epochs": 15, "purify.epochs": 5}, root=None, cache="")
     assert plan.fixed["purify.epochs"] == 5

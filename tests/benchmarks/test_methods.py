@@ -1,0 +1,105 @@
+"""The benchmark of methods: every method is searched alike, controls and corrections have its configurations, and the
+tables of docs/results.md are drawn from what it writes."""
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+from stores import SMALL
+
+# The benchmarks are scripts beside the package, not a part of it.
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import readme_table
+from digits import FIXED
+from methods import comparison_on, rows_of, write_results
+from separation import Data
+
+from raygap.data.store import Store
+from raygap.provenance import FACTS
+from raygap.search.comparison import compare, write_comparison
+from raygap.search.space import SEARCHABLE
+from raygap.tracking.comparison_table import SHOWN
+
+
+@pytest.mark.parametrize("epochs", [20, 60])
+def test_every_method_has_the_same_search_in_proportion_to_the_training(small_store: Store, epochs: int) -> None:
+    data = Data("light", small_store, FIXED, None)
+    plans = comparison_on(data, SEARCHABLE, 30, 8, epochs).plans()
+    for plan in plans.values():
+        config = plan.check()
+        assert (config.epochs, config.prepare.sample_rate, config.model.width) == (epochs, 8000, 8)
+        assert config.select_epoch == "last"
+        assert (plan.trials, plan.test_seeds, plan.stopper, plan.sampler) == (30, 8, "asha", "tpe")
+        assert plan.space["optimizer.lr"] == {"loguniform": [0.0005, 0.2]}
+        assert plan.space["optimizer.weight_decay"] == {"loguniform": [1.0e-5, 3.0e-2]}
+        assert plan.fixed["optimizer.lr"] == 0.02  # where the search begins
+    assert plans["relearning"].space["optimizer.schedule"] == {"choice": ["constant", "cosine"]}
+    assert {plans[name].fixed["optimizer.schedule"] for name in plans} == {"cosine"}
+    share = epochs / 12
+    for name in ("gmm_scores", "gmm_adaptive"):
+        assert plans[name].space["warmup.epochs"] == {"randint": [0, round(4 * share) + 1]}
+        assert plans[name].fixed["warmup.epochs"] == round(2 * share)
+    scores = plans["gmm_scores"]
+    assert (scores.fixed["gap.source"], "gap.source" in scores.space, scores.pool) == ("history", False, 2)
+    assert [known.plain for known in scores.known] == [True, True, False]
+    assert plans["umt"].space["warmup.epochs"] == {"randint": [round(epochs / 4), epochs // 2 + 1]}
+
+
+def test_rows_are_of_the_chosen_configurations_and_docs_draw_them(
+    small_store: Store, tmp_path: Path, ray_cluster: None
+) -> None:
+    data, methods = Data("light", small_store, SMALL, None), ("unimodal_losses", "gmm_scores")
+    comparison = comparison_on(data, methods, 4, 2, 4)
+    write_comparison(comparison, tmp_path)
+
+    said: list[str] = []
+
+    def rows() -> list:
+        results = compare(comparison, tmp_path, small_store.path, lambda *told: None, said.append, quiet=True)
+        return [row for result in results for row in rows_of(result, tmp_path / result.method, small_store)]
+
+    first = rows()
+    assert [line.split(":")[0] for line in said if "4 trials" in line] == list(methods)
+    said.clear()
+    names = [row.result.method for row in first]
+    assert names[:4] == ["unimodal_losses", *(n for n in names if n.startswith("unimodal_losses + "))]
+    assert names[4] == "gmm_scores"
+    assert names[-2:] == ["gmm_scores, shuffled", "gmm_scores, constant"]
+    assert set(names[5:-2]) <= {"gmm_scores, best guided trial"}
+    seeds = sorted(first[0].result.seeds)
+    assert len(seeds) == 2
+    for row in first:
+        assert sorted(row.result.seeds) == seeds
+        assert all(row.made[seed]["torch"] for seed in seeds)
+    trained = {file: file.stat().st_mtime for file in tmp_path.rglob("metrics.parquet")}
+    assert [row.result.seeds for row in rows()] == [row.result.seeds for row in first]
+    assert {file: file.stat().st_mtime for file in tmp_path.rglob("metrics.parquet")} == trained
+    assert not said  # what has ended is not looked at again
+
+    page = tmp_path / "results" / "methods-digits-4.md"
+    write_results("digits", 4, comparison, first, page)
+    text = page.read_text(encoding="utf-8")
+    assert "# Methods: digits, 4 epochs" in text
+    assert "* gmm_scores: " in text
+    with page.with_suffix(".csv").open(newline="") as file:
+        written = list(csv.DictReader(file))
+    assert len(written) == 2 * len(first)
+    assert {row["data"] + row["epochs"] for row in written} == {"digits4"}
+    assert all(row[name] for row in written for name in ("torch", "date", *SHOWN))
+    assert set(FACTS) <= set(written[0])
+
+    again = readme_table.read_methods(page.with_suffix(".csv"))
+    for one, row in zip(again, first, strict=True):
+        assert (one.method, one.validation) == (row.result.method, row.result.validation)
+        shown = {seed: {name: metrics[name] for name in SHOWN} for seed, metrics in row.result.seeds.items()}
+        assert one.seeds == shown
+        assert one.cost == {name: row.result.cost[name] for name in one.cost}
+    (docs := tmp_path / "page.md").write_text(f"Before.\n{readme_table.METHODS_BEGIN}old\n{readme_table.END}After.\n")
+    for _ in range(2):
+        readme_table.put(docs, readme_table.method_tables(page.parent), readme_table.METHODS_BEGIN)
+    text = docs.read_text()
+    assert text.startswith("Before.\n")
+    assert text.endswith("After.\n")
+    assert text.count("**digits, 4 epochs**, 4 trials a method, 2 seeds") == 1
+    assert all(f"| {name} |" in text for name in names)
