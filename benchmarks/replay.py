@@ -11,7 +11,8 @@ tells it; `one rung` is what raygap did before, `asha from epoch 1` what one get
   best of all in the sweep, had they been trained to the end. `test`: the test accuracy of what is chosen.
 
 All rules meet the same sweeps. In brackets the middle 95 % of them; `to one rung` is the difference in the same sweep.
-The settings of `asha` are chosen on the first half of each set's configurations; the rules are compared on the other.
+The settings of `asha` are chosen on the first half of each set's configurations; the rules are compared on the other,
+where it has as many configurations as a sweep has trials.
 `asha, in step` is what asha would do in a sweep all of whose trials wait for each other at each rung.
 """
 
@@ -199,7 +200,8 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def table(sets: dict[str, list[Curve]], trials: int, number: int, at_once: int) -> list[str]:
-    """Markdown: a row a set and rule."""
+    """Markdown: a row a set and rule; several at a time of the rules that they might change."""
+    rules = (*RULES, IN_STEP) if at_once == 1 else (BEFORE, "asha", "asha, late")
     lines = [
         "| set | rule | epochs | to one rung | regret | to one rung | test | trials ended |",
         "|---|---|---|---|---|---|---|---|",
@@ -207,7 +209,7 @@ def table(sets: dict[str, list[Curve]], trials: int, number: int, at_once: int) 
     for name, curves in sets.items():
         drawn = sweeps(curves, trials, number)
         before = replay_all(RULES[BEFORE], drawn, at_once)
-        for rule in (*RULES, IN_STEP):
+        for rule in rules:
             if rule == IN_STEP:
                 found = [replay_in_step(make_rule("asha", one[0].epochs), one) for one in drawn]
             else:
@@ -261,8 +263,9 @@ def main(
     first = {name: some[: len(some) // 2] for name, some in sets.items()}
     other = {name: some[len(some) // 2 :] for name, some in sets.items()}
     for most in trials:
+        large = {name: some for name, some in other.items() if len(some) >= most}
         for at_once in (1, 2):
-            lines += ["", f"## Sweeps of {most} trials, {at_once} at a time\n", *table(other, most, number, at_once)]
+            lines += ["", f"## Sweeps of {most} trials, {at_once} at a time\n", *table(large, most, number, at_once)]
     lines += ["", "## Settings\n", *grid(first, max(trials), max(number // 4, 1), 1)]
     print("\n".join(lines))
     write_page(results, "Early stopping, replayed", lines)

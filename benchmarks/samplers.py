@@ -12,7 +12,7 @@ what another seed changes. All samplers meet the same noise. Regret is how far, 
 chosen (the best as told) lies below the surrogate's maximum: the mean over repetitions, and its 95 % bootstrap
 interval. Differences to tpe are paired by repetition. Trial 0 has the defaults, as in a sweep, but where it says drawn;
 no trial is stopped early. Of `gp`, which takes seconds a trial, there are a quarter of the repetitions, and none beyond
-30 trials. What is finished is kept in OUT.
+12 trials. What is finished is kept in OUT.
 """
 
 import json
@@ -49,7 +49,7 @@ LEAST_R2 = 0.2
 POINTS = 5000
 """At random, among which a surrogate's maximum is looked for, beside what was chosen."""
 TPE = "tpe"
-SLOW, AFFORDED = ("gp",), 30
+SLOW, AFFORDED = ("gp",), 12
 MakeSampler = Callable[[SearchSpace, int, int, int], BaseSampler]
 """From the space, a seed, the trials, and how many of them are known before."""
 
@@ -220,7 +220,7 @@ def by_set(regrets: Regrets, samplers: list[str]) -> list[str]:
 def main(
     out: Annotated[Path, typer.Option(help="Folder for what is finished.")],
     curves: Annotated[Path, typer.Option(help="What curves.py has recorded.")] = CURVES,
-    trials: Annotated[list[int], typer.Option(min=4, help="Trials a search; may be repeated.")] = [12, 30, 50],  # noqa: B006
+    trials: Annotated[list[int], typer.Option(min=4, help="Trials a search; may be repeated.")] = [12, 30],  # noqa: B006
     repetitions: Annotated[int, typer.Option(min=8, help="Searches of each kind.")] = 32,
     sampler: Annotated[list[str], typer.Option(help="Names of SAMPLERS; may be repeated.")] = list(SAMPLERS),  # noqa: B006
     results: Annotated[Path | None, typer.Option(help="Markdown file to write.")] = None,
