@@ -19,6 +19,7 @@ import contextlib
 import json
 import logging
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -31,22 +32,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from unittest import mock
 
-import baseline_sweep
 import numpy as np
 import optuna
-import ray
 import typer
-from baseline_sweep import SLOT
-from digits import FIXED as DIGITS
-from digits import RECIPE
-from digits_data import write_data
 from loading import family, stat_of
 from pages import write_page
 from ray import tune
 
-from raygap.data.prepare import prepare
-from raygap.data.readers import read_clips
-from raygap.data.store import Store
 from raygap.ending import user_errors
 from raygap.errors import UserError
 from raygap.schema import from_mapping
@@ -54,6 +46,7 @@ from raygap.search import sweep
 from raygap.search.journal import open_storage
 from raygap.search.placement import Placement, trial_resources
 from raygap.search.plan import Plan, make_folder, write_plan
+from raygap.search.ray_start import start_ray
 from raygap.search.space import SearchSpace, distribution, load_space
 from raygap.search.study import STUDY
 from raygap.search.together import DRIVER, run_trial
@@ -64,6 +57,8 @@ from raygap.tracking.wandb.layout import VALUE
 
 TICKS = os.sysconf("SC_CLK_TCK")
 BASELINE, RAYGAP = "baseline", "raygap"
+MADE = "data.pkl"
+"""What all arms share, made before the first of them begins."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +110,9 @@ class FileTrial(SweepTrial):
 
     def setup(self, config: dict[str, Any], **others: Any) -> None:
         """As SweepTrial."""
-        baseline_sweep.read_files(self.files)
+        from baseline_sweep import read_files
+
+        read_files(self.files)
         super().setup(config, **others)
 
 
@@ -138,18 +135,27 @@ class Data:
 
 def make_data(name: str, fsdd: Path | None, trials: int, out: Path) -> Data:
     """Clips, the store, the baseline's files and the configurations; what is there is kept."""
+    # Here, as no arm need import what only this needs.
+    from baseline_sweep import write_files
+    from digits import FIXED, RECIPE
+    from digits_data import write_data
+
+    from raygap.data.prepare import prepare
+    from raygap.data.readers import read_clips
+    from raygap.data.store import Store
+
     demo = load_space("demo", None, None)
     if name == "demo":
         space, clip_list = demo, read_clips("demo", None)
     else:
         if fsdd is None:
             raise UserError("--data digits needs --fsdd, the folder of the Free Spoken Digit Dataset")
-        space = SearchSpace({"method": "gmm_scores", "purify.epochs": 2, **DIGITS}, demo.space)
+        space = SearchSpace({"method": "gmm_scores", "purify.epochs": 2, **FIXED}, demo.space)
         clip_list = read_clips("manifest", write_data(fsdd, out / "digits-media", RECIPE))
     settings = from_mapping(space.fixed).prepare
     store = prepare(clip_list, settings, out / "stores")
     files = out / f"{name}-files"
-    baseline_sweep.write_files(clip_list, Store.open(store), settings, files)
+    write_files(clip_list, Store.open(store), settings, files)
     return Data(name, space, store, files, draw_points(space, trials))
 
 
@@ -169,8 +175,6 @@ def domains(space: SearchSpace) -> dict[str, Any]:
 
 def run_arm(arm: Arm, data: Data, folder: Path) -> list[Trial]:
     """Run a sweep in this process and under it."""
-    slots = {SLOT: arm.concurrency}
-    ray.init(resources=slots, log_to_driver=False, logging_level=logging.ERROR)
     fixed = data.space.fixed | arm.changes
     space, stopper = data.space.space, "asha" if arm.early_stopping else "none"
     trunk_gb = 20.0 if arm.trunk else 0.0
@@ -179,6 +183,11 @@ def run_arm(arm: Arm, data: Data, folder: Path) -> list[Trial]:
 
 
 def _run_baseline(arm: Arm, data: Data, plan: Plan, folder: Path) -> list[Trial]:
+    import baseline_sweep
+    import ray
+
+    slots = {baseline_sweep.SLOT: arm.concurrency}
+    ray.init(resources=slots, log_to_driver=False, logging_level=logging.ERROR)
     resources = trial_resources(arm.concurrency)
     results = baseline_sweep.run(
         baseline_sweep.Sweep(
@@ -207,6 +216,7 @@ def _run_raygap(arm: Arm, data: Data, plan: Plan, folder: Path) -> list[Trial]:
         study.enqueue_trial(point)
     with contextlib.ExitStack() as stack:
         if arm.nested:
+            start_ray(dashboard=True)
             stack.enter_context(mock.patch.object(sweep, "SweepTrial", nested_trial))
             waiting = Placement(arm.concurrency, 1, DRIVER)
             stack.enter_context(mock.patch.object(sweep, "place", return_value=waiting))
@@ -303,13 +313,15 @@ def main(
     inside: Annotated[str | None, typer.Option(hidden=True, help="Run this arm here and now.")] = None,
 ) -> None:
     """Run the arms that have not run yet, and print a table of all that have."""
-    shared = make_data(data, fsdd, trials, out)
     kept, work = out / f"{data}-{trials}.json", out / f"{data}-{trials}"
-    done: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else {}
     if inside:
-        found = run_arm(ARMS[inside], shared, work / inside / "run")
+        made = pickle.loads((work / MADE).read_bytes())
+        found = run_arm(ARMS[inside], made, work / inside / "run")
         (work / inside / "trials.json").write_text(json.dumps([asdict(trial) for trial in found]))
         return
+    work.mkdir(parents=True, exist_ok=True)
+    (work / MADE).write_bytes(pickle.dumps(make_data(data, fsdd, trials, out)))
+    done: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else {}
     for name in arms or ARMS:
         if name not in ARMS:
             raise UserError(f"--arm {name}: no such arm; one of: {'; '.join(ARMS)}")

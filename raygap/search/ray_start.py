@@ -60,6 +60,7 @@ def start_ray(dashboard: bool = True) -> None:
             gpus = None if torch.cuda.is_available() else 0  # those that torch cannot use would stand idle
             options |= {"num_cpus": cpu_count(), "num_gpus": gpus, "include_dashboard": dashboard}
             ray.init("local", _temp_dir=_ray_folder(), **options)
+            _end_at_once()
     except Exception as error:
         if address:
             raise UserError(f"the Ray cluster at {address} did not take this process: {first_line(error)}") from None
@@ -68,6 +69,15 @@ def start_ray(dashboard: bool = True) -> None:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _end_at_once() -> None:
+    """Have our Ray's processes killed when it ends: of SIGTERM they do not hear, and Ray waits a second for each."""
+    from ray._private.worker import _global_node
+
+    for started in _global_node.all_processes.values():
+        for one in started:
+            one.process.terminate = one.process.kill
 
 
 def use_cluster(given: str | None) -> None:

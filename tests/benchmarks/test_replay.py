@@ -13,7 +13,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 # The benchmarks are scripts beside the package, not a part of it.
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import curves
-from replay import RULES, Curve, OldRule, Outcome, read_curves, replay, table
+from replay import RULES, Curve, OldRule, Outcome, read_curves, replay, replay_in_step, table
 from stores import SMALL
 
 from raygap.data.store import Store
@@ -37,6 +37,27 @@ def test_a_shared_warmup_is_counted_once_and_what_is_stopped_not_beyond() -> Non
     late = Curve(Warmup(0, "none"), EPOCHS, (0.1,) * 10 + (0.9,) * 10, 0.9)
     missed = replay(StoppingRule(EPOCHS, 5, 2.0, 0.5), [curve(0.8), late])
     assert (missed.regret, missed.test, missed.ended) == (pytest.approx(10.0), 80.0, 1)
+
+
+def test_in_step_every_verdict_has_seen_all_that_come_as_far() -> None:
+    rule = StoppingRule(EPOCHS, 5, 2.0, 0.5)
+    worst_first = [curve(level, warmup=0, name="none") for level in (0.2, 0.4, 0.6, 0.8)]
+    assert replay(rule, worst_first).ended == 4  # each leads when it comes
+    found = replay_in_step(StoppingRule(EPOCHS, 5, 2.0, 0.5), worst_first)
+    assert found == Outcome(pytest.approx((2 * 5 + 10 + 20) / 80), 0.0, 80.0, 1)
+    assert replay_in_step(RULES["none"](EPOCHS), worst_first) == replay(RULES["none"](EPOCHS), worst_first)
+    own = [curve(0.8, warmup=6), curve(0.9, warmup=2), curve(0.99, warmup=2, name="other", epochs=4)]
+    assert replay_in_step(rule.__class__(EPOCHS, 5, 2.0, 0.5), own) == Outcome(
+        pytest.approx((6 + 2 + 1 + 18 + 2) / 60), 0.0, 90.0, 1
+    )
+
+
+def test_late_verdicts_leave_ever_fewer_of_all_that_were_judged() -> None:
+    make = RULES["asha, late"]
+    some = [curve(0.9 - 0.01 * number, warmup=0, name="none") for number in range(20)]
+    assert replay(make(EPOCHS), some).epochs <= replay(RULES["asha"](EPOCHS), some).epochs
+    better = [curve(0.1 + 0.01 * number, warmup=0, name="none") for number in range(3)]
+    assert replay(make(EPOCHS), better).ended == 3
 
 
 def test_trials_that_fail_take_no_part_in_the_choice_and_several_run_at_a_time() -> None:
@@ -87,4 +108,4 @@ def test_recorded_curves_are_those_of_the_training_and_are_not_recorded_twice(
     assert known.values == pytest.approx([metrics["best_val_accuracy"] for metrics in alone])
     assert rows[1]["test_accuracy"][alone[-1]["best_epoch"] - 1] == pytest.approx(known.test)
     lines = table(read_curves(tmp_path / "curves.parquet"), trials=2, number=3, at_once=1)
-    assert len(lines) == 2 + 2 * len(RULES)
+    assert len(lines) == 2 + 2 * (len(RULES) + 1)

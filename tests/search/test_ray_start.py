@@ -119,6 +119,43 @@ def test_a_folder_too_long_for_sockets_is_passed_over(
     assert "RAY_TMPDIR" in caplog.text
 
 
+ENDS = """
+import subprocess
+import ray
+import psutil
+from raygap.search.ray_start import start_ray
+
+start_ray(dashboard=False)
+started = psutil.Process().children(recursive=True)
+wait, unheeded = subprocess.Popen.wait, []
+
+
+def patient(process, timeout=None):
+    try:
+        return wait(process, 60)
+    except subprocess.TimeoutExpired:
+        unheeded.append(process.args)
+        raise
+
+
+subprocess.Popen.wait = patient
+ray.shutdown()
+print(len(started) > 3, unheeded, psutil.wait_procs(started, timeout=60)[1])
+"""
+
+
+@pytest.mark.cluster
+def test_a_ray_of_its_own_ends_without_waiting_for_processes_that_do_not_heed_it() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDS],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "RAY_ADDRESS": "local"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert ended.stdout == "True [] []\n", ended.stderr
+
+
 @pytest.mark.cluster
 def test_a_sweep_on_a_ray_of_its_own_ends_with_a_summary_when_everything_gets_sigterm(
     data_set: Path, tmp_path: Path
