@@ -145,7 +145,8 @@ def stored_sweep(
     check_storage(storage, new=True)
     space = tmp_path_factory.mktemp("space") / "space.yaml"
     space.write_text("space: {loss.focus: {uniform: [0, 9]}}")
-    fixed = SMALL | {"epochs": 3, "warmup.epochs": 1, "purify.epochs": 0, "gap.source": "history"}
+    fixed = SMALL | {"epochs": 4, "warmup.epochs": 1, "purify.epochs": 0, "gap.source": "history"}
+    fixed |= {"optimizer.lr": 0.02}  # with it the two best answer better together
     made = make_plan("demo", "gmm_scores", space, fixed, root=None, cache="", trials=4, storage=storage.uri)
     known = tuple(one for one in made.known if one.plain)
     plan = replace(

@@ -8,6 +8,7 @@ import optuna
 import pytest
 from stores import SMALL
 
+from raygap import extras
 from raygap.config import load_yaml
 from raygap.data.store import Store
 from raygap.errors import UserError
@@ -84,8 +85,9 @@ def test_all_methods_can_be_compared_in_short_trainings() -> None:
 
 
 def test_a_budget_of_seconds_ends_every_search_and_is_not_spent_twice_and_the_papers_protocol_is_labelled(
-    small_store: Store, tmp_path: Path, ray_cluster: None
+    small_store: Store, tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(extras.EXTRAS, "report", ("no-report",))  # ten of them would be written
     asked = comparison(methods=("joint",), trials=10_000, budget=2.0, seeds=0, paper=True, concurrency=1)
     write_comparison(asked, tmp_path)
     first = compare(asked, tmp_path, small_store.path, lambda seed, metrics: None, lambda line: None)

@@ -35,10 +35,11 @@ def test_the_best_trials_answer_together(stored_sweep: Stored, small_store: Stor
     guess = classifier.logits(np.array(small_store.frames[rows]), np.array(small_store.spectrograms[rows]))
     right = (guess["fused"].argmax(1) == small_store.labels[rows]).mean()
     table = list(csv.DictReader(next(folder.glob("seeds/*/test.csv")).open(newline="")))
+    fresh = str(outcome.config.seed + 1)
     if kept["answer"] == "single":
-        assert [row["seed"] for row in table] == ["1"]
+        assert [row["seed"] for row in table] == [fresh]
     else:
-        assert [row["seed"] for row in table] == ["1", "0", "0"]
+        assert [row["seed"] for row in table] == [fresh, *2 * [str(outcome.config.seed)]]
         assert [row["configuration"].split()[0] for row in table] == ["chosen", "single", "ensemble"]
         assert float(table[2]["test_accuracy"]) == right
         assert len(classifier.members) in (0, len(kept["weights"]))
