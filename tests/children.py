@@ -9,12 +9,12 @@ from typing import Any
 from raygap.data import decoding
 
 CONTEXT = multiprocessing.get_context("forkserver")
+# There is one such server: decoding, which starts it too, must find in it what it needs.
+CONTEXT.set_forkserver_preload([decoding.__name__, "torchaudio.compliance.kaldi", "raygap.training.run"])
 
 
 def start(work: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
     """Call `work` in a process of its own, with one end of a pipe and the arguments; returns it and the other end."""
-    # There is one such server: decoding, which starts it too, must find in it what it needs.
-    CONTEXT.set_forkserver_preload([decoding.__name__, "torchaudio.compliance.kaldi", "raygap.training.run"])
     ours, theirs = CONTEXT.Pipe()
     child = CONTEXT.Process(target=work, args=(theirs, *arguments))
     child.start()

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # Ray reads it when a test module imports it: under `uv run` workers use this environment.
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+# Its workers, which a test waits for, do not stand back behind the tests of the other process.
+os.environ["RAY_worker_niceness"] = "0"
 # The tests of W&B say themselves where they log.
 os.environ["WANDB_MODE"] = "disabled"
 # Of the object store that `bucket` starts; processes of Ray inherit them from here.
@@ -125,6 +128,47 @@ def finished_sweep(
         outcome = run_sweep(plan, folder, small_store.path, 1, None, lambda seed, metrics: None)
     assert not any("could not be" in line for line in outcome.about_gaps)
     return folder, outcome
+
+
+@pytest.fixture(scope="session")
+def stored_sweep(
+    object_store: str, small_store: Store, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, "Outcome", Storage]:
+    """A sweep that is kept in an object store, of two plain trials and one guided by the history that is pooled from
+    them, chosen by the loss, with one test seed and the weights of two trials. Neither the folder nor what is stored
+    is to be changed.
+    """
+    from raygap.search.job import run_sweep
+    from raygap.search.kept import check_storage
+    from raygap.search.plan import make_folder, make_plan, write_plan
+
+    folder = tmp_path_factory.mktemp("runs") / "stored"
+    storage = Storage(object_store % "stored").at("runs", "stored")
+    check_storage(storage, new=True)
+    space = tmp_path_factory.mktemp("space") / "space.yaml"
+    space.write_text("space: {loss.focus: {uniform: [0, 9]}}")
+    fixed = SMALL | {"epochs": 4, "warmup.epochs": 1, "purify.epochs": 0, "gap.source": "history"}
+    fixed |= {"optimizer.lr": 0.02}  # with it the two best answer better together
+    made = make_plan("demo", "gmm_scores", space, fixed, root=None, cache="", trials=4, storage=storage.uri)
+    known = tuple(one for one in made.known if one.plain)
+    plan = replace(
+        made, known=known, trials=3, test_seeds=1, references=False, metric="loss", stopper="none", keep_top=2
+    )
+    make_folder(folder, new=True)
+    write_plan(plan, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        machine = tmp_path_factory.mktemp("machine")
+        patch.setattr("tempfile.tempdir", str(machine))
+        return folder, run_sweep(plan, folder, small_store.path, 1, None, lambda seed, metrics: None), storage
+
+
+@pytest.fixture
+def stored_run(stored_sweep: tuple[Path, "Outcome", Storage], storage: Storage, tmp_path: Path) -> Storage:
+    """A copy of what is stored of it, to be changed; without what its trials share with others."""
+    kept, there = stored_sweep[2], storage.at("runs", "run")
+    kept.pull_all(tmp_path / "pulled")
+    there.push(tmp_path / "pulled", kept.files())
+    return there
 
 
 @pytest.fixture(scope="session")

@@ -10,16 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 from stores import SMALL
 
+from raygap.config import load_yaml
 from raygap.data.local_store import keep_store, local_store
 from raygap.data.store import Store
 from raygap.errors import UserError
-from raygap.schema import from_mapping
+from raygap.schema import from_mapping, to_mapping
 from raygap.search.job import Outcome, run_sweep
 from raygap.search.kept import check_storage, drop_unknown_trials, fetch_run
-from raygap.search.plan import Plan, make_folder, read_plan, write_plan
+from raygap.search.plan import read_plan, write_plan
 from raygap.search.trial import _at_work, train_seed, train_trial
 from raygap.storage import Storage, machine_folder, split_storage
 from raygap.tracking.run_folder import ENSEMBLE, best_trials
+from raygap.training.histories import bring_pool
 from raygap.training.run import train
 from raygap.training.trainer import Trainer
 from raygap.training.trunk import SharedWarmups
@@ -126,44 +128,43 @@ def test_a_store_is_fetched_whole_or_not_at_all(storage: Storage, small_store: S
         local_store(tmp_path / "store", storage)
 
 
-def test_a_sweep_is_the_same_and_goes_on_where_its_folder_is_not(
-    finished_sweep: tuple[Path, Outcome], storage: Storage, small_store: Store, tmp_path: Path
+def test_a_sweep_is_what_its_trainings_are_alone(
+    stored_sweep: tuple[Path, Outcome, Storage], small_store: Store, tmp_path: Path
 ) -> None:
-    def sweep(plan: Plan) -> Outcome:
-        return run_sweep(plan, tmp_path / "kept", small_store.path, 1, None, lambda seed, metrics: None)
-
-    run = storage.at("runs", "kept")
-    check_storage(run, new=True)
-    folder, plain = finished_sweep
-    plan = replace(read_plan(folder), storage=run.uri, keep_top=2)
-    make_folder(tmp_path / "kept", new=True)
-    write_plan(plan, tmp_path / "kept")
-    kept = sweep(plan)
-    assert [trial.values for trial in kept.study.trials] == [trial.values for trial in plain.study.trials]
-    assert kept.test.rows.keys() == plain.test.rows.keys()
-    for seed, row in plain.test.rows.items():
-        assert kept.test.rows[seed]["test_accuracy"] == row["test_accuracy"]
-    assert (tmp_path / "kept" / "report.html").exists()
-    there = run.files()
+    folder, outcome, storage = stored_sweep
+    list(train(from_mapping(load_yaml(folder / "trials/0000/config.yaml")), small_store, tmp_path / "trial"))
+    storage.at("trials", "0000").pull_all(tmp_path / "kept")
+    assert_equal(tmp_path / "kept", tmp_path / "trial")
+    [(seed, row)] = outcome.test.rows.items()
+    bring_pool(outcome.config, small_store, tmp_path / "seeds", folder / "best.yaml")
+    seeded = from_mapping(to_mapping(outcome.config) | {"seed": seed})
+    *_, alone = train_seed(seeded, small_store, tmp_path / "seeds" / "0")
+    assert row["test_accuracy"] == alone["test_accuracy"]
+    there = storage.files()
     assert {"sweep.yaml", "study.journal", "best.yaml", "report.html", "trials.csv"} <= there.keys()
-    best = f"trials/{kept.best.number:04d}"
-    weights = {f"trials/{trial.number:04d}/best.pt" for trial in best_trials(kept.study, 2)}
+    weights = {f"trials/{trial.number:04d}/best.pt" for trial in best_trials(outcome.study, 2)}
     assert {name for name in there if name.endswith("best.pt") and name.startswith("trials")} == weights
     assert not [name for name in there if name.endswith("checkpoint.pt")]
-    assert_equal(tmp_path / "kept" / best, folder / best)
-    with pytest.raises(UserError, match=r"kept\?.*: holds a sweep already"):
-        check_storage(run, new=True)
+    with pytest.raises(UserError, match=r"stored\?.*: holds a sweep already"):
+        check_storage(storage, new=True)
 
-    begun = [trial.datetime_start for trial in kept.study.trials]  # now: a study reads its file when it is asked
-    # Another head: the folder is gone, and a trial had begun of which the study knows nothing yet.
-    (tmp_path / "kept").rename(tmp_path / "gone")
-    run.at("trials", "0005").push(tmp_path / "gone", ["sweep.yaml"])
-    fetch_run(run, tmp_path / "kept")
-    again = sweep(read_plan(tmp_path / "kept"))
-    assert [trial.datetime_start for trial in again.study.trials] == begun
-    assert all((tmp_path / "kept" / name).exists() for name in weights)
-    assert (tmp_path / "kept" / ENSEMBLE).read_text() == (tmp_path / "gone" / ENSEMBLE).read_text()
-    assert not run.at("trials", "0005").files()
+
+def test_a_sweep_goes_on_where_its_folder_is_not(
+    stored_sweep: tuple[Path, Outcome, Storage], stored_run: Storage, small_store: Store, tmp_path: Path
+) -> None:
+    folder, outcome, _ = stored_sweep
+    write_plan(replace(read_plan(folder), storage=stored_run.uri), tmp_path)
+    # A trial had begun of which the study knows nothing yet.
+    for place in (stored_run, stored_run.at("trials", "0005")):
+        place.push(tmp_path, ["sweep.yaml"])
+    fetch_run(stored_run, tmp_path / "kept")
+    plan = read_plan(tmp_path / "kept")
+    again = run_sweep(plan, tmp_path / "kept", small_store.path, 1, None, lambda seed, metrics: None)
+    begun = [[trial.datetime_start for trial in one.study.trials] for one in (again, outcome)]
+    assert begun[0] == begun[1]
+    assert all((tmp_path / "kept" / f"trials/{one.number:04d}/best.pt").exists() for one in best_trials(again.study, 2))
+    assert (tmp_path / "kept" / ENSEMBLE).read_text() == (folder / ENSEMBLE).read_text()
+    assert not stored_run.at("trials", "0005").files()
 
 
 def test_unknown_trials_go_and_known_ones_stay(storage: Storage, tmp_path: Path) -> None:

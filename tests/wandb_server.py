@@ -19,6 +19,13 @@ import pytest
 KEY = "0123456789abcdef0123456789abcdef01234567"
 ENTITY = "team"
 MESSAGES = {403: "permission denied"}
+EVERY_EPOCH = {
+    *("train/loss", "train/loss_fusion", "train/loss_audio", "train/loss_visual", "train/accuracy"),
+    *(f"val/{who}{what}" for who in ("", "audio_", "visual_") for what in ("accuracy", "macro_f1", "loss")),
+    *("gap/mean", "gap/absolute_mean", "gap/q05", "gap/q25", "gap/q50", "gap/q75", "gap/q95", "val/gap_mean"),
+    *("stage", "epoch", "learning_rate", "epochs_reused", "best_epoch", "best_val_accuracy"),
+}
+"""What is logged of each epoch of a trial."""
 Failure = Callable[[str], int | str | None]
 """Of an operation: the HTTP status to answer with, "hang", "reset", or None to serve it."""
 

@@ -44,13 +44,16 @@ class Correction:
     def _fit(cls, logits: Logits, labels: np.ndarray, temperatures: dict[str, float]) -> dict[str, Any]:
         raise NotImplementedError
 
-    def weights(self, logits: Logits) -> dict[str, np.ndarray]:
-        """Weight of each read-out's log-probabilities in the sum, a scalar or (N,)."""
+    def weights(self, tempered: Logits) -> dict[str, np.ndarray]:
+        """Weight of each read-out's log-probabilities, which are tempered, in the sum: a scalar or (N,)."""
         raise NotImplementedError
 
     def apply(self, logits: Logits) -> np.ndarray:
         """The corrected fused answer, log-probabilities (N, C)."""
-        tempered, weights = _tempered(logits, self.temperatures), self.weights(logits)
+        return self._answer(_tempered(logits, self.temperatures))
+
+    def _answer(self, tempered: Logits) -> np.ndarray:
+        weights = self.weights(tempered)
         return log_softmax(sum(np.reshape(weights[name], (-1, 1)) * tempered[name] for name in weights), axis=1)
 
     def alone(self, modality: str, logits: np.ndarray) -> np.ndarray:
@@ -80,7 +83,7 @@ class TemperatureWeights(Correction):
         weights = _descend(tempered, np.ones((len(labels), 1)), labels, least=0.0)[:, 0]
         return {"readout_weights": dict(zip(READOUTS, weights.tolist(), strict=True))}
 
-    def weights(self, logits: Logits) -> dict[str, np.ndarray]:
+    def weights(self, tempered: Logits) -> dict[str, np.ndarray]:
         """The same for every clip."""
         return {name: np.array([weight]) for name, weight in self.readout_weights.items()}
 
@@ -101,8 +104,10 @@ class EntropyGate(Correction):
 
     @classmethod
     def _fit(cls, logits: Logits, labels: np.ndarray, temperatures: dict[str, float]) -> dict[str, Any]:
+        tempered = _tempered(logits, temperatures)
+
         def loss(sharpness: float, scale: float) -> float:
-            return log_loss(cls(temperatures, sharpness, scale).apply(logits), labels)
+            return log_loss(cls(temperatures, sharpness, scale)._answer(tempered), labels)
 
         # Two starts, since the loss is not convex in the sharpness; the first is the plain product.
         bounds = [(0, MOST_SHARPNESS), (1e-3, MOST_WEIGHT)]
@@ -111,9 +116,8 @@ class EntropyGate(Correction):
         sharpness, scale = min([*fits, starts[0]], key=lambda at: loss(*at))
         return {"sharpness": float(sharpness), "scale": float(scale)}
 
-    def weights(self, logits: Logits) -> dict[str, np.ndarray]:
+    def weights(self, tempered: Logits) -> dict[str, np.ndarray]:
         """By the clip's entropies."""
-        tempered = _tempered(logits, self.temperatures)
         entropies = np.stack([_entropy(tempered[name]) for name in MODALITIES])
         gate = softmax(-self.sharpness * entropies, axis=0)
         return dict(zip(MODALITIES, self.scale * gate, strict=True))
@@ -139,9 +143,9 @@ class LearnedGate(Correction):
         gate = _descend(tempered, _gate_inputs(tempered), labels, prior=1 / PRIOR**2)
         return {"gate": dict(zip(READOUTS, gate.tolist(), strict=True))}
 
-    def weights(self, logits: Logits) -> dict[str, np.ndarray]:
+    def weights(self, tempered: Logits) -> dict[str, np.ndarray]:
         """By the clip's entropies and confidences."""
-        inputs = _gate_inputs(_tempered(logits, self.temperatures))
+        inputs = _gate_inputs(tempered)
         return {name: inputs @ np.array(weights) for name, weights in self.gate.items()}
 
 

@@ -36,7 +36,7 @@ with tempfile.TemporaryDirectory() as folder:
     cluster.shutdown()
 """
 """Runs until its input ends. A process of its own, since Ray takes token and mode from a process's first use of it."""
-SWEEP = ["--trials", "2", "--test-seeds", "1", "--concurrency", "1"]
+SWEEP = ["--trials", "2", "--test-seeds", "1", "--no-references", "--concurrency", "1"]
 SWEEP += [
     f"--set={field}"
     for field in ("prepare.frame_size=16", "model.width=4", "epochs=3", "warmup.epochs=1", "purify.epochs=0")

@@ -1,7 +1,8 @@
-import multiprocessing
+import os
 import shutil
 
 import pytest
+from children import CONTEXT
 
 from raygap.data import local_store as module
 from raygap.data.local_store import local_store
@@ -28,9 +29,15 @@ def test_a_copy_is_made_once(small_store, local, monkeypatch):
     assert local_store(small_store.path) == copy
 
 
+def ask(path, local):
+    """In another process, whose environment is that of the one it was forked from."""
+    os.environ["RAYGAP_LOCAL"] = str(local)
+    return local_store(path)
+
+
 def test_processes_that_ask_at_once_get_one_copy(small_store, local):
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
-        copies = pool.map(local_store, [small_store.path] * 3)
+    with CONTEXT.Pool(3) as pool:
+        copies = pool.starmap(ask, [(small_store.path, local)] * 3)
     assert set(copies) == {local / "store"}
     assert sorted(path.name for path in local.iterdir()) == [".store.lock", "store"]
 

@@ -2,12 +2,12 @@ import csv
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from children import start
 from media import (
     BLUE,
     RED,
@@ -33,28 +33,16 @@ from raygap.errors import UserError
 
 SETTINGS = Prepare(frames=2, frame_size=8, seconds=1)
 
-# One process that prepares the data set argv[1] under argv[2] and says what it does, a word a line.
-SCRIPT = """
-import sys, time
-from pathlib import Path
-from raygap.config import Prepare
-from raygap.data.readers.manifest import read_manifest
-from raygap.data.prepare import prepare
 
-def progress(done, total):
-    print("decoded", flush=True)
-    time.sleep(float(sys.argv[3]))
+def prepare_and_tell(told, data_set, cache, pause):
+    """In a process of its own: tells of each clip that is decoded, then where the store is."""
 
-if __name__ == "__main__":
-    settings = Prepare(frames=2, frame_size=8, seconds=1)
-    print(prepare(read_manifest(Path(sys.argv[1])), settings, Path(sys.argv[2]), progress=progress, workers=2))
-"""
+    def progress(done, total):
+        told.send("decoded")
+        time.sleep(pause)
 
-
-def start_preparation(script: Path, data_set: Path, cache: Path, pause: float) -> subprocess.Popen:
-    script.write_text(SCRIPT)
-    command = [sys.executable, script, data_set, cache, pause]
-    return subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    told.send(prepare(read_manifest(data_set), SETTINGS, cache, progress=progress, workers=2))
+    told.send(None)
 
 
 @pytest.fixture(scope="module")
@@ -318,13 +306,10 @@ def test_a_cache_that_cannot_be_made(clip_list, tmp_path):
 def killed_once(data_set, tmp_path_factory):
     """The cache of a preparation that was killed after its fifth clip; to be copied before it is changed."""
     folder = tmp_path_factory.mktemp("killed")
-    process = start_preparation(folder / "script.py", data_set, folder / "cache", pause=0.2)
-    for _ in range(5):
-        assert process.stdout.readline() == "decoded\n"
+    process, told = start(prepare_and_tell, data_set, folder / "cache", 0.2)
+    assert [told.recv() for _ in range(5)] == ["decoded"] * 5
     process.kill()
-    process.wait()
-    process.stderr.close()
-    process.stdout.close()
+    process.join()
     return folder / "cache"
 
 
@@ -403,14 +388,10 @@ def test_scaling_by_published_constants(store, clip_list, tmp_path):
 
 
 def test_two_preparations_at_once_make_one_store(data_set, store, tmp_path):
-    cache = tmp_path / "cache"
-    first = start_preparation(tmp_path / "script.py", data_set, cache, pause=0.1)
-    second = start_preparation(tmp_path / "script.py", data_set, cache, pause=0.1)
-    outputs = [process.communicate(timeout=60)[0].split() for process in (first, second)]
-    assert first.returncode == second.returncode == 0
-    assert sorted(words.count("decoded") for words in outputs) == [0, 12]
-    assert outputs[0][-1] == outputs[1][-1]
-    path = Path(outputs[0][-1])
+    preparations = [start(prepare_and_tell, data_set, tmp_path / "cache", 0.1) for _ in range(2)]
+    said = [list(iter(told.recv, None)) for _, told in preparations]
+    assert sorted(words.count("decoded") for words in said) == [0, 12]
+    [path] = {words[-1] for words in said}
     assert (path / "spectrograms.npy").read_bytes() == (store.path / "spectrograms.npy").read_bytes()
 
 

@@ -1,6 +1,7 @@
 """The plain trials that a sweep begins with, and the history that is pooled from them."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -25,11 +26,11 @@ from raygap.config import load_yaml
 from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.schema import from_mapping
-from raygap.search.job import run_sweep
+from raygap.search.job import Outcome
 from raygap.search.journal import open_storage
 from raygap.search.kept import fetch_run
 from raygap.search.known import as_trial
-from raygap.search.plan import Plan, make_plan, write_plan
+from raygap.search.plan import Plan, make_plan, read_plan, write_plan
 from raygap.search.pool import Pool, pooled_trials
 from raygap.search.samplers import make_sampler
 from raygap.search.scheduler import make_scheduler
@@ -202,9 +203,9 @@ def test_a_history_that_a_sweep_holds_fixed_must_be_there(run: Path, small_store
         begun(planned(run, history__pool="0" * 24), run, small_store)
 
 
-def short(folder: Path, trials: int, **changes: Any) -> Plan:
+def short(folder: Path, trials: int, searched: str = "", **changes: Any) -> Plan:
     """A plan of two plain trials and guided ones that all want a history."""
-    (folder / "space.yaml").write_text("space: {loss.focus: {uniform: [0, 9]}}")
+    (folder / "space.yaml").write_text(f"space: {{loss.focus: {{uniform: [0, 9]}}, {searched}}}")
     fixed = SMALL | {"epochs": 3, "warmup.epochs": 1, "purify.epochs": 0, "gap.source": "history"}
     fixed |= changes.pop("fixed", {})
     made = make_plan("demo", "gmm_scores", folder / "space.yaml", fixed, root=None, cache="", trials=4)
@@ -225,44 +226,33 @@ def mean_scores(run: Path, *numbers: int) -> np.ndarray:
 
 
 def test_machines_that_share_no_folder_have_one_history_for_trials_seeds_and_later_trainings(
-    small_store: Store, storage: Storage, run: Path, tmp_path: Path, ray_cluster: None
+    stored_sweep: tuple[Path, Outcome, Storage], stored_run: Storage, small_store: Store, tmp_path: Path
 ) -> None:
-    kept = storage.at("runs", "run")
-    plan = short(run, 4, storage=kept.uri, test_seeds=1, references=False)
-    write_plan(plan, run)
-    outcome = run_sweep(plan, run, small_store.path, 2, None, lambda seed, metrics: None)
+    run, outcome, kept = stored_sweep
     assert not outcome.failures()
-    assert outcome.finished() == 4
+    assert outcome.finished() == 3
     assert "The history is the scores of 2 plain trials (0, 1)." in outcome.about_epochs()
     assert "Scoring trainings" not in outcome.about_epochs()
     trials = outcome.study.trials
-    assert [trial.state for trial in trials[:2]] == [TrialState.COMPLETE] * 2
-    configs = [from_mapping(load_yaml(trial_folder(run, number) / "config.yaml")) for number in range(4)]
-    [key] = {config.history.pool for config in configs[2:]}
-    for used in histories(run, 2, 3):
-        np.testing.assert_allclose(used, mean_scores(run, 0, 1), rtol=1e-6)
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+    config = from_mapping(load_yaml(trial_folder(run, 2) / "config.yaml"))
+    np.testing.assert_allclose(histories(run, 2)[0], mean_scores(run, 0, 1), rtol=1e-6)
     for place in (kept, kept.at("..")):
-        assert f"{FOLDER}/{key}.parquet" in place.files()
-    # So has a machine that knows the run folder alone.
+        assert f"{FOLDER}/{config.history.pool}.parquet" in place.files()
+    # So has a machine that knows the run folder alone, in a folder of another name.
     there = tmp_path / "there"
     there.mkdir()
-    fetch_run(kept, there)
-    study = run_trials(replace(plan, trials=5), there, small_store.path, 1)
-    assert study.trials[4].user_attrs[BESIDE]["history.pool"] == key
-    np.testing.assert_array_equal(histories(there, 4)[0], histories(run, 2)[0])
-    bring_pool(configs[2], small_store, tmp_path / "far", there / "best.yaml")
-    list(train(configs[2], small_store, tmp_path / "far" / "0"))
-    again, before = (pq.read_table(place / "ledger.parquet") for place in (tmp_path / "far/0", trial_folder(run, 2)))
-    assert again.equals(before) or study.trials[2].state == TrialState.PRUNED
-
-
-@pytest.mark.cluster
-def test_trials_of_two_workers_pool_and_use_one_history(small_store: Store, run: Path, ray_cluster: None) -> None:
-    plan = short(run, 3, fixed={"compute.workers": 2, "model.norm": "group"})
-    study = run_trials(plan, run, small_store.path, 1)
-    assert [trial.state for trial in study.trials[:2]] == [TrialState.COMPLETE] * 2
-    assert study.trials[2].user_attrs["scoring_epochs"] == 0
-    np.testing.assert_allclose(histories(run, 2)[0], mean_scores(run, 0, 1), rtol=1e-6)
+    fetch_run(stored_run, there)
+    before = signal.getsignal(signal.SIGINT)
+    study = run_trials(replace(read_plan(run), storage=stored_run.uri, trials=4), there, small_store.path, 1)
+    assert signal.getsignal(signal.SIGINT) is before  # or the next Ctrl-C would be lost
+    assert [trial.value for trial in study.trials[:3]] == [trial.value for trial in trials]
+    assert study.trials[3].user_attrs[BESIDE]["history.pool"] == config.history.pool
+    np.testing.assert_array_equal(histories(there, 3)[0], histories(run, 2)[0])
+    bring_pool(config, small_store, tmp_path / "far", there / "best.yaml")
+    list(train(config, small_store, tmp_path / "far" / "0"))
+    again, first = (pq.read_table(place / "ledger.parquet") for place in (tmp_path / "far/0", trial_folder(run, 2)))
+    assert again.equals(first)
 
 
 CHILD = """
@@ -276,32 +266,42 @@ run_trials(read_plan(folder), folder, Path(sys.argv[2]), concurrency=2)
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("guided_epochs", [0, 2])
-def test_a_sweep_killed_while_it_scores_or_afterwards_goes_on_with_the_same_history(
-    guided_epochs: int, run: Path, tmp_path: Path, ray_cluster: None
+def test_a_sweep_killed_while_it_scores_and_at_a_random_moment_goes_on_as_if_nothing_had_happened(
+    run: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
+    """Twice with all its processes: what had ended stays, what was interrupted goes on, and the history is one."""
     store = write_store(tmp_path / "store", clips=240)
-    plan = short(run, 5, fixed={"epochs": 15, "warmup.epochs": 2})
+    plan = short(run, 5, searched="warmup.epochs: {randint: [1, 3]}", fixed={"epochs": 15})
     write_plan(plan, run)
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(run), str(store.path)],
-        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
-        start_new_session=True,
-    )
 
-    def begun() -> bool:
-        tables = trial_folder(run, 2 if guided_epochs else 0) / "metrics.parquet"
-        with suppress(OSError):  # it is being written
-            return len(pq.read_table(tables)) >= max(guided_epochs, 1)
-        return False
+    def epochs(number: int) -> list[int]:
+        with suppress(OSError):  # none yet, or it is being written
+            return pq.read_table(trial_folder(run, number) / "metrics.parquet")["epoch"].to_pylist()
+        return []
 
-    end = time.monotonic() + 200
-    while not begun():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.1)
-    os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-    assert (run / FOLDER).exists() == bool(guided_epochs)
+    def killed(number: int, after: int, later: float) -> None:
+        """So many seconds after so many epochs of a trial."""
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(run), str(store.path)],
+            env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+            start_new_session=True,
+        )
+        end = time.monotonic() + 200
+        while len(epochs(number)) < after and child.poll() is None:
+            assert time.monotonic() < end, "waited too long"
+            time.sleep(0.05)
+        time.sleep(later)
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+    killed(0, 1, 0)
+    assert not (run / FOLDER).exists()
+    killed(2, 2, random.uniform(0, 2))
+    assert (run / FOLDER).exists()
+    tables = {number: trial_folder(run, number) / "metrics.parquet" for number in range(5)}
+    before = {number: table.read_bytes() for number, table in tables.items() if table.exists()}
+    ended = {number for number in before if not (trial_folder(run, number) / "checkpoint.pt").exists()}
     study = run_trials(plan, run, store.path, 2)
     assert len(study.trials) == len(finished_trials(study)) == 5
     assert pooled_trials(study) == [0, 1]
@@ -309,8 +309,16 @@ def test_a_sweep_killed_while_it_scores_or_afterwards_goes_on_with_the_same_hist
     assert len({trial.user_attrs[BESIDE]["history.pool"] for trial in study.trials[2:]}) == 1
     for used in histories(run, 2, 3, 4):
         np.testing.assert_allclose(used, mean_scores(run, 0, 1), rtol=1e-6)
-    whole = next(trial.number for trial in study.trials[2:] if trial.state == TrialState.COMPLETE)
-    config = from_mapping(load_yaml(trial_folder(run, whole) / "config.yaml"))
-    list(train(config, store, run / "again" / "0"))
-    ledgers = (pq.read_table(place / "ledger.parquet") for place in (run / "again/0", trial_folder(run, whole)))
-    assert next(ledgers).equals(next(ledgers))
+    assert {number: tables[number].read_bytes() for number in ended} == {number: before[number] for number in ended}
+    for trial in study.trials:
+        assert epochs(trial.number) == list(range(1, trial.user_attrs["epochs"] + 1))
+    # Of those that are whole, one that was interrupted, if there is one.
+    whole = [trial.number for trial in study.trials[2:] if trial.state == TrialState.COMPLETE]
+    number = min(whole, key=lambda number: (number in ended, number not in before))
+    config = from_mapping(load_yaml(trial_folder(run, number) / "config.yaml"))
+    places = run / "again" / "0", trial_folder(run, number)
+    list(train(config, store, places[0]))
+    for name in ("ledger", "metrics"):
+        again, there = (pq.read_table(place / f"{name}.parquet") for place in places)
+        kept = [column for column in again.column_names if column not in ("epochs_reused", "scoring_epochs")]
+        assert again.select(kept).equals(there.select(kept))

@@ -165,7 +165,9 @@ def test_a_sweep_on_a_ray_of_its_own_ends_with_a_summary_when_everything_gets_si
     long.mkdir()
     run = tmp_path / "run"
     command = [sys.executable, REPOSITORY / "launch" / "sweep.py", "--dataset", "manifest", "--root", data_set]
-    command += ["--trials", "2", "--epochs", "900", "--test-seeds", "0", "--cache", tmp_path / "cache", "--out", run]
+    # A plain method: a guided one's scoring trainings of so many epochs would come before its first epoch.
+    command += ["--method", "joint", "--trials", "2", "--epochs", "900", "--test-seeds", "0", "--out", run]
+    command += ["--cache", tmp_path / "cache"]
     for field in ("prepare.frame_size=16", "prepare.frames=1", "model.width=4", "warmup.epochs=0"):
         command += ["--set", field]
     variables = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_TMPDIR")}

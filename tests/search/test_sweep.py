@@ -1,13 +1,6 @@
-import contextlib
 import csv
 import json
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +19,12 @@ from raygap.schema import from_mapping
 from raygap.search.job import Outcome
 from raygap.search.placement import in_words, place, trial_resources
 from raygap.search.plan import Plan, make_folder, read_plan, write_plan
-from raygap.search.study import TRIAL_NUMBER, finished_trials
+from raygap.search.study import TRIAL_NUMBER
 from raygap.search.sweep import run_trials
 from raygap.training import checkpoint
 from raygap.training.run import train
 
 SPACE = {"loss.focus": {"uniform": [0, 5]}, "warmup.epochs": {"randint": [1, 3]}}
-TESTS = Path(__file__).parents[1]
 
 
 def plan(trials: int, **changes: Any) -> Plan:
@@ -156,21 +148,11 @@ def test_a_plan_written_again_keeps_what_began_the_sweep_and_says_nothing_of_an_
     assert load_yaml(file) == begun
 
 
-def test_a_renamed_folder_goes_on_and_other_data_are_refused(
-    finished_sweep: tuple[Path, Outcome], small_store: Store, tmp_path: Path
-) -> None:
-    folder, outcome = finished_sweep
-    moved = Path(shutil.copytree(folder, tmp_path / "moved"))
-    values = [trial.value for trial in outcome.study.trials]
-    more = replace(read_plan(moved), trials=6)
-    before = signal.getsignal(signal.SIGINT)
-    study = run_trials(more, moved, small_store.path, concurrency=1)
-    assert signal.getsignal(signal.SIGINT) is before  # or the next Ctrl-C would be lost
-    assert [trial.value for trial in study.trials][:5] == values
-    assert len(study.trials) == 6
+def test_a_sweep_does_not_go_on_with_other_data(finished_run: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(finished_run, tmp_path / "moved", ignore=shutil.ignore_patterns("tune")))
     other = write_store(tmp_path / "store", seed=1)
     with pytest.raises(UserError, match="the data or their preparation have changed"):
-        run_trials(replace(more, trials=7), moved, other.path)
+        run_trials(replace(read_plan(moved), trials=7), moved, other.path)
 
 
 def test_a_trial_always_fits_on_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,58 +192,3 @@ def test_a_plan_tells_what_each_trial_gets_and_what_limits_them(monkeypatch: pyt
     together = told(gpus, **{"compute.workers": 4, "compute.threads": 3})
     assert together[0].startswith("2 at a time, as many as fit")
     assert together[1].startswith("each of the 4 workers of a trial gets 3 CPUs and 1 GPU")
-
-
-CHILD = """
-import sys
-from pathlib import Path
-from raygap.search.plan import read_plan
-from raygap.search.sweep import run_trials
-folder = Path(sys.argv[1])
-run_trials(read_plan(folder), folder, Path(sys.argv[2]), concurrency=2)
-"""
-
-
-def sweep_process(folder: Path, store: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(folder), str(store)],
-        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
-        start_new_session=True,
-    )
-
-
-def wait_for(condition: Any, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
-
-
-@pytest.mark.cluster
-def test_a_sweep_killed_at_a_random_moment_is_completed_by_another(tmp_path: Path, ray_cluster: None) -> None:
-    store = write_store(tmp_path / "store", clips=240)
-    folder = tmp_path / "run"
-    make_folder(folder, new=True)
-    write_plan(plan(6, fixed=SMALL | {"epochs": 15}), folder)
-    child = sweep_process(folder, store.path)
-    trials = folder / "trials"
-    wait_for(lambda: any(trials.glob("*/metrics.parquet")) or child.poll() is not None)
-    time.sleep(random.uniform(0, 4))
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-    before = {p.parent.name: p.read_bytes() for p in trials.glob("*/metrics.parquet")}
-    ended = {p.parent.name for p in trials.glob("*/metrics.parquet") if not (p.parent / "checkpoint.pt").exists()}
-    study = run_trials(plan(6, fixed=SMALL | {"epochs": 15}), folder, store.path, concurrency=2)
-    assert len(study.trials) == len(finished_trials(study)) == 6
-    assert sorted(p.name for p in trials.iterdir()) == [f"{n:04d}" for n in range(6)]
-    for name in ended:  # nothing that had ended was done again
-        assert (trials / name / "metrics.parquet").read_bytes() == before[name]
-    for trial in study.trials:  # and what was interrupted went on as if nothing had happened
-        files = trials / f"{trial.number:04d}"
-        table = pq.read_table(files / "metrics.parquet")
-        assert table["epoch"].to_pylist() == list(range(1, trial.user_attrs["epochs"] + 1))
-        if trial.state == TrialState.COMPLETE and files.name in before and files.name not in ended:
-            rows = list(train(from_mapping(yaml.safe_load((files / "config.yaml").read_text())), store, tmp_path / "x"))
-            assert [row["val_loss"] for row in rows] == table["val_loss"].to_pylist()
-            break

@@ -19,6 +19,7 @@ from raygap.methods import METHODS
 from raygap.methods.base import Method
 from raygap.schema import field_paths, from_mapping
 from raygap.training.evaluation import evaluate
+from raygap.training.histories import FOLDER, write_pool
 from raygap.training.precision import pick_device
 from raygap.training.run import load_network, train
 from raygap.training.trunk import SharedWarmups
@@ -100,6 +101,7 @@ SHORT = {
 BATCHES = {run: FIELDS | {"optimizer.batch_size": clips} for run, clips in {"rest": 14, "lone": 47, "small": 5}.items()}
 BATCHES["other"] = BATCHES["rest"] | {"loss.focus": 1.0}
 BATCHES["scored"] = SHORT["gmm_adaptive"] | {"gap.source": "history", "history.runs": 1}
+BATCHES["pooled"] = SHORT["gmm_adaptive"] | {"gap.source": "history", "history.pool": 24 * "0"}
 BATCHES["guided"] = SHORT["gmm_adaptive"] | {"epochs": 4, "purify.epochs": 1, "gap.source": "fresh"}
 PARTS = [("whole", END), ("stopped", 2), ("stopped", END)]
 STOPPED = {norm: FIELDS | {"model.norm": norm} for norm in ("group", "batch")}
@@ -109,9 +111,21 @@ KEEPING = [name for name in SHORT if name.startswith("dus_") or METHODS[name].st
 
 
 @pytest.fixture(scope="module")
-def pair(small_store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Rows]:
+def above(small_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all that is trained here; in it a history that is pooled from two plain trainings."""
+    folder = tmp_path_factory.mktemp("workers")
+    for seed in range(2):
+        list(train(from_mapping(SHORT["unimodal_losses"] | {"seed": seed}), small_store, folder / "plain" / str(seed)))
+    ledgers = [folder / "plain" / str(seed) / "ledger.parquet" for seed in range(2)]
+    write_pool(ledgers, folder / FOLDER / f"{BATCHES['pooled']['history.pool']}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(small_store: Store, above: Path) -> tuple[Path, Rows]:
     """The folder and the rows of all that two workers train here: to start them takes longer than a run."""
-    folder = tmp_path_factory.mktemp("pair")
+    folder = above / "pair"
+    folder.mkdir()
     runs = [(f"{name}/run", SHORT[name], end) for name in SHORT for end in ((2, END) if name in KEEPING else (END,))]
     runs += [(f"batches/{run}", fields, END) for run, fields in BATCHES.items()]
     runs += [(f"options/{name}", SHORT["unimodal_losses"] | fields, END) for name, fields in OPTIONS.items()]
@@ -121,10 +135,10 @@ def pair(small_store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 @pytest.fixture(scope="module")
-def alone(small_store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[dict]]]:
+def alone(small_store: Store, above: Path) -> dict[str, tuple[Path, list[dict]]]:
     """The runs with different batches, each by one process: its folder and rows."""
-    folder = tmp_path_factory.mktemp("alone")
-    fields = {run: BATCHES[run] for run in ("rest", "lone", "small", "guided", "scored")}
+    folder = above / "alone"
+    fields = {run: BATCHES[run] for run in ("rest", "lone", "small", "guided", "scored", "pooled")}
     return {run: (folder / run, list(train(from_mapping(fields[run]), small_store, folder / run))) for run in fields}
 
 
@@ -167,6 +181,9 @@ def test_workers_together_equal_one(
         ledgers = [pq.read_table(files / "ledger.parquet") for files in (folder / "batches" / run, place)]
         assert ledgers[0]["records"].equals(ledgers[1]["records"])  # each clip once an epoch
         np.testing.assert_allclose(ledgers[0]["audio_average"], ledgers[1]["audio_average"], atol=1e-4)
+        if run == "pooled":
+            assert ledgers[0]["audio_history"].equals(ledgers[1]["audio_history"])
+            assert {row["scoring_epochs"] for row in rows["batches/pooled", END]} == {0}
 
 
 @pytest.mark.parametrize("name", list(STOPPED))

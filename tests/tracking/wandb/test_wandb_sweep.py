@@ -2,25 +2,19 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from html import escape
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from stores import SMALL
 from wandb.sdk.lib import wbauth
-from wandb_server import ENTITY, KEY, Run, WandbServer
+from wandb_server import ENTITY, EVERY_EPOCH, KEY, Run, WandbServer
 
 from raygap.config import load_yaml
-from raygap.data.store import Store
 from raygap.errors import UserError
 from raygap.schema import from_mapping, to_mapping
 from raygap.search.job import Outcome
-from raygap.search.plan import Plan
-from raygap.search.sweep import run_trials
 from raygap.tracking.best_sources import find_best
 from raygap.tracking.comparison_table import SHOWN, MethodResult, table
 from raygap.tracking.wandb import queries as wandb_queries
@@ -30,12 +24,6 @@ from raygap.tracking.wandb.layout import read_note
 from raygap.tracking.wandb.queries import Place, parse
 from raygap.tracking.wandb.report import publish
 
-EVERY_EPOCH = {
-    *("train/loss", "train/loss_fusion", "train/loss_audio", "train/loss_visual", "train/accuracy"),
-    *(f"val/{who}{what}" for who in ("", "audio_", "visual_") for what in ("accuracy", "macro_f1", "loss")),
-    *("gap/mean", "gap/absolute_mean", "gap/q05", "gap/q25", "gap/q50", "gap/q75", "gap/q95", "val/gap_mean"),
-    *("stage", "epoch", "learning_rate", "epochs_reused", "best_epoch", "best_val_accuracy"),
-}
 AFTER_WARMUP = {"train/loss_align", "imbalanced_share"}
 AT_REFIT = {
     *(f"mixture/{what}_{which}" for what in ("mean", "variance") for which in ("balanced", "imbalanced")),
@@ -124,25 +112,6 @@ def test_the_test_of_the_best_configuration_is_a_run_of_its_own(
     assert any("figures/gap" in name for name in server.files)
 
 
-def test_trials_of_several_workers_are_logged_alike(
-    account: WandbServer, small_store: Store, tmp_path: Path, ray_cluster: None
-) -> None:
-    fixed = SMALL | {"method": "gmm_adaptive", "compute.workers": 2}
-    space = {"loss.focus": {"uniform": [0, 5]}}
-    plan = Plan(
-        dataset="small", root=None, cache="", trials=1, fixed=fixed, space=space, trunk_gb=0, wandb_project="workers"
-    )
-    with sweep_log(tmp_path, plan.dataset, plan.wandb, plan.wandb_project, None) as log:
-        study = run_trials(plan, tmp_path, small_store.path, log=log)
-    [run] = [run for run in account.runs.values() if run.project == "workers"]
-    assert run.steps() == list(range(1, 7))
-    [told] = study.trials
-    assert run.summary["best_val_accuracy"] == told.value
-    assert run.summary["trial_state"] == "complete"
-    assert all(json.loads(line).keys() >= EVERY_EPOCH for line in run.history)
-    assert not {"node_ip", "hostname", "pid", "checkpoint_path"} & json.loads(run.history[-1]).keys()
-
-
 def test_a_comparison_is_a_run_that_grows(account: WandbServer, tmp_path: Path) -> None:
     results = []
     for method, accuracy in (("joint", 0.5), ("ogm", 0.75)):
@@ -159,12 +128,9 @@ def test_a_comparison_is_a_run_that_grows(account: WandbServer, tmp_path: Path) 
     assert all(f"<td>{escape(cell)}</td>" in shown[-1] for row in table(results) for cell in row)
 
 
-def test_no_key_and_no_client_where_they_do_not_belong(sweep: tuple[Path, Outcome]) -> None:
+def test_no_key_where_it_does_not_belong(sweep: tuple[Path, Outcome]) -> None:
     leaks = [file for file in sweep[0].rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()]
     assert not leaks
-    # In a process as those in which trials train.
-    code = "import sys, raygap.search.trial; sys.exit('wandb' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_every_source_tells_the_same_configuration(sweep: tuple[Path, Outcome], server: WandbServer) -> None:
