@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Ray reads it when a test module imports it: under `uv run` workers use this environment.
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 # Its workers, which a test waits for, do not stand back behind the tests of the other process.
-os.environ["RAY_worker_niceness"] = "0"
+os.environ |= {"RAY_worker_niceness": "0"}
 # The tests of W&B say themselves where they log.
 os.environ["WANDB_MODE"] = "disabled"
 # Of the object store that `bucket` starts; processes of Ray inherit them from here.

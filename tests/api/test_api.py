@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 import typer
-from called import call
 from media import write_data_set
 
 import raygap
 from raygap.api.results import TestResults
-from raygap.config import flatten
 from raygap.tracking.seed_results import SeedResults
 
 if TYPE_CHECKING:
@@ -149,7 +147,7 @@ def test_no_seed_that_ended_has_no_mean() -> None:
 
 
 def test_from_a_training_to_answers(here: Path, ray_cluster: None, capfd: pytest.CaptureFixture[str]) -> None:
-    """A training by a mapping, on real media, quietly; then predict and diagnose; and what the command says of it."""
+    """A training by a mapping, on real media, quietly; then predict and diagnose."""
     (here / "clips").mkdir()
     clips = write_data_set(here / "clips")
     tiny = {"model.encoder": "small_cnn", "model.width": 4, "optimizer.batch_size": 8}
@@ -171,13 +169,3 @@ def test_from_a_training_to_answers(here: Path, ray_cluster: None, capfd: pytest
     assert again.test.mean == trained.test.mean
     said = capfd.readouterr()
     assert (said.out, said.err) == ("", "")
-    (here / "joint.yaml").write_text("method: joint")
-    sets = [f"--set={path}={value}" for path, value in flatten(tiny).items()]
-    source = ("--dataset", "manifest", "--root", clips)
-    told = call("train", *source, "--config", "joint.yaml", *sets, "--epochs", "2", "--out", "run")
-    assert told.exit_code == 0, told.output
-    assert "note: stages shortened in proportion to 2 epochs" in told.output
-    assert "note: 1 step an epoch: " in told.output
-    assert "cannot be told from chance" in told.output
-    assert (here / "run/test.csv").read_text().startswith("seed,best_epoch,best_val_accuracy,test_accuracy")
-    assert len(list((here / "cache").glob("manifest-*"))) == 1

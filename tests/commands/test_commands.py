@@ -140,7 +140,7 @@ def test_dry_run_prints_the_plan_and_does_nothing(here: Path) -> None:
 
 
 def test_the_whole_line_on_real_media(here: Path, data_set: Path, ray_cluster: None) -> None:
-    arguments = ["--dataset", "manifest", "--root", data_set, "--name", "r", "--trials", "2", "--test-seeds", "1"]
+    arguments = ["--dataset", "manifest", "--root", data_set, "--name", "r", "--trials", "2", "--test-seeds", "2"]
     arguments += ["--concurrency", "1"]
     space = here / "space.yaml"
     space.write_text("fixed: {epochs: 3, purify.epochs: 1}\nspace: {loss.focus: {uniform: [0, 4]}}")
@@ -161,6 +161,16 @@ def test_the_whole_line_on_real_media(here: Path, data_set: Path, ray_cluster: N
     best = call("best", "runs/r")
     assert best.exit_code == 0
     assert yaml.safe_load(best.stdout)["epochs"] == 3
+    (here / "copy.yaml").write_text(best.stdout)
+    trained = call(
+        "train", "--dataset", "manifest", "--root", data_set, "--config", "copy.yaml", "--epochs", "1", "--out", "t"
+    )
+    assert trained.exit_code == 0, trained.output
+    assert len(list((here / "cache").glob("manifest-*"))) == 1
+    assert "note: stages shortened in proportion to 1 epochs" in trained.output
+    assert "note: 1 step an epoch: " in trained.output
+    assert "cannot be told from chance" in trained.output
+    assert (here / "t/test.csv").read_text().startswith("seed,best_epoch,best_val_accuracy,test_accuracy")
 
     plan = here / "runs/r/sweep.yaml"
     text = plan.read_text()

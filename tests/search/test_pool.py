@@ -290,6 +290,7 @@ def test_a_sweep_killed_while_it_scores_and_at_a_random_moment_goes_on_as_if_not
         while len(epochs(number)) < after and child.poll() is None:
             assert time.monotonic() < end, "waited too long"
             time.sleep(0.05)
+        assert epochs(number), "the sweep's process ended"
         time.sleep(later)
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
