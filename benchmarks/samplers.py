@@ -30,8 +30,11 @@ import optuna
 import pyarrow.parquet as pq
 import typer
 from curves import drawn, space_of
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import BaseSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
 from pages import write_page
 from replay import CURVES
 from sklearn.ensemble import ExtraTreesRegressor
@@ -65,14 +68,52 @@ def tpe_behind(share: float, space: SearchSpace, seed: int, trials: int, known: 
     return TPESampler(n_startup_trials=begin, multivariate=True, group=True, seed=seed)
 
 
+class EvenFirst(BaseSampler):
+    """Tried: points that cover the space evenly, by a scrambled Sobol' sequence; then those of another sampler."""
+
+    def __init__(self, space: SearchSpace, begin: int, then: BaseSampler, seed: int) -> None:
+        """`then` begins once `begin` trials have ended, complete or stopped early."""
+        self.space, self.begin, self.then = space.distributions(), begin, then
+        self.even = QMCSampler(
+            scramble=True, seed=seed, independent_sampler=RandomSampler(seed=seed), warn_independent_sampling=False
+        )
+
+    def _now(self, study: Study) -> BaseSampler:
+        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        return self.even if len(ended) < self.begin else self.then
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """As BaseSampler: all fields, also those that the trial will not be asked for."""
+        return self.space if self._now(study) is self.even else self.then.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As BaseSampler."""
+        return self._now(study).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """As BaseSampler."""
+        return self._now(study).sample_independent(study, trial, param_name, param_distribution)
+
+
+def tpe_behind_even(share: float, space: SearchSpace, seed: int, trials: int, known: int) -> BaseSampler:
+    """raygap's tpe, behind a share of all trials that are spread evenly."""
+    begin = max(round(share * trials), known + 1)
+    tpe = TPESampler(n_startup_trials=begin, multivariate=True, group=True, seed=seed)
+    return EvenFirst(space, begin, tpe, seed)
+
+
 SAMPLERS: dict[str, MakeSampler] = {
     TPE: partial(as_raygap, "tpe"),
     "gp": partial(as_raygap, "gp"),
     "cmaes": partial(as_raygap, "cmaes"),
     "qmc": partial(as_raygap, "qmc"),
     "random": partial(as_raygap, "random"),
-    "tpe, quarter at random": partial(tpe_behind, 0.25),
     "tpe, half at random": partial(tpe_behind, 0.5),
+    "tpe, half evenly": partial(tpe_behind_even, 0.5),
 }
 
 

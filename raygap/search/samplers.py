@@ -2,9 +2,7 @@
 
 import math
 import warnings
-from typing import Any
 
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import (
     BaseSampler,
@@ -22,19 +20,17 @@ from raygap.rng import generator
 from raygap.search.plan import Sampler
 from raygap.search.space import SearchSpace, distribution
 
-MOST_AT_FIRST = 25
-"""Trials that cover the space before a model of what came out of them suggests the others: what was measured."""
+MOST_AT_RANDOM = 10
+"""Trials at random before a model of what came out of them suggests the others: as many as Optuna's own default."""
 
 
 def start_up(trials: int, known: int) -> int:
-    """Trials before the sampler's model begins: half of the budget, but one more than are known before.
+    """Trials before the sampler's model begins: a quarter of the budget at most, but one more than are known before.
 
-    Why so many: benchmarks/samplers.py, benchmarks/results/samplers.md.
-
-    >>> start_up(12, 2), start_up(12, 8), start_up(100, 4)
-    (6, 9, 25)
+    >>> start_up(12, 2), start_up(40, 4), start_up(100, 4)
+    (3, 10, 10)
     """
-    return max(min(trials // 2, MOST_AT_FIRST), known + 1)
+    return max(min(trials // 4, MOST_AT_RANDOM), known + 1)
 
 
 def make_sampler(name: Sampler, space: SearchSpace, seed: int, trials: int, known: int, earlier: int) -> BaseSampler:
@@ -51,8 +47,7 @@ def make_sampler(name: Sampler, space: SearchSpace, seed: int, trials: int, know
         warnings.simplefilter("ignore", ExperimentalWarning)
         if name == "tpe":
             # By groups: fields that act in the same trials are modelled together.
-            tpe = TPESampler(n_startup_trials=begin, multivariate=True, group=True, seed=fresh)
-            return _EvenFirst(space, begin, tpe, fresh)
+            return TPESampler(n_startup_trials=begin, multivariate=True, group=True, seed=fresh)
         if name == "gp":
             return GPSampler(n_startup_trials=begin, deterministic_objective=True, seed=fresh)
         if name == "cmaes":
@@ -65,37 +60,6 @@ def make_sampler(name: Sampler, space: SearchSpace, seed: int, trials: int, know
         if name == "random":
             return RandomSampler(seed=fresh)
         return _Grid(grid(space, trials), seed=_seed(seed, f"sampler for {method}"))
-
-
-class _EvenFirst(BaseSampler):
-    """Points that cover the whole space evenly, by a scrambled Sobol' sequence; then those of another sampler."""
-
-    def __init__(self, space: SearchSpace, begin: int, then: BaseSampler, seed: int) -> None:
-        """`then` begins once `begin` trials have ended, complete or stopped early."""
-        self.space, self.begin, self.then = space.distributions(), begin, then
-        self.even = QMCSampler(
-            scramble=True, seed=seed, independent_sampler=RandomSampler(seed=seed), warn_independent_sampling=False
-        )
-
-    def _now(self, study: Study) -> BaseSampler:
-        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        return self.even if len(ended) < self.begin else self.then
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """As BaseSampler: all fields, also those that the trial will not be asked for."""
-        return self.space if self._now(study) is self.even else self.then.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """As BaseSampler."""
-        return self._now(study).sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """As BaseSampler."""
-        return self._now(study).sample_independent(study, trial, param_name, param_distribution)
 
 
 def _seed(seed: int, purpose: str, *counters: int) -> int:

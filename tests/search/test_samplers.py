@@ -99,20 +99,9 @@ def test_methods_of_as_many_fields_get_other_points(tmp_path: Path) -> None:
     assert len(set(first + again)) == 8  # and a sweep that goes on gets new ones
 
 
-@pytest.mark.parametrize(("trials", "known", "expected"), [(12, 1, 6), (12, 8, 9), (100, 3, 25), (2, 1, 2)])
-def test_the_model_begins_after_half_of_a_small_budget(trials: int, known: int, expected: int) -> None:
+@pytest.mark.parametrize(("trials", "known", "expected"), [(12, 1, 3), (12, 4, 5), (100, 3, 10), (2, 1, 2)])
+def test_the_sampler_begins_early_in_a_small_budget(trials: int, known: int, expected: int) -> None:
     assert start_up(trials, known) == expected
-
-
-def test_the_first_trials_cover_every_field_evenly_also_those_of_a_condition(tmp_path: Path) -> None:
-    searcher = searched(tmp_path / "journal", "tpe", trials=50)
-    points = [trained(searcher, str(number)) for number in range(17)][1:]  # behind the defaults
-    for path, low, high in (("loss.focus", 0, 5), ("purify.threshold", 0.2, 0.9)):
-        values = sorted((point[path] - low) / (high - low) for point in points if path in point)
-        assert len(values) >= len(points) // 3
-        gaps = [later - value for value, later in zip([0, *values], [*values, 1], strict=True)]
-        assert max(gaps) < (0.25 if path == "loss.focus" else 0.5)
-    assert {point["model.fusion"] for point in points[:4]} == {"concat", "sum"}
 
 
 @pytest.mark.parametrize("name", ["random", "grid", "tpe"])
