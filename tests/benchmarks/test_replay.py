@@ -48,7 +48,7 @@ def test_in_step_every_verdict_has_seen_all_that_come_as_far() -> None:
     assert replay_in_step(RULES["none"](EPOCHS), worst_first) == replay(RULES["none"](EPOCHS), worst_first)
     own = [curve(0.8, warmup=6), curve(0.9, warmup=2), curve(0.99, warmup=2, name="other", epochs=4)]
     assert replay_in_step(rule.__class__(EPOCHS, 5, 2.0, 0.5), own) == Outcome(
-        pytest.approx((6 + 2 + 1 + 18 + 2) / 60), 0.0, 90.0, 1
+        pytest.approx((6 + 2 + 2 + 18 + 2) / 60), 0.0, 90.0, 1
     )
 
 
