@@ -73,9 +73,10 @@ def start_ray(dashboard: bool = True) -> None:
 
 def _end_at_once() -> None:
     """Have our Ray's processes killed when it ends: of SIGTERM they do not hear, and Ray waits a second for each."""
-    from ray._private.worker import _global_node
+    from ray._private import worker
 
-    for started in _global_node.all_processes.values():
+    node: Any = worker._global_node  # its module is not typed
+    for started in node.all_processes.values():
         for one in started:
             one.process.terminate = one.process.kill
 
