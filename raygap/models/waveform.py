@@ -8,7 +8,8 @@ from torch import Tensor
 
 from raygap.models.base import Encoder
 
-PUBLISHED = "https://download.pytorch.org/torchaudio/models/"
+FOLDER = "/torchaudio/models/"
+"""Of the weights, at the host that has torchvision's."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Bundle:
     factory: str
     """The function of torchaudio.models that makes the network."""
     file: str
-    """Its weights, in the folder PUBLISHED."""
+    """Its weights, in FOLDER."""
     normalised: bool
     """Whether it was trained on sound with mean 0 and deviation 1 of each clip."""
 
@@ -56,8 +57,6 @@ class Waveform(Encoder):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 1, 1, samples) -> (B, out_features)."""
         sound = x[:, 0, 0]
-        if (
-            self.normalised
-        ):  # a clip alone; torchaudio's bundles do it over a whole batch, which was one clip in training
+        if self.normalised:  # each clip alone: torchaudio does it over a whole batch, which was one clip in training
             sound = F.layer_norm(sound, sound.shape[1:])
         return self.net(sound)[0].mean(1)

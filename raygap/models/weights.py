@@ -48,11 +48,12 @@ def load_weights(encoder: nn.Module, name: str, weights: str, modality: str) -> 
 def _address(encoder: nn.Module, name: str, weights: str, what: str) -> str:
     """The URL of torchaudio's or torchvision's weights by their name."""
     if name in WAVEFORM:
-        from raygap.models.waveform import BUNDLES, PUBLISHED
+        from raygap.models.waveform import BUNDLES, FOLDER
 
         if weights != "DEFAULT":
             raise UserError(f"{what}: {name} has DEFAULT, or a file with a state dict")
-        return PUBLISHED + BUNDLES[name].file
+        beside: str = library_weights("resnet18", "DEFAULT", what).url
+        return urlparse(beside)._replace(path=FOLDER + BUNDLES[name].file).geturl()
     if not hasattr(encoder, "expects"):
         raise UserError(f"{what}: {name} has no pretrained weights; give a file with a state dict, or none")
     url: str = library_weights(name, weights, what).url
