@@ -19,7 +19,6 @@ import contextlib
 import json
 import logging
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -57,7 +56,7 @@ from raygap.tracking.wandb.layout import VALUE
 
 TICKS = os.sysconf("SC_CLK_TCK")
 BASELINE, RAYGAP = "baseline", "raygap"
-MADE = "data.pkl"
+MADE = "data.json"
 """What all arms share, made before the first of them begins."""
 
 
@@ -157,6 +156,11 @@ def make_data(name: str, fsdd: Path | None, trials: int, out: Path) -> Data:
     files = out / f"{name}-files"
     write_files(clip_list, Store.open(store), settings, files)
     return Data(name, space, store, files, draw_points(space, trials))
+
+
+def _read_data(file: Path) -> Data:
+    made = json.loads(file.read_text())
+    return Data(made["name"], SearchSpace(**made["space"]), Path(made["store"]), Path(made["files"]), made["points"])
 
 
 def draw_points(space: SearchSpace, trials: int) -> list[dict[str, Any]]:
@@ -315,12 +319,11 @@ def main(
     """Run the arms that have not run yet, and print a table of all that have."""
     kept, work = out / f"{data}-{trials}.json", out / f"{data}-{trials}"
     if inside:
-        made = pickle.loads((work / MADE).read_bytes())
-        found = run_arm(ARMS[inside], made, work / inside / "run")
+        found = run_arm(ARMS[inside], _read_data(work / MADE), work / inside / "run")
         (work / inside / "trials.json").write_text(json.dumps([asdict(trial) for trial in found]))
         return
     work.mkdir(parents=True, exist_ok=True)
-    (work / MADE).write_bytes(pickle.dumps(make_data(data, fsdd, trials, out)))
+    (work / MADE).write_text(json.dumps(asdict(make_data(data, fsdd, trials, out)), default=str))
     done: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else {}
     for name in arms or ARMS:
         if name not in ARMS:

@@ -2,8 +2,10 @@
 tables of docs/results.md are drawn from what it writes."""
 
 import csv
+import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from stores import SMALL
@@ -19,7 +21,10 @@ from raygap.data.store import Store
 from raygap.provenance import FACTS
 from raygap.search.comparison import compare, write_comparison
 from raygap.search.space import SEARCHABLE
-from raygap.tracking.comparison_table import SHOWN
+from raygap.tracking.comparison_table import SHOWN, MethodResult
+
+if TYPE_CHECKING:
+    from raygap.search.job import Outcome
 
 
 @pytest.mark.parametrize("epochs", [20, 60])
@@ -47,33 +52,40 @@ def test_every_method_has_the_same_search_in_proportion_to_the_training(small_st
 
 
 def test_rows_are_of_the_chosen_configurations_and_docs_draw_them(
-    small_store: Store, tmp_path: Path, ray_cluster: None
+    small_store: Store, finished_sweep: tuple[Path, "Outcome"], tmp_path: Path
 ) -> None:
-    data, methods = Data("light", small_store, SMALL, None), ("unimodal_losses", "gmm_scores")
-    comparison = comparison_on(data, methods, 4, 2, 4)
+    guided, outcome = tmp_path / "gmm_adaptive", finished_sweep[1]
+    shutil.copytree(finished_sweep[0], guided, symlinks=True)
+    assert outcome.best is not None
+    assert outcome.test is not None
+    searched = MethodResult("gmm_adaptive", outcome.best.value, outcome.test.rows)
+    comparison = comparison_on(Data("light", small_store, SMALL, None), ("unimodal_losses",), 2, 2, 4)
     write_comparison(comparison, tmp_path)
 
     said: list[str] = []
 
     def rows() -> list:
         results = compare(comparison, tmp_path, small_store.path, lambda *told: None, said.append, quiet=True)
-        return [row for result in results for row in rows_of(result, tmp_path / result.method, small_store)]
+        both = [*results, searched]
+        return [row for result in both for row in rows_of(result, tmp_path / result.method, small_store)]
 
     first = rows()
-    assert [line.split(":")[0] for line in said if "4 trials" in line] == list(methods)
+    assert [line.split(":")[0] for line in said if "2 trials" in line] == ["unimodal_losses"]
     said.clear()
     names = [row.result.method for row in first]
     assert names[:4] == ["unimodal_losses", *(n for n in names if n.startswith("unimodal_losses + "))]
-    assert names[4] == "gmm_scores"
-    assert names[-2:] == ["gmm_scores, shuffled", "gmm_scores, constant"]
-    assert set(names[5:-2]) <= {"gmm_scores, best guided trial"}
-    seeds = sorted(first[0].result.seeds)
-    assert len(seeds) == 2
+    assert names[4] == "gmm_adaptive"
+    assert names[-2:] == ["gmm_adaptive, shuffled", "gmm_adaptive, constant"]
+    assert set(names[5:-2]) <= {"gmm_adaptive, best guided trial"}
     for row in first:
-        assert sorted(row.result.seeds) == seeds
-        assert all(row.made[seed]["torch"] for seed in seeds)
+        assert len(row.result.seeds) == 2
+        assert all(row.made[seed]["torch"] for seed in row.result.seeds)
     trained = {file: file.stat().st_mtime for file in tmp_path.rglob("metrics.parquet")}
-    assert [row.result.seeds for row in rows()] == [row.result.seeds for row in first]
+
+    def shown(rows: list) -> list:
+        return [{s: {n: m[n] for n in SHOWN} for s, m in row.result.seeds.items()} for row in rows]
+
+    assert shown(rows()) == shown(first)
     assert {file: file.stat().st_mtime for file in tmp_path.rglob("metrics.parquet")} == trained
     assert not said  # what has ended is not looked at again
 
@@ -81,7 +93,7 @@ def test_rows_are_of_the_chosen_configurations_and_docs_draw_them(
     write_results("digits", 4, comparison, first, page)
     text = page.read_text(encoding="utf-8")
     assert "# Methods: digits, 4 epochs" in text
-    assert "* gmm_scores: " in text
+    assert "* gmm_adaptive: " in text
     with page.with_suffix(".csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     assert len(written) == 2 * len(first)
@@ -92,8 +104,7 @@ def test_rows_are_of_the_chosen_configurations_and_docs_draw_them(
     again = readme_table.read_methods(page.with_suffix(".csv"))
     for one, row in zip(again, first, strict=True):
         assert (one.method, one.validation) == (row.result.method, row.result.validation)
-        shown = {seed: {name: metrics[name] for name in SHOWN} for seed, metrics in row.result.seeds.items()}
-        assert one.seeds == shown
+        assert [one.seeds] == shown([row])
         assert one.cost == {name: row.result.cost[name] for name in one.cost}
     (docs := tmp_path / "page.md").write_text(f"Before.\n{readme_table.METHODS_BEGIN}old\n{readme_table.END}After.\n")
     for _ in range(2):
@@ -101,5 +112,5 @@ def test_rows_are_of_the_chosen_configurations_and_docs_draw_them(
     text = docs.read_text()
     assert text.startswith("Before.\n")
     assert text.endswith("After.\n")
-    assert text.count("**digits, 4 epochs**, 4 trials a method, 2 seeds") == 1
+    assert text.count("**digits, 4 epochs**, 2 trials a method, 2 seeds") == 1
     assert all(f"| {name} |" in text for name in names)
