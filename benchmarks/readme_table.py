@@ -23,6 +23,7 @@ BASELINE = "unimodal_losses"
 COLUMNS = {
     "gmm_scores": "history, weights",
     "shuffled": "history, weights, shuffled",
+    "pooled": "history, pooled",
     "without histories": "scores of the training",
 }
 """Of the table, and the benchmark's arms; README has the first two."""
@@ -34,7 +35,10 @@ DATA = {
     "heavy": "planted damage, 65 %",
     "clean": "nothing planted",
     "drones": "drones, nothing planted",
+    "mnist": "MNIST's pictures, planted damage, 40 %",
+    "demo": "the demo, planted damage, 40 %",
 }
+"""README has the first four."""
 
 Accuracies = dict[str, dict[int, float]]
 """Of each arm by seed, on test."""
@@ -51,11 +55,13 @@ def read(file: Path) -> dict[tuple[str, int], Accuracies]:
     return groups
 
 
-def table(groups: dict[tuple[str, int], Accuracies], columns: dict[str, str], wins: bool) -> list[str]:
+def table(
+    groups: dict[tuple[str, int], Accuracies], sets: dict[str, str], columns: dict[str, str], wins: bool
+) -> list[str]:
     """Lines of Markdown: the baseline's accuracy, and the differences of the others to it, over the seeds of both."""
     lines = [f"| training clips | epochs | {BASELINE} | {' | '.join(columns)} |"]
     lines.append("|---|---|---|" + "---|" * len(columns))
-    for data, words in DATA.items():
+    for data, words in sets.items():
         for epochs in sorted(epochs for name, epochs in groups if name == data):
             arms = groups[data, epochs]
             base = arms.get(BASELINE, {})
@@ -113,8 +119,9 @@ def put(page: Path, lines: list[str], begin: str = BEGIN) -> None:
 def main() -> None:
     """Draw all that were measured."""
     groups, results = read(RESULTS), HERE.parent / "docs" / "results.md"
-    put(HERE.parent / "README.md", table(groups, dict(list(COLUMNS.items())[:2]), wins=False))
-    put(results, table(groups, COLUMNS, wins=True))
+    first_sets, first_columns = dict(list(DATA.items())[:4]), dict(list(COLUMNS.items())[:2])
+    put(HERE.parent / "README.md", table(groups, first_sets, first_columns, wins=False))
+    put(results, table(groups, DATA, COLUMNS, wins=True))
     if methods := method_tables(RESULTS.parent):
         put(results, methods, METHODS_BEGIN)
 
