@@ -136,7 +136,7 @@ def sha256(path: Path) -> str:
 def read_state(path: Path, what: str) -> dict[str, Tensor]:
     """The tensors of a state dict by name. Raises UserError if the file holds anything else."""
     if not path.is_file():
-        raise UserError(f"{what}: {path}: no such file")
+        raise UserError(f"{what}: no such file")
     if path.suffix == ".safetensors":
         need("safetensors", f"{what}:")
     try:

@@ -114,7 +114,7 @@ class Harm:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such file"),
+        (None, r"pt: no such file"),
         ({"weight": Harm()}, "not a state dict that can be read without running code"),
         ({"lr": 0.1}, "no state dict"),
         ([1], "no state dict"),
