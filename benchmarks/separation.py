@@ -38,6 +38,7 @@ from sklearn.metrics import roc_auc_score
 
 from raygap.config import flatten, load_yaml
 from raygap.data.demo.clips import generate_demo
+from raygap.data.demo.truth import planted as planted_in_demo
 from raygap.data.prepare import prepare
 from raygap.data.readers import read_clips
 from raygap.data.store import Store
@@ -168,6 +169,8 @@ def open_data(name: str, out: Path, fsdd: Path | None, drones: Path | None) -> D
     if name in RECIPES:
         by_clip = read_planted(folder / "manifest.csv")
         planted = np.array([by_clip[store.clip_ids[row]] for row in store.rows("train")])
+    elif name == "demo":
+        planted = planted_in_demo(folder, [store.clip_ids[row] for row in store.rows("train")])
     return Data(name, store, fixed, planted if planted is not None and (planted != "clean").any() else None)
 
 
