@@ -11,6 +11,7 @@ from raygap.search.training import Training
 from raygap.search.trainings import run_trainings
 
 
+@pytest.mark.cluster
 def test_several_workers_train_and_test_as_one_does(small_store: Store, tmp_path: Path, ray_cluster: None) -> None:
     """Equal to one worker's, but for what rounding may turn."""
     fields = SMALL | {"epochs": 3, "warmup.epochs": 1, "model.norm": "group", "method": "joint"}

@@ -35,8 +35,8 @@ independently given the class; nothing in a file's name, place in the manifest o
 **What was tuned.** Only the difficulty of each modality alone and of plain training; no imbalance method was looked at.
 Noise in both was raised until plain training has a tenth of the validation clips wrong while it still learns both: in
 12 epochs of `unimodal_losses` at the demo's settings 90 % are right, 75 % by the sound and 58 % by the picture, which
-lags behind (means of three seeds); `joint` has 84 %, and 43 % by its picture. Of demo-v1 the picture was hardly learned,
-so that nothing could be told of the clips by it; of demo-v2 95 % became right, and nothing was left to gain.
+lags behind (means of three seeds); `joint` has 84 %, and 43 % by its picture. Of demo-v1 the picture was hardly
+learned, so that nothing could be told of the clips by it; of demo-v2 95 % became right, and nothing was left to gain.
 
 **Reproducibility.** Every clip follows from (seed, clip index) alone, whatever the number of workers. The same machine
 and libraries give the same files; other versions of the codecs may give slightly different ones.
