@@ -88,7 +88,7 @@ def test_a_budget_of_seconds_ends_every_search_and_is_not_spent_twice_and_the_pa
     small_store: Store, tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(extras.EXTRAS, "report", ("no-report",))  # ten of them would be written
-    asked = comparison(methods=("joint",), trials=10_000, budget=2.0, seeds=0, paper=True, concurrency=1)
+    asked = comparison(methods=("joint",), trials=10_000, budget=0.5, seeds=0, paper=True, concurrency=1)
     write_comparison(asked, tmp_path)
     first = compare(asked, tmp_path, small_store.path, lambda seed, metrics: None, lambda line: None)
     again = compare(asked, tmp_path, small_store.path, lambda seed, metrics: None, lambda line: None)
@@ -101,7 +101,7 @@ def test_a_budget_of_seconds_ends_every_search_and_is_not_spent_twice_and_the_pa
     assert "PAPER PROTOCOL" in (tmp_path / "joint-paper" / "best.yaml").read_text()
     assert "paper protocol" in (tmp_path / "comparison.md").read_text()
     cost = first[0].cost
-    assert 2.0 <= cost["seconds"] < 60
+    assert 0.5 <= cost["seconds"] < 60
     assert not list(tmp_path.rglob(".trunk"))  # no method has for nothing what another has trained
     assert again[0].cost == cost
 

@@ -149,6 +149,6 @@ def render_picture(label: str, spoiled: bool, rng: np.random.Generator) -> NDArr
     if kind == 2:
         picture = 0.5 + 0.1 * (picture - 0.5) + 0.3 * noise
     else:
-        picture += rng.uniform(0.1, 0.3) * noise
+        picture += rng.uniform(0.02, 0.10) * noise
     pixels = (np.clip(picture, 0, 1) * 255).astype(np.uint8)
     return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))

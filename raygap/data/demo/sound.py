@@ -131,7 +131,7 @@ def render_sound(label: str, spoiled: bool, rng: np.random.Generator) -> Array:
     background = _coloured_noise(rng, rng.uniform(0.0, 1.0))
     if not spoiled:
         sound = _class_sound(label, rng)
-        ratio = 10 ** (rng.uniform(-18, 2) / 20)  # signal to noise, -18 to 2 dB
+        ratio = 10 ** (rng.uniform(-10, 8) / 20)  # signal to noise, -10 to 8 dB
         sound = ratio * sound / (sound.std() + 1e-6) + background
         peak = 10 ** rng.uniform(-1.0, -0.1)
     else:
