@@ -83,9 +83,9 @@ def main(
     (out / f"same-{data}-{chosen}.json").write_text(json.dumps(rows))
     lines = [f"| | {names[0]} | {names[1]} | paired by seed |", "|---|---|---|---|"]
     for name in MEASURED:
-        of_files, ours = ([row[name] for row in arm] for arm in rows)
-        change = Interval.of([b - a for a, b in zip(of_files, ours, strict=True)])
-        means = [f"{interval.mean:.4f} ± {interval.std:.4f}" for interval in map(Interval.of, (of_files, ours))]
+        left, right = ([row[name] for row in arm] for arm in rows)
+        change = Interval.of([b - a for a, b in zip(left, right, strict=True)])
+        means = [f"{interval.mean:.4f} ± {interval.std:.4f}" for interval in map(Interval.of, (left, right))]
         lines.append(f"| {name} | {' | '.join(means)} | {change.mean:+.4f} ± {change.half_width:.4f} |")
     print("\n".join(lines))
     write_page(results, f"The same metric: {seeds} seeds on {data}", lines)
