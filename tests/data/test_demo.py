@@ -175,12 +175,12 @@ def test_a_folder_with_a_data_set_is_not_overwritten(folder: Path) -> None:
 def test_a_second_call_does_not_regenerate(tiny: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYGAP_CACHE", str(tmp_path / "cache"))
     first = demo.ensure_demo()
-    assert first == tmp_path / "cache/demo-v2"
+    assert first == tmp_path / "cache/demo-v3"
     assert len(rows_of(first)) == 8
     assert demo.ensure_demo() == first
     assert demo.ensure_demo(tmp_path / "cache") == first
     assert len(tiny) == 1
-    assert os.listdir(tmp_path / "cache") == ["demo-v2"]
+    assert os.listdir(tmp_path / "cache") == ["demo-v3"]
 
 
 def test_the_slower_of_two_processes_takes_the_folder_of_the_faster(
@@ -188,11 +188,11 @@ def test_the_slower_of_two_processes_takes_the_folder_of_the_faster(
 ) -> None:
     slow = demo.generate_demo
     monkeypatch.setattr(
-        demo, "generate_demo", lambda folder: (slow(tmp_path / "demo-v2"), slow(folder))
+        demo, "generate_demo", lambda folder: (slow(tmp_path / "demo-v3"), slow(folder))
     )  # the other process finishes while this one is at work
-    assert demo.ensure_demo(tmp_path) == tmp_path / "demo-v2"
+    assert demo.ensure_demo(tmp_path) == tmp_path / "demo-v3"
     assert len(tiny) == 2
-    assert os.listdir(tmp_path) == ["demo-v2"]
+    assert os.listdir(tmp_path) == ["demo-v3"]
 
 
 def test_a_failed_generation_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,24 +217,24 @@ def test_a_generation_killed_half_way_leaves_no_folder_that_looks_complete(tiny:
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob(".demo-v2-*/clips/*.mp4"))) < 3:
+    while len(list(tmp_path.glob(".demo-v3-*/clips/*.mp4"))) < 3:
         assert child.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(child.pid, signal.SIGKILL)  # the workers too
     child.wait()
-    assert not (tmp_path / "demo-v2").exists()
-    (leftover,) = tmp_path.glob(".demo-v2-*")
+    assert not (tmp_path / "demo-v3").exists()
+    (leftover,) = tmp_path.glob(".demo-v3-*")
     assert not (leftover / "manifest.csv").exists()
 
     # The next call generates anew, and clears the leftover away once it is old.
     os.utime(leftover, (0, 0))
     assert len(rows_of(demo.ensure_demo(tmp_path))) == 8
-    assert os.listdir(tmp_path) == ["demo-v2"]
+    assert os.listdir(tmp_path) == ["demo-v3"]
 
 
 def test_a_folder_that_lost_its_manifest_is_an_error_with_a_mend(tmp_path: Path) -> None:
-    (tmp_path / "demo-v2").mkdir()
+    (tmp_path / "demo-v3").mkdir()
     with pytest.raises(UserError, match=r"no manifest\.csv; delete the folder"):
         demo.ensure_demo(tmp_path)
 
