@@ -191,6 +191,7 @@ def main(
     os.environ.setdefault("WANDB_MODE", "disabled")
     if data not in SETS:
         raise UserError(f"--data {data}: choose from {', '.join(SETS)}")
+    out = out.resolve()  # trials have working folders of their own
     asked = tuple(dict.fromkeys(filter(None, map(str.strip, methods.split(",")))))
     there = open_data(SETS[data], out, fsdd, drones)
     folder = out / f"{data}-{epochs}"

@@ -63,7 +63,7 @@ from raygap.tasks.sweep import (
     run,
     source_of,
 )
-from raygap.tracking.run_folder import BASELINE, BEST, PLAN, REPORT, TRIALS
+from raygap.tracking.run_folder import BASELINE, BEST, GUIDED, PLAN, REPORT, TRIALS
 from raygap.tracking.wandb.layout import Mode
 
 if TYPE_CHECKING:
@@ -435,6 +435,8 @@ def _print_outcome(console: Console, plan: Plan, folder: Path, store: Path, outc
     print(f"best configuration: {folder / BEST}")
     if compared and outcome.worth.baseline:
         print(f"baseline beside it: {folder / BASELINE}")
+    if compared and outcome.worth.rival:
+        print(f"guided beside it:   {folder / GUIDED}")
     if (folder / REPORT).exists():
         print(f"report:             {folder / REPORT}")
     print(f"all trials:         {folder / TRIALS}")

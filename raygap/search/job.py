@@ -31,6 +31,7 @@ from raygap.tracking.objectives import in_words
 from raygap.tracking.run_folder import (
     BASELINE,
     BEST,
+    GUIDED,
     KNOWN,
     PLAIN,
     SPOILED,
@@ -169,6 +170,9 @@ def _search_and_test(
         if worth.baseline:
             about = f"{worth.baseline} at the settings of {BEST}, which was compared with it. {worth.sentence}"
             write_best(folder, to_mapping(references[worth.baseline]), about, BASELINE)
+        if worth.rival:
+            about = f"The best guided trial; {BEST} is a plain one. {worth.sentence} {worth.advice}".rstrip()
+            write_best(folder, to_mapping(references[worth.rival]), about, GUIDED)
     outcome = Outcome(study, interrupted, best, config, worth, choice)
     if plan.keep_top > 1 and not interrupted:
         _combine(plan, outcome, folder, store, worth)

@@ -8,6 +8,7 @@ figures/, report.html       what to look at
 trials/0007/                config.yaml, metrics.parquet, ledger.parquet; best.pt if it is among the best trials
 ensemble.json, soup.pt      with --keep-top: what of the best trials answers together, and the mean of their weights
 baseline.yaml               the baseline at the same settings, where the best configuration was compared with one
+guided.yaml                 the best guided configuration, where a plain one is the best
 seeds/trial-0007/           the test of the best configuration and of its references: test.csv, failed.csv (seeds), a
                             folder a seed, and shuffled/, unimodal_losses/, joint/ with theirs
 tune/                       Ray Tune's own files (TensorBoard opens them)
@@ -31,7 +32,7 @@ if TYPE_CHECKING:  # commands read the names below before they need Optuna
     from optuna.trial import FrozenTrial, TrialState
 
 PLAN, JOURNAL, TRIALS, BEST = "sweep.yaml", "study.journal", "trials.csv", "best.yaml"
-BASELINE, SPOILED = "baseline.yaml", "spoiled.csv"
+BASELINE, GUIDED, SPOILED = "baseline.yaml", "guided.yaml", "spoiled.csv"
 TRIALS_FOLDER = "trials"
 ENSEMBLE = "ensemble.json"
 """What validation chose of the trials whose weights are kept (--keep-top): see training/ensemble.py."""

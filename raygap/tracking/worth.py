@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from raygap.tracking.comparison_table import ACCURACY, BASELINES
-from raygap.tracking.run_folder import BASELINE
+from raygap.tracking.run_folder import BASELINE, GUIDED
 from raygap.tracking.seed_results import Interval, Paired, SeedResults
 
 CHOSEN, SHUFFLED = "chosen", "shuffled"
@@ -16,6 +16,11 @@ EPOCHS = ("epoch", "epochs_reused")
 CONFIGURATION, AHEAD = "configuration", "chosen_ahead"
 """Columns of test.csv where references took part: whose row it is, and how far the chosen one is ahead of it."""
 VALIDATION = "best_val_accuracy"
+
+
+def control_of(method: str) -> str:
+    """Name of a guided method's own shuffled control, where another configuration is the chosen one."""
+    return f"{method}-{SHUFFLED}"
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,7 @@ class Worth:
 
     def ahead_of(self, name: str, metric: str = ACCURACY) -> Paired | None:
         """How far the chosen configuration is ahead; None where no seed has both."""
-        if CHOSEN not in self.results or name not in self.results:
-            return None
-        return Paired.of(self.results[CHOSEN].rows, self.results[name].rows, metric)
+        return self._paired(CHOSEN, name, metric)
 
     @property
     def baseline(self) -> str | None:
@@ -59,38 +62,71 @@ class Worth:
         return paired is not None and paired.interval.mean <= 0
 
     @property
+    def rival(self) -> str | None:
+        """The guided method that stands, with a control of its own, beside a plain choice; None if there is none."""
+        return next((name for name in self.references if control_of(name) in self.references), None)
+
+    @property
+    def preferred(self) -> bool:
+        """Over these seeds, at least two, validation prefers the rival; of equals the plain one is to be used."""
+        paired = self.ahead_of(self.rival, VALIDATION) if self.rival else None
+        return paired is not None and paired.seeds > 1 and paired.interval.mean < 0
+
+    @property
     def sentence(self) -> str:
         """The outcome in one sentence; empty if no reference was trained."""
         if not self.references:
             return ""
-        first = next((name for name in self.references if name != SHUFFLED), None)
+        first = next(iter(self._others), None)
         parts = [f"{self.method} is {_against(self.ahead_of(first), first)}"] if first else []
-        if shuffled := self.ahead_of(SHUFFLED):
+        guided, control = (self.rival, control_of(self.rival)) if self.rival else (CHOSEN, SHUFFLED)
+        if shuffled := self._paired(guided, control):
+            whose = f"{self.rival}'s" if self.rival else "its"
             told = points(shuffled.interval.mean, shuffled, "+")
             if shuffled.interval.mean > 0 and (shuffled.clear or shuffled.seeds == 1):
-                parts.append(f"the mixture accounts for {told.removeprefix('+')} points of its accuracy")
+                parts.append(f"the mixture accounts for {told.removeprefix('+')} points of {whose} accuracy")
             else:
-                parts.append(f"that its mixture adds anything cannot be told ({told} points to shuffled posteriors)")
+                parts.append(
+                    f"that {whose} mixture adds anything cannot be told ({told} points to shuffled posteriors)"
+                )
         return "; ".join(parts) + "."
 
     @property
     def advice(self) -> str:
-        """What to use instead, if the method has lost; else empty."""
+        """What to use instead, if validation over these seeds prefers the rival, or the method has lost; else empty."""
+        if self.preferred:
+            ahead = self._paired(self.rival, CHOSEN, VALIDATION)
+            return (
+                f"Use {self.rival}, whose configuration is in {GUIDED}: over these seeds validation prefers it, by "
+                f"{points(ahead.interval.mean, ahead)} points; the search chose by another."
+            )
         if not self.lost:
             return ""
         why = "has lost to it" if self.ahead_of(self.baseline).clear else "is not ahead of it"
         return f"Use {self.baseline}, whose configuration is in {BASELINE}: {self.method} {why}."
 
+    @property
+    def _others(self) -> list[str]:
+        """References that are no control."""
+        controls = {SHUFFLED, *map(control_of, self.references)}
+        return [name for name in self.references if name not in controls]
+
+    def _paired(self, one: str, other: str, metric: str = ACCURACY) -> Paired | None:
+        """How far the one is ahead of the other; None where no seed has both."""
+        if one not in self.results or other not in self.results:
+            return None
+        return Paired.of(self.results[one].rows, self.results[other].rows, metric)
+
     def lines(self) -> list[str]:
         """What else is to be said, a line each."""
         found = []
-        others = [name for name in self.references if name != SHUFFLED][1:]
-        found += [f"{self.method} is {_against(self.ahead_of(name), name)}." for name in others]
+        found += [f"{self.method} is {_against(self.ahead_of(name), name)}." for name in self._others[1:]]
         for name in self.references:
             if name in BASELINES and (corrected := self.ahead_of(name, CORRECTED)):
                 found.append(f"Both with the decision layer corrected: {_against(corrected, name)}.")
-        if self.baseline and (validation := self.ahead_of(self.baseline, VALIDATION)):
-            found.append(f"On validation, over the same seeds: {_against(validation, self.baseline)}.")
+        for name in filter(None, (self.rival, self.baseline)):
+            if validation := self.ahead_of(name, VALIDATION):
+                found.append(f"On validation, over the same seeds: {_against(validation, name)}.")
         trained, reused = (sum(of(self.results[name]) for name in self.references) for of in (_trained, _reused))
         if trained:
             also = f", and {reused} more of shared warm-up" if reused else ""

@@ -44,7 +44,11 @@ def test_no_method_is_a_reference_of_itself(method: str, others: dict, expected:
     assert list(reference_configs(from_mapping(known | others | {"method": method, "epochs": 6}))) == expected
 
 
-def test_a_plain_winner_is_compared_with_the_guided_one_that_it_beat() -> None:
-    guided = from_mapping({"method": "gmm_scores", "loss.focus": 7.0})
+def test_a_plain_winner_is_compared_with_the_guided_one_that_it_beat_and_that_with_its_control() -> None:
+    fields = {"method": "gmm_scores", "loss.focus": 7.0}
+    guided, control = from_mapping(fields), from_mapping(fields | {"mixture.posterior": "shuffled"})
     plain = from_mapping({"method": "unimodal_losses"})
-    assert reference_configs(plain, guided) == {"gmm_scores": guided, "joint": reference_configs(plain)["joint"]}
+    joint = reference_configs(plain)["joint"]
+    assert reference_configs(plain, guided) == {"gmm_scores": guided, "gmm_scores-shuffled": control, "joint": joint}
+    without = from_mapping(fields | {"mixture.posterior": "constant"})
+    assert list(reference_configs(plain, without)) == ["gmm_scores", "joint"]

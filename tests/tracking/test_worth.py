@@ -5,7 +5,7 @@ import math
 import pytest
 
 from raygap.tracking.seed_results import Paired, SeedResults
-from raygap.tracking.worth import CHOSEN, CORRECTED, SHUFFLED, Worth
+from raygap.tracking.worth import CHOSEN, CORRECTED, SHUFFLED, Worth, control_of
 
 
 def seeds(*accuracies: float, validation: float = 0.5, corrected: float = 0.0) -> SeedResults:
@@ -77,6 +77,27 @@ def test_the_baseline_to_use_is_the_better_one_on_validation_not_on_test() -> No
     assert any("worse than joint" in line for line in found.lines())
     equals = worth(unimodal_losses=seeds(0.7, 0.7, 0.7), joint=seeds(0.7, 0.7, 0.7))
     assert equals.baseline == "unimodal_losses"
+
+
+def test_beside_a_plain_choice_stands_the_guided_rival_with_its_control_and_validation_over_the_seeds_advises() -> None:
+    def found(validation: float, count: int = 3) -> Worth:
+        guided = seeds(*(0.83, 0.85, 0.86)[:count], validation=validation)
+        results = {CHOSEN: seeds(0.80, 0.82, 0.84, validation=0.7), "gmm_scores": guided}
+        results |= {control_of("gmm_scores"): seeds(0.80, 0.82, 0.84), "joint": seeds(0.6, 0.6, 0.6, validation=0.6)}
+        return Worth("unimodal_losses", results)
+
+    better = found(0.75)
+    assert (better.rival, better.preferred, better.baseline) == ("gmm_scores", True, "joint")
+    assert "worse than gmm_scores by 2.7 ± 1.4 points" in better.sentence
+    assert "the mixture accounts for 2.7 ± 1.4 points of gmm_scores's accuracy" in better.sentence
+    assert better.advice.startswith("Use gmm_scores, whose configuration is in guided.yaml: ")
+    assert "by 5.0 ± 0.0 points" in better.advice
+    assert not any("shuffled" in line for line in better.lines())
+    # Test has no say: the rival is as far ahead on it each time. Of equals the plain one stays; one seed cannot tell.
+    for other in (found(0.7), found(0.65), found(0.75, count=1)):
+        assert not other.preferred
+        assert other.advice == ""
+    assert worth(shuffled=seeds(0.7, 0.7, 0.7), joint=seeds(0.6, 0.6, 0.6)).rival is None
 
 
 def test_corrections_and_cost_are_told_beside_it_and_a_seed_that_failed_is_left_out() -> None:
