@@ -354,30 +354,13 @@ def _by_three(val: np.ndarray, gain: np.ndarray) -> str:
 
 def write_csv(path: Path, results: list[Result]) -> None:
     """One row a run, with what made it."""
-    names = [
-        "data",
-        "arm",
-        "epochs",
-        "seed",
-        "seconds",
-        "failed",
-        "val_accuracy",
-        "test_accuracy",
-        "test_audio_accuracy",
-    ]
-    names += [
-        "test_visual_accuracy",
-        "auroc_sound",
-        "auroc_picture",
-        "auroc_any",
-        "scoring_epochs",
-        "seconds",
-        "failed",
-    ]
+    names = ["data", "arm", "epochs", "seed", "seconds", "failed", "val_accuracy", "test_accuracy"]
+    names += ["test_audio_accuracy", "test_visual_accuracy"]
+    names += ["auroc_sound", "auroc_picture", "auroc_any", "scoring_epochs"]
     with path.open("w", newline="") as file:
         table = csv.DictWriter(file, [*names, *FACTS], extrasaction="ignore")
         table.writeheader()
-        table.writerows({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in r.items()} for r in results)
+        table.writerows({k: f"{v:.8g}" if isinstance(v, float) else v for k, v in r.items()} for r in results)
 
 
 @user_errors()
