@@ -60,7 +60,7 @@ class Curve:
 class OldRule(StoppingRule):
     """Ray's ASHA as raygap had it: rungs the same for all, whatever their warm-ups; the best third, by a quantile."""
 
-    def rungs(self, warmup: int) -> list[int]:
+    def rungs(self, warmup: Warmup) -> list[int]:
         """As StoppingRule, but of all trials."""
         return [self.first * 3**k for k in range(8) if self.first * 3**k < self.epochs]
 
@@ -69,7 +69,7 @@ class OldRule(StoppingRule):
         known = self.values.setdefault(epoch, {})
         others = list(known.values())
         known[trial] = value
-        return epoch not in self.rungs(0) or not others or value >= np.percentile(others, 100 * (1 - 1 / 3))
+        return epoch not in self.rungs(warmup) or not others or value >= np.percentile(others, 100 * (1 - 1 / 3))
 
 
 class LateRule(StoppingRule):
@@ -153,7 +153,7 @@ def replay(rule: StoppingRule, curves: Sequence[Curve], at_once: int = 1) -> Out
 def replay_in_step(rule: StoppingRule, curves: Sequence[Curve]) -> Outcome:
     """A sweep all of whose trials wait for each other at each of their rungs, as in successive halving."""
     reached, left = [0] * len(curves), dict(enumerate(curves))
-    rungs = {number: [*rule.rungs(curve.warmup.epochs), curve.epochs] for number, curve in left.items()}
+    rungs = {number: [*rule.rungs(curve.warmup), curve.epochs] for number, curve in left.items()}
     for step in range(max(map(len, rungs.values()))):
         for number, curve in left.items():
             reached[number] = min(rungs[number][step], len(curve.values))

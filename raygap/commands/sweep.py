@@ -44,12 +44,13 @@ from raygap.data.clips import Split
 from raygap.data.readers import READERS, check_source, read_clips
 from raygap.ending import user_errors
 from raygap.errors import UserError
+from raygap.methods import find_method
 from raygap.plugins import file_name
 from raygap.schema import parse_assignments, to_mapping
 from raygap.search.plan import Plan, make_folder, newest_run, write_plan
 from raygap.search.ray_start import use_cluster, which_ray
 from raygap.search.space import SEARCHABLE
-from raygap.search.stopping import make_rule
+from raygap.search.stopping import Warmup, make_rule
 from raygap.storage import Storage
 from raygap.tasks.progress import Progress
 from raygap.tasks.source import find_source, present, reader_options, refuse_kept
@@ -360,6 +361,7 @@ def _print_plan(plan: Plan, folder: Path) -> None:
 
     config = plan.check()
     rule = make_rule(plan.stopper, config.epochs)
+    longest = Warmup(config.warmup.epochs, None, find_method(config.method).starts_anew)
     at_once: list[str] | str
     places = 1
     try:
@@ -375,7 +377,7 @@ def _print_plan(plan: Plan, folder: Path) -> None:
             "trials": plan.trials,
             "epochs a trial": config.epochs,
             "early stopping": plan.stopper,
-            "judged, with the longest warm-up, after epochs": list(rule.rungs(config.warmup.epochs)),
+            "judged, with the longest warm-up, after epochs": list(rule.rungs(longest)),
             "trials at a time": at_once,
             "cost": cost_of(plan).lines(plan, places),
             "where": which_ray(),

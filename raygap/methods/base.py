@@ -121,6 +121,8 @@ class Method:
     """It has a loss a modality whose clips DUS can draw: `weighted` gets them with their modality's name."""
     one_step = True
     """It takes one step a batch, so that the gradients of several can make one (optimizer.accumulate)."""
+    starts_anew = False
+    """Its network does after the warm-up, which is another's training: of teachers."""
     averageable = True
     """Its weights go on from the first step to the last, so that their average means something (optimizer.ema)."""
     droppable = True

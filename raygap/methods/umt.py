@@ -55,6 +55,7 @@ class Umt(Method):
 
     sections = {"umt": Settings}
     plain_unimodal = False
+    starts_anew = True
     averageable = False
     teachers: Network | None = None
     """The network as the warm-up left it, frozen."""

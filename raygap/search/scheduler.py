@@ -10,6 +10,7 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from raygap.methods import find_method
 from raygap.schema import from_mapping, shapes_warmup
 from raygap.search.placement import why_given_up
 from raygap.search.space import own_fields
@@ -65,4 +66,4 @@ def warmup_of(own: dict[str, Any], fixed: dict[str, Any]) -> Warmup:
     """Of a trial that sets these fields itself, over those that the sweep holds fixed."""
     config = from_mapping(own_fields(fixed, own))
     shaping = sorted((path, value) for path, value in own.items() if shapes_warmup(path, config.method))
-    return Warmup(config.warmup.epochs, tuple(shaping))
+    return Warmup(config.warmup.epochs, tuple(shaping), find_method(config.method).starts_anew)

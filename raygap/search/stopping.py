@@ -2,7 +2,8 @@
 
 A trial is judged at rungs, epochs counted from its own start, against the values that others had at the same epoch: so
 schedules and lengths compare like with like. Trials that are still warming up are neither judged nor counted; of the
-warm-ups that trials share, each counts once, as a trial whose adaptive stage has not begun.
+warm-ups that trials share, each counts once, as a trial whose adaptive stage has not begun. Where the network starts
+anew after the training of its teachers, epochs are counted from there, and the warm-up counts nowhere.
 
 How the settings were chosen: benchmarks/replay.py, benchmarks/results/replay.md.
 """
@@ -26,6 +27,13 @@ class Warmup:
 
     epochs: int
     name: Hashable
+    starts_anew: bool = False
+    """The network does after it."""
+
+    @property
+    def before(self) -> int:
+        """Epochs before those of the network that is judged."""
+        return self.epochs if self.starts_anew else 0
 
 
 @dataclass
@@ -33,8 +41,8 @@ class StoppingRule:
     """At each of its rungs a trial goes on if it is among the best `kept` share of those that came as far, itself
     included.
 
-    Its first rung is after its first adaptive epoch, but not before epoch `first`; from each to the next the epochs
-    since its warm-up grow by `factor`, by one at least.
+    Its first rung is after its first adaptive epoch, but not before its network's epoch `first`; from each to the next
+    the epochs since its warm-up grow by `factor`, by one at least.
     """
 
     epochs: int
@@ -42,34 +50,37 @@ class StoppingRule:
     factor: float
     kept: float
     values: dict[int, dict[Hashable, float]] = field(default_factory=dict)
-    """By epoch, then by trial."""
+    """By epoch of the network, then by trial."""
 
-    def rungs(self, warmup: int) -> Iterator[int]:
-        """The epochs after which a trial with so long a warm-up is judged."""
-        rung = max(self.first, warmup + 1)
+    def rungs(self, warmup: Warmup) -> Iterator[int]:
+        """The epochs after which a trial with this warm-up is judged."""
+        rung = max(warmup.before + self.first, warmup.epochs + 1)
         while rung < self.epochs:
             yield rung
-            rung = max(rung + 1, warmup + math.ceil((rung - warmup) * self.factor))
+            rung = max(rung + 1, warmup.epochs + math.ceil((rung - warmup.epochs) * self.factor))
 
     def goes_on(self, trial: int, warmup: Warmup, epoch: int, value: float) -> bool:
         """Note a trial's value after an epoch, the larger the better. False: it is to be stopped.
 
         What is told twice, as by a trial that was started again, is judged once.
         """
-        if trial in self.values.get(epoch, {}):
+        trained = epoch - warmup.before
+        if trial in self.values.get(trained, {}):
             return True
         self.remember(trial, warmup, {epoch: value})
-        return epoch not in self.rungs(warmup.epochs) or self.passes(trial, epoch, value)
+        return epoch not in self.rungs(warmup) or self.passes(trial, trained, value)
 
     def passes(self, trial: int, epoch: int, value: float) -> bool:
-        """The verdict at a rung."""
+        """The verdict at a rung, an epoch of the network."""
         known = self.values[epoch].values()
         return sum(other > value for other in known) < self.kept * len(known)
 
     def remember(self, trial: int, warmup: Warmup, values: Mapping[int, float]) -> None:
         """Note values by epoch without a verdict: those of an earlier run of the same search."""
         for epoch, value in values.items():
-            self.values.setdefault(epoch, {})[warmup.name if epoch <= warmup.epochs else trial] = value
+            if epoch > warmup.before:
+                known = self.values.setdefault(epoch - warmup.before, {})
+                known[warmup.name if epoch <= warmup.epochs else trial] = value
 
 
 class MedianRule(StoppingRule):

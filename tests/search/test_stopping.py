@@ -49,13 +49,13 @@ def in_turn(drawn: Trials) -> list[int]:
 def test_rungs_begin_soon_after_the_own_warmup_and_grow() -> None:
     for name in RULES:
         for warmup in range(EPOCHS + 1):
-            rungs = list(make_rule(name, EPOCHS).rungs(warmup))
+            rungs = list(make_rule(name, EPOCHS).rungs(Warmup(warmup, "a")))
             assert all(warmup < rung < EPOCHS for rung in rungs)
             assert rungs == sorted(set(rungs))
-    assert list(StoppingRule(100, 5, 1.5, 0.5).rungs(0)) == [5, 8, 12, 18, 27, 41, 62, 93]
-    assert list(StoppingRule(100, 5, 1.5, 0.5).rungs(40)) == [41, 42, 43, 45, 48, 52, 58, 67, 81]
-    assert list(make_rule("median", 10).rungs(6)) == [7, 8, 9]
-    assert not list(make_rule("none", 10).rungs(0))
+    assert list(StoppingRule(100, 5, 1.5, 0.5).rungs(Warmup(0, "a"))) == [5, 8, 12, 18, 27, 41, 62, 93]
+    assert list(StoppingRule(100, 5, 1.5, 0.5).rungs(Warmup(40, "a"))) == [41, 42, 43, 45, 48, 52, 58, 67, 81]
+    assert list(make_rule("median", 10).rungs(Warmup(6, "a"))) == [7, 8, 9]
+    assert not list(make_rule("none", 10).rungs(Warmup(0, "a")))
 
 
 @settings(deadline=None, max_examples=50)
@@ -135,3 +135,21 @@ def test_unknown_rules_are_refused_in_one_line(name: str, message: str) -> None:
         make_rule(name, EPOCHS)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_where_the_network_starts_anew_its_own_epochs_are_judged() -> None:
+    rule = StoppingRule(EPOCHS, 3, 2.0, 0.5)
+    short, long = Warmup(5, "a", starts_anew=True), Warmup(10, "b", starts_anew=True)
+    assert list(rule.rungs(short)) == [8, 11, 17]
+    assert list(rule.rungs(long)) == [13, 16]
+    for epoch in range(1, 11):  # the teachers have learnt more than the network ever will: nobody is held to that
+        assert rule.goes_on(0, long, epoch, 0.9)
+    reached = dict.fromkeys(range(4), 0)
+    for number, level in enumerate((0.2, 0.3, 0.1, 0.25)):
+        warmup = (short, long)[number % 2]
+        for epoch in range(1, 14):
+            value = 0.9 if epoch <= warmup.epochs else level
+            if not rule.goes_on(number + 1, warmup, epoch, value):
+                break
+            reached[number] = epoch
+    assert reached == {0: 13, 1: 13, 2: 7, 3: 13}
