@@ -2,7 +2,7 @@
 
 python benchmarks/readme_table.py
 
-separation.csv gives README's table and the first of docs/results.md, methods-<data>-<epochs>.csv give those of methods.
+separation.csv gives README's table and the first of docs/results.md, methods-<data>-<epochs>.csv that of methods.
 """
 
 import csv
@@ -11,9 +11,8 @@ from pathlib import Path
 
 from digits import _paired, _percent
 
-from raygap.tracking.comparison_table import SHOWN, MethodResult
+from raygap.tracking.comparison_table import ACCURACY, SHOWN, MethodResult, differences
 from raygap.tracking.comparison_table import markdown as in_markdown
-from raygap.tracking.comparison_table import table as compared
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "separation.csv"
@@ -27,9 +26,9 @@ COLUMNS = {
     "without histories": "scores of the training",
 }
 """Of the table, and the benchmark's arms; README has the first two."""
-COSTS = {"trials": "trials", "epochs": "search_epochs", "seconds": "seconds"}
-"""Of a method's search, and the columns that methods.py writes them in."""
-METHOD_COLUMNS = ("method", "fused", "audio", "visual", "to joint", "to unimodal_losses", "rank", "trials", "minutes")
+METHODS_DATA = ("digits", "drones", "demo")
+CLEAR = 0.05
+"""Below it, after Holm over a column, a difference of methods is in bold."""
 DATA = {
     "light": "planted damage, 40 %",
     "heavy": "planted damage, 65 %",
@@ -82,31 +81,40 @@ def read_methods(file: Path) -> list[MethodResult]:
     results: dict[str, MethodResult] = {}
     with file.open(newline="", encoding="utf-8") as lines:
         for row in csv.DictReader(lines):
-            cost = {name: float(row[column]) for name, column in COSTS.items() if row[column]}
-            validation = float(row["val_accuracy"]) if row["val_accuracy"] else None
-            result = results.setdefault(row["method"], MethodResult(row["method"], validation, cost=cost))
+            result = results.setdefault(row["method"], MethodResult(row["method"]))
             if row["seed"]:
                 result.seeds[int(row["seed"])] = {name: float(row[name]) for name in SHOWN}
     return list(results.values())
 
 
-def method_tables(folder: Path) -> list[str]:
-    """Lines of Markdown: a heading and a table for each methods-<data>-<epochs>.csv in the folder."""
+def methods_table(folder: Path) -> list[str]:
+    """Lines of Markdown: a row a method, a column for each methods-<data>-<epochs>.csv in the folder."""
     files = {}
     for file in folder.glob("methods-*.csv"):
-        name, _, epochs = file.stem.removeprefix("methods-").rpartition("-")
-        files[name, int(epochs)] = file
-    lines = []
-    for (data, epochs), file in sorted(files.items()):
+        data, _, epochs = file.stem.removeprefix("methods-").rpartition("-")
+        files[data, int(epochs)] = file
+    rows: dict[str, dict[str, str]] = defaultdict(dict)
+    columns = []
+    for (data, epochs), file in sorted(files.items(), key=lambda item: (METHODS_DATA.index(item[0][0]), -item[0][1])):
+        column = f"[{data}, {epochs} epochs](../benchmarks/results/{file.stem}.md)"
+        columns.append(column)
         results = read_methods(file)
-        header, *rows = compared(results)
-        kept = [i for i, name in enumerate(header) if name in METHOD_COLUMNS]
-        shown = [[row[i].split(" (±")[0] for i in kept] for row in (header, *rows)]
-        seeds = max(len(result.seeds) for result in results)
-        trials = int(max(result.cost.get("trials", 0) for result in results))
-        about = f"{trials} trials a method, {seeds} seeds; [all numbers](../benchmarks/results/{file.stem}.md):"
-        lines += [f"**{data}, {epochs} epochs**, {about}", "", *in_markdown(shown).splitlines(), ""]
-    return lines[:-1]
+        base = next(result for result in results if result.method == BASELINE)
+        rows[BASELINE][column] = _percent([seed[ACCURACY] for seed in base.seeds.values()])
+        for method, found in differences(results, BASELINE).items():
+            interval = found.interval
+            mean = f"{100 * interval.mean:+.2f} ± {100 * interval.half_width:.2f}"
+            clear = found.t_test < CLEAR
+            rows[method][column] = f"{f'**{mean}**' if clear else mean} ({found.wins} of {found.seeds})"
+    methods = [name for name in rows if not _made_of(name)]
+    order = sorted(rows, key=lambda name: methods.index(_made_of(name) or name))
+    body = [[name, *(rows[name].get(column, "") for column in columns)] for name in order]
+    return in_markdown([["method", *columns], *body]).splitlines() if columns else []
+
+
+def _made_of(name: str) -> str:
+    """The method that a control or correction is of; empty for a method itself."""
+    return next((name.partition(mark)[0] for mark in (", ", " + ") if mark in name), "")
 
 
 def put(page: Path, lines: list[str], begin: str = BEGIN) -> None:
@@ -122,7 +130,7 @@ def main() -> None:
     first_sets, first_columns = dict(list(DATA.items())[:4]), dict(list(COLUMNS.items())[:2])
     put(HERE.parent / "README.md", table(groups, first_sets, first_columns, wins=False))
     put(results, table(groups, DATA, COLUMNS, wins=True))
-    if methods := method_tables(RESULTS.parent):
+    if methods := methods_table(RESULTS.parent):
         put(results, methods, METHODS_BEGIN)
 
 
