@@ -15,6 +15,9 @@ such a plain trial wins, the best guided one is a row of its own.
 Controls (posteriors shuffled within each class, or constant) have the best guided configuration of their method.
 Corrections of the decision layer are fitted to the validation clips, after the training of each seed of the baselines.
 
+With another --seed the searches draw other configurations: how much that moves a method's result, no interval of one
+search says.
+
 The same command goes on where it was stopped; with more --trials, --seeds or --methods it adds to what is there.
 """
 
@@ -75,11 +78,13 @@ class Row:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-def comparison_on(data: Data, methods: tuple[str, ...], trials: int, seeds: int, epochs: int) -> Comparison:
+def comparison_on(
+    data: Data, methods: tuple[str, ...], trials: int, seeds: int, epochs: int, seed: int = 0
+) -> Comparison:
     """What is compared: what suits the data lies beneath the methods' own spaces, as for clips of one's own."""
     fields = {path: value for path, value in data.fixed.items() if path.startswith(OF_THE_DATA)}
     fit = Fit(fields=fields, searched={}, also={}, trials=None, lines=(), gpu=False)
-    return Comparison("demo", None, methods, trials, None, seeds, False, {"epochs": epochs}, "", fit=fit)
+    return Comparison("demo", None, methods, trials, None, seeds, False, {"epochs": epochs, "seed": seed}, "", fit=fit)
 
 
 def rows_of(result: MethodResult, run: Path, store: Store) -> Iterator[Row]:
@@ -179,6 +184,7 @@ def main(
     methods: Annotated[str, typer.Option(help="By comma; all if empty.")] = "",
     trials: Annotated[int, typer.Option(min=1, help="Trials a method.")] = 30,
     seeds: Annotated[int, typer.Option(min=2, help="Fresh seeds of the test.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Of the searches; those of the test follow it.")] = 0,
     page: Annotated[
         Path | None,
         typer.Option(
@@ -194,13 +200,13 @@ def main(
     out = out.resolve()  # trials have working folders of their own
     asked = tuple(dict.fromkeys(filter(None, map(str.strip, methods.split(",")))))
     there = open_data(SETS[data], out, fsdd, drones)
-    folder = out / f"{data}-{epochs}"
+    folder = out / (f"{data}-{epochs}" + (f"-seed-{seed}" if seed else ""))
     wanted = asked or (*FIRST, *(name for name in SEARCHABLE if name not in FIRST))
-    comparison = comparison_on(there, wanted, trials, seeds, epochs)
+    comparison = comparison_on(there, wanted, trials, seeds, epochs, seed)
     write_comparison(comparison, folder)
     results = compare(comparison, folder, there.store.path, lambda seed, metrics: None, _say, quiet=True)
     rows = [row for result in results for row in rows_of(result, folder / file_name(result.method), there.store)]
-    page = page or (folder if asked else RESULTS) / f"methods-{data}-{epochs}.md"
+    page = page or (folder if asked else RESULTS) / f"methods-{folder.name}.md"
     write_results(data, epochs, comparison, rows, page)
     print(page.read_text(encoding="utf-8"))
     print(f"{(time.monotonic() - started) / 60:.1f} min; {page}, and beside it the csv")
