@@ -2,12 +2,14 @@
 
 python benchmarks/readme_table.py
 
-separation.csv gives README's table and the first of docs/results.md, methods-<data>-<epochs>.csv that of methods.
+separation.csv gives README's table and the first of docs/results.md, methods-<data>-<epochs>.csv that of methods,
+and with them searches-<data>-<epochs>-<name>.csv, of other searches of the same, that of the searches.
 """
 
 import csv
 from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 
 from digits import _paired, _percent
 
@@ -26,6 +28,7 @@ COLUMNS = {
     "without histories": "scores of the training",
 }
 """Of the table, and the benchmark's arms; README has the first two."""
+SEARCHES_BEGIN = "<!-- searches, by benchmarks/readme_table.py -->\n"
 METHODS_DATA = ("digits", "drones", "demo")
 CLEAR = 0.05
 """Below it, after Holm over a column, a difference of methods is in bold."""
@@ -112,6 +115,31 @@ def methods_table(folder: Path) -> list[str]:
     return in_markdown([["method", *columns], *body]).splitlines() if columns else []
 
 
+def searches_table(folder: Path, of: str, guided: str = "gmm_scores") -> list[str]:
+    """Lines of Markdown: a row a search of `of`, <data>-<epochs>: that of the table, and each searches-<of>-<name>.csv;
+    and of their means, whose intervals are over searches.
+
+    Where a search chose a plain trial, its best guided one is what stands against the control.
+    """
+    others = {file.stem.removeprefix(f"searches-{of}-"): file for file in sorted(folder.glob(f"searches-{of}-*.csv"))}
+    lines = [["search", BASELINE, guided, f"{guided} to it", "its mixture to shuffled"]]
+    means: list[list[float]] = []
+    for name, file in {"in the table": folder / f"methods-{of}.csv", **others}.items():
+        accuracies = {r.method: [row[ACCURACY] for _, row in sorted(r.seeds.items())] for r in read_methods(file)}
+        mixture = accuracies.get(f"{guided}, best guided trial", accuracies[guided])
+        columns = [accuracies[BASELINE], accuracies[guided], mixture, accuracies[f"{guided}, shuffled"]]
+        lines.append([name.replace("-", " "), *_search_cells(columns)])
+        means.append([fmean(column) for column in columns])
+    lines.append(["mean", *_search_cells([list(column) for column in zip(*means, strict=True)])])
+    return in_markdown(lines).splitlines()
+
+
+def _search_cells(columns: list[list[float]]) -> list[str]:
+    base, guided, mixture, shuffled = columns
+    pairs = (_paired(guided, base), _paired(mixture, shuffled))
+    return [_percent(base), _percent(guided), *(f"{difference} ({won})" for difference, won, _ in pairs)]
+
+
 def _made_of(name: str) -> str:
     """The method that a control or correction is of; empty for a method itself."""
     return next((name.partition(mark)[0] for mark in (", ", " + ") if mark in name), "")
@@ -132,6 +160,7 @@ def main() -> None:
     put(results, table(groups, DATA, COLUMNS, wins=True))
     if methods := methods_table(RESULTS.parent):
         put(results, methods, METHODS_BEGIN)
+        put(results, searches_table(RESULTS.parent, "digits-60"), SEARCHES_BEGIN)
 
 
 if __name__ == "__main__":

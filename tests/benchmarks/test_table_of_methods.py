@@ -116,3 +116,9 @@ def test_rows_are_of_the_chosen_configurations_and_docs_draw_them(
     difference = readme_table.differences(again, "unimodal_losses")["gmm_adaptive"]
     mean = f"{100 * difference.interval.mean:+.2f} ± {100 * difference.interval.half_width:.2f}"
     assert [line for line in text.splitlines() if "| gmm_adaptive |" in line and mean in line]
+
+    searched = page.with_name("searches-digits-4-again.csv")
+    searched.write_bytes(page.with_suffix(".csv").read_bytes())
+    _, _, *rows_of_searches = readme_table.searches_table(page.parent, "digits-4", "gmm_adaptive")
+    assert [line.split("|")[1].strip() for line in rows_of_searches] == ["in the table", "again", "mean"]
+    assert all(f"| {mean} (" in line for line in rows_of_searches[:2])
