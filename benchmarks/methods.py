@@ -206,7 +206,7 @@ def main(
     write_comparison(comparison, folder)
     results = compare(comparison, folder, there.store.path, lambda seed, metrics: None, _say, quiet=True)
     rows = [row for result in results for row in rows_of(result, folder / file_name(result.method), there.store)]
-    page = page or (folder if asked else RESULTS) / f"methods-{folder.name}.md"
+    page = page or (folder if asked else RESULTS) / f"{'searches' if seed else 'methods'}-{folder.name}.md"
     write_results(data, epochs, comparison, rows, page)
     print(page.read_text(encoding="utf-8"))
     print(f"{(time.monotonic() - started) / 60:.1f} min; {page}, and beside it the csv")
