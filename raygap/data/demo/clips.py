@@ -34,8 +34,8 @@ independently given the class; nothing in a file's name, place in the manifest o
 
 **What was tuned.** Only the difficulty of each modality alone and of plain training; no imbalance method was looked at.
 In 12 epochs of `unimodal_losses` by SGD the sound becomes right on about 80 % of the validation clips and the picture,
-which lags behind, on 47 and 63 % (two seeds; 63 % by AdamW on the first). Of demo-v1 it was on a third or less, so that
-nothing could be told of the clips by it; demo-v2 had half as many to validate and to test on.
+which lags behind, on 47 and 63 % (two seeds; 63 % by AdamW on the first): of demo-v2, which had half as many clips to
+validate and to test on. Of demo-v1 it was on a third or less, so that nothing could be told of the clips by it.
 
 **Reproducibility.** Every clip follows from (seed, clip index) alone, whatever the number of workers. The same machine
 and libraries give the same files; other versions of the codecs may give slightly different ones.
